@@ -1,0 +1,370 @@
+"""CLIP as this project uses it: sentence, token, frame and patch features.
+
+The only file that imports open_clip. ``load_backbone`` builds the built-in mini CLIP or
+any open_clip model whose text tower is CLIP's own, with random, downloaded or local
+weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glscl.shapes import check_shape
+
+ASSETS = Path(__file__).parent / "assets"
+MINI = "mini"
+MINI_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": 64,
+        "patch_size": 16,
+        "width": 128,
+        "layers": 4,
+        "head_width": 32,
+    },
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 0,  # the size of the shipped vocabulary, filled in when built
+        "width": 128,
+        "heads": 4,
+        "layers": 4,
+    },
+}
+# Extra entries of OpenAI's TorchScript archives; they repeat sizes, not weights.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+_declared: list[torch.library.Library] = []
+
+
+class TextOutput(NamedTuple):
+    """``captions`` (A, D): the sentence features; ``tokens`` (A, L, D): every token."""
+
+    captions: Tensor
+    tokens: Tensor
+
+
+class ImageOutput(NamedTuple):
+    """``frames`` (N, D): one feature per image; ``patches`` (N, P, D): every patch."""
+
+    frames: Tensor
+    patches: Tensor
+
+
+def _declare_torchvision_operators() -> None:
+    """Make ``import torchvision`` work beside a torch built for another device.
+
+    A CPU torch cannot load the binary of a CUDA torchvision, whose Python part then
+    fails to register fake kernels for two operators it never calls here. Declaring
+    their schemas is enough.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or _declared:
+        return
+    binary = next(iter(sorted(Path(spec.origin).parent.glob("_C*"))), None)
+    try:
+        if binary is not None:
+            torch.ops.load_library(str(binary))
+            return
+    except OSError:
+        pass
+    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    fragment.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    fragment.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(fragment)
+
+
+@lru_cache(maxsize=1)
+def open_clip() -> Any:
+    """The open_clip package, imported on first use."""
+    _declare_torchvision_operators()
+    with warnings.catch_warnings():
+        # torchvision reports the missing binary that was just dealt with.
+        warnings.filterwarnings(
+            "ignore", message="Failed to load image Python extension"
+        )
+        import open_clip as package
+    return package
+
+
+@lru_cache(maxsize=1)
+def mini_tokenizer() -> Any:
+    """open_clip's BPE tokenizer over the vocabulary of the built-in benchmark."""
+    path = ASSETS / "mini_bpe.txt.gz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"The mini vocabulary {path} is missing: reinstall glscl."
+        )
+    context = MINI_CONFIG["text_cfg"]["context_length"]
+    return open_clip().SimpleTokenizer(bpe_path=str(path), context_length=context)
+
+
+def backbone_config(name: str) -> dict[str, Any]:
+    """The open_clip configuration of ``name``: sizes of both towers, the activation.
+
+    Raises ``ValueError`` for an unknown name, or a model without CLIP's text tower.
+    """
+    if name == MINI:
+        config = copy.deepcopy(MINI_CONFIG)
+        config["text_cfg"]["vocab_size"] = mini_tokenizer().vocab_size
+        return config
+    config = open_clip().get_model_config(name)
+    if config is None:
+        raise ValueError(
+            f"Unknown backbone {name!r}: expected 'mini' or a name of "
+            "open_clip.list_models(), for example 'ViT-B-32-quickgelu'."
+        )
+    config = copy.deepcopy(config)
+    custom = config.pop("custom_text", False) or "multimodal_cfg" in config
+    if custom or config["text_cfg"].get("hf_model_name"):
+        raise ValueError(
+            f"Backbone {name!r} has a text tower other than CLIP's; expected a model "
+            "with CLIP's own, for example 'ViT-B-32-quickgelu'."
+        )
+    return config
+
+
+class Backbone(nn.Module):
+    """Both towers of a CLIP, giving every feature the retrieval heads ask for.
+
+    ``name`` is the model's open_clip name (it fixes QuickGELU and the tokenizer),
+    ``config`` its open_clip configuration. Weights start random.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any]):
+        super().__init__()
+        self.name = name
+        self.config = json.loads(json.dumps(config))
+        sizes = {
+            key: value
+            for key, value in self.config.items()
+            if key in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+        }
+        self.clip = open_clip().CLIP(**copy.deepcopy(sizes))
+        self.embed_dim: int = sizes["embed_dim"]
+        self.quick_gelu = bool(sizes.get("quick_gelu", False))
+        self.context_length: int = self.clip.context_length
+        image_size = self.clip.visual.image_size
+        self.image_size: int = (
+            image_size if isinstance(image_size, int) else image_size[0]
+        )
+        constants = open_clip()
+        self.image_mean: tuple[float, ...] = constants.OPENAI_DATASET_MEAN
+        self.image_std: tuple[float, ...] = constants.OPENAI_DATASET_STD
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """log κ, a scalar parameter."""
+        return self.clip.logit_scale
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a square patch in pixels."""
+        return self.clip.visual.patch_size[0]
+
+    def tokenize(self, texts: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
+        """BPE ids (A, L) and the mask (A, L), True on BOS, words and EOS.
+
+        L is ``max_words``, at most the context length. Longer captions are cut and end
+        in EOS. Raises ``ValueError`` for an empty list or an impossible length.
+        """
+        if not 3 <= max_words <= self.context_length:
+            raise ValueError(
+                f"max_words must lie between 3 and the context length "
+                f"{self.context_length} of {self.name}, got {max_words}."
+            )
+        if isinstance(texts, str) or not texts:
+            raise ValueError("texts must be a list of at least one caption.")
+        tokenizer = mini_tokenizer() if self.name == MINI else _tokenizer(self.name)
+        token_ids = tokenizer(list(texts), context_length=max_words)
+        # BOS and EOS are the two largest ids and id 0 is a real token ("!"), so the
+        # mask comes from the position of EOS, not from ids that are not zero.
+        end = token_ids.argmax(dim=-1, keepdim=True)
+        return token_ids, torch.arange(max_words) <= end
+
+    def encode_text(
+        self, token_ids: Tensor, token_mask: Tensor | None = None
+    ) -> TextOutput:
+        """Sentence features (A, D) and the features of every token (A, L, D).
+
+        ``token_ids`` (A, L), L up to the context length. With ``token_mask`` (A, L),
+        padded positions are hidden as keys, which changes only the features of padded
+        tokens: no real token sees past EOS anyway.
+        """
+        A, L = check_shape(token_ids, "A L", "token_ids").values()
+        if self.context_length < L:
+            raise ValueError(
+                f"token_ids has {L} tokens a caption, the backbone {self.name} takes "
+                f"{self.context_length}."
+            )
+        clip = self.clip
+        attention_mask = clip.attn_mask[:L, :L]
+        if token_mask is not None:
+            check_shape(token_mask, "A L", "token_mask", A=A, L=L)
+            hidden = torch.zeros_like(attention_mask).expand(A, L, L)
+            hidden = hidden.masked_fill(~token_mask.bool()[:, None, :], float("-inf"))
+            heads = clip.transformer.resblocks[0].attn.num_heads
+            attention_mask = (attention_mask + hidden).repeat_interleave(heads, dim=0)
+        x = clip.token_embedding(token_ids) + clip.positional_embedding[:L]
+        x = clip.transformer(x, attn_mask=attention_mask)
+        tokens = clip.ln_final(x) @ clip.text_projection
+        rows = torch.arange(A, device=token_ids.device)
+        return TextOutput(tokens[rows, token_ids.argmax(dim=-1)], tokens)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Frame features (N, D) of ``pixels`` (N, 3, H, W): the projected CLS token."""
+        self._check_pixels(pixels)
+        return self.clip.visual(pixels)
+
+    def encode_patches(self, pixels: Tensor) -> ImageOutput:
+        """Frame features (N, D) and projected patch features (N, P, D)."""
+        self._check_pixels(pixels)
+        visual = self.clip.visual
+        if not hasattr(visual, "ln_post") or visual.attn_pool is not None:
+            raise ValueError(
+                f"Backbone {self.name} has no patch tokens in the shared space; "
+                "expected a plain ViT such as 'ViT-B-32-quickgelu'."
+            )
+        out = visual.forward_intermediates(
+            pixels, indices=1, normalize_intermediates=True, output_fmt="NLC"
+        )
+        patches = out["image_intermediates"][-1] @ visual.proj
+        return ImageOutput(out["image_features"], patches)
+
+    def _check_pixels(self, pixels: Tensor) -> None:
+        side = self.image_size
+        check_shape(pixels, "N 3 H W", "pixels", H=side, W=side)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str) -> Any:
+    return open_clip().get_tokenizer(name)
+
+
+def load_backbone(
+    name: str = MINI, pretrained: str | Path | None = "builtin"
+) -> Backbone:
+    """A CLIP by its open_clip name, or ``"mini"``, in evaluation mode.
+
+    ``pretrained``: ``"builtin"`` (the shipped weights, mini only), ``None`` (random),
+    a weight tag of open_clip such as ``"openai"`` (downloads once), or the path of a
+    local file: ``.safetensors``, or a ``.pt``/``.bin`` state dict or TorchScript file.
+
+    Raises ``ValueError`` for names and weights that do not fit, ``FileNotFoundError``
+    for a missing file, ``ConnectionError`` when a download fails.
+    """
+    backbone = Backbone(name, backbone_config(name))
+    if pretrained is None:
+        return backbone.eval()
+    if pretrained == "builtin":
+        if name != MINI:
+            raise ValueError(
+                f"Only the backbone 'mini' has built-in weights; for {name!r} give "
+                "pretrained='openai', another open_clip tag, a file, or None."
+            )
+        pretrained = ASSETS / "mini_clip.safetensors"
+    if pretrained == "openai" and name != MINI and not backbone.quick_gelu:
+        raise ValueError(
+            f"OpenAI's weights need QuickGELU: use '{name}-quickgelu', not '{name}'."
+        )
+    tags = [] if name == MINI else open_clip().list_pretrained_tags_by_model(name)
+    if str(pretrained) in tags:
+        state = _download(name, str(pretrained))
+    else:
+        state = read_state_dict(_existing_file(name, Path(pretrained), tags))
+    load_weights(backbone, state, source=str(pretrained))
+    return backbone.eval()
+
+
+def _existing_file(name: str, path: Path, tags: Sequence[str]) -> Path:
+    if path.is_file():
+        return path
+    known = ", ".join(tags) if tags else "none"
+    raise FileNotFoundError(
+        f"No weights {str(path)!r} for backbone {name!r}: neither a file nor one of "
+        f"its open_clip tags ({known})."
+    )
+
+
+def _download(name: str, tag: str) -> dict[str, Tensor]:
+    package = open_clip()
+    try:
+        file = package.download_pretrained(package.get_pretrained_cfg(name, tag))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise ConnectionError(
+            f"Could not download the weights {tag!r} of {name} "
+            f"({type(error).__name__}); without a network give the path of a local "
+            "file as pretrained."
+        ) from error
+    return read_state_dict(Path(file))
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weight file by name, floating ones in fp32; never unpickles code.
+
+    Reads ``.safetensors``, a ``torch.save``d state dict (bare or under "state_dict"),
+    and TorchScript archives. Raises ``ValueError`` for anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = _load_torch_file(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"Cannot read weights from {path} ({type(error).__name__}): expected "
+            "safetensors, a state dict of tensors, or a TorchScript archive."
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ValueError(f"{path} does not hold a state dict of named tensors.")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _load_torch_file(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        # Old torch refuses TorchScript archives here; they hold no pickled objects.
+        return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy ``state`` (OpenAI's or open_clip's names) into the CLIP of ``backbone``.
+
+    Raises ``ValueError`` naming the first missing, unknown or ill-sized entry.
+    """
+    target = backbone.clip.state_dict()
+    state = {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
+    missing = sorted(target.keys() - state.keys())
+    unknown = sorted(state.keys() - target.keys())
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
+        raise ValueError(
+            f"Weights {source} do not fit backbone {backbone.name}: the file {what} "
+            f"({len(missing)} missing, {len(unknown)} unknown)."
+        )
+    for key, value in state.items():
+        if value.shape != target[key].shape:
+            raise ValueError(
+                f"Weights {source} are for another backbone than {backbone.name}: "
+                f"{key} has shape {tuple(value.shape)}, expected "
+                f"{tuple(target[key].shape)}."
+            )
+    backbone.clip.load_state_dict(dict(state))

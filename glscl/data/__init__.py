@@ -1,0 +1,1 @@
+"""Videos and captions: the built-in benchmark, frame sampling, loading and caching."""

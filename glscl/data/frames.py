@@ -1,0 +1,172 @@
+"""Frames of a video file: which are taken, how they are read, resized and padded.
+
+The only file that imports decord. The rule is the released one: candidates at a fixed
+rate, thinned evenly to at most F, padded with zeros and a mask when there are fewer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glscl.data.split import VideoItem
+
+
+class VideoError(RuntimeError):
+    """A video file that cannot give the frames asked of it; the message names it."""
+
+
+def sample_indices(
+    num_frames: int,
+    fps: float,
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """Indices (n,) of the frames to read from a video, n at most ``max_frames``.
+
+    Every ``round(fps / sample_fps)``-th frame between ``start`` and ``end`` (seconds,
+    by default the whole video) is a candidate; of more than ``max_frames`` candidates
+    those at ``linspace(0, n - 1, max_frames)``, truncated, are kept.
+
+    Raises ``ValueError`` for impossible numbers or a segment outside the video.
+    """
+    if num_frames < 1 or max_frames < 1 or not fps > 0 or not sample_fps > 0:
+        raise ValueError(
+            "num_frames, max_frames, fps and sample_fps must be positive, got "
+            f"{num_frames}, {max_frames}, {fps}, {sample_fps}."
+        )
+    first = 0 if start is None else int(start * fps)
+    last = num_frames - 1 if end is None else min(int(end * fps), num_frames - 1)
+    if not 0 <= first <= last:
+        raise ValueError(
+            f"The segment from {start} to {end} s holds no frame of a video of "
+            f"{num_frames / fps:.2f} s."
+        )
+    candidates = np.arange(first, last + 1, max(1, round(fps / sample_fps)))
+    if len(candidates) > max_frames:
+        keep = np.linspace(0, len(candidates) - 1, max_frames).astype(int)
+        candidates = candidates[keep]
+    return candidates
+
+
+@lru_cache(maxsize=1)
+def _decord() -> Any:
+    # decord retries 10240 times at a broken end of file, which takes minutes.
+    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "2048")
+    try:
+        import decord
+    except ImportError as error:
+        raise VideoError(
+            "decord cannot be imported: it has no wheel for this platform; see the "
+            "installation notes."
+        ) from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def read_frames(
+    path: str | Path,
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """Sampled RGB frames of a video file, uint8 (n, H, W, 3) with n <= ``max_frames``.
+
+    Raises ``VideoError`` naming the file when it is missing, empty, not a video, or
+    broken at one of the sampled frames. A broken frame is never replaced.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"Video {path} does not exist.")
+    if path.stat().st_size == 0:
+        raise VideoError(f"Video {path} is an empty file.")
+    decord = _decord()
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        count, fps = len(reader), float(reader.get_avg_fps())
+    except Exception as error:  # decord raises its own types and RuntimeError
+        raise VideoError(f"Video {path} cannot be opened: {_reason(error)}.") from error
+    if count == 0 or not fps > 0:
+        raise VideoError(f"Video {path} has {count} frames at {fps} fps.")
+    try:
+        indices = sample_indices(count, fps, max_frames, sample_fps, start, end)
+    except ValueError as error:
+        raise VideoError(f"Video {path}: {error}") from error
+    try:
+        frames = reader.get_batch(indices.tolist()).asnumpy()
+    except Exception as error:
+        raise VideoError(
+            f"Video {path} cannot be decoded at frames {indices[0]} to {indices[-1]} "
+            f"of {count}: {_reason(error)}."
+        ) from error
+    return frames
+
+
+def _reason(error: Exception) -> str:
+    """The first informative line of a decoder's message, without its file names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text.split("] ")[-1].rstrip(".")[:160]
+
+
+def resize_crop(frames: np.ndarray, size: int) -> np.ndarray:
+    """CLIP's view of frames: uint8 (n, H, W, 3) to uint8 (n, ``size``, ``size``, 3).
+
+    The shorter side becomes ``size`` (bicubic, antialiased), then the centre is cut.
+    """
+    n, height, width, _ = frames.shape
+    if height == width == size:
+        return frames
+    short = min(height, width)
+    new = (size * height // short, size * width // short)
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
+    top, left = (round((side - size) / 2) for side in new)
+    x = x[:, :, top : top + size, left : left + size]
+    return x.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def normalise(
+    frames: np.ndarray, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """uint8 (n, S, S, 3) to fp32 pixels (n, 3, S, S), standardised per channel."""
+    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
+    shift = torch.tensor(mean).view(1, 3, 1, 1)
+    scale = torch.tensor(std).view(1, 3, 1, 1)
+    return ((x - shift) / scale).contiguous()
+
+
+def preprocess(
+    frames: np.ndarray, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Frames as read, uint8 (n, H, W, 3), to the pixels (n, 3, S, S) CLIP expects."""
+    return normalise(resize_crop(frames, image_size), mean, std)
+
+
+def pad_frames(pixels: Tensor, max_frames: int) -> tuple[Tensor, Tensor]:
+    """Pad (n, ...) with zeros to F = ``max_frames``: pixels (F, ...) and mask (F,).
+
+    The mask is True on the n real frames. Raises ``ValueError`` for 0 or more than F.
+    """
+    n = pixels.shape[0]
+    if not 1 <= n <= max_frames:
+        raise ValueError(f"Expected 1 to {max_frames} frames to pad, got {n}.")
+    padded = pixels.new_zeros((max_frames, *pixels.shape[1:]))
+    padded[:n] = pixels
+    return padded, torch.arange(max_frames) < n
+
+
+def read_item(item: VideoItem, max_frames: int, sample_fps: float) -> np.ndarray:
+    """Sampled frames, uint8 (n, H, W, 3), of a video or of its segment."""
+    return read_frames(item.path, max_frames, sample_fps, item.start, item.end)
