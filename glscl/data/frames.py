@@ -7,6 +7,7 @@ rate, thinned evenly to at most F, padded with zeros and a mask when there are f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -117,7 +118,7 @@ def _reason(error: Exception) -> str:
     """The first informative line of a decoder's message, without its file names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text.split("] ")[-1].rstrip(".")[:160]
+    return re.sub(r"^(\[.*?\] )?\S+:\d+: ", "", text).rstrip(".")[:160]
 
 
 def resize_crop(frames: np.ndarray, size: int) -> np.ndarray:
@@ -125,7 +126,7 @@ def resize_crop(frames: np.ndarray, size: int) -> np.ndarray:
 
     The shorter side becomes ``size`` (bicubic, antialiased), then the centre is cut.
     """
-    n, height, width, _ = frames.shape
+    _, height, width, _ = frames.shape
     if height == width == size:
         return frames
     short = min(height, width)

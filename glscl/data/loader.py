@@ -1,0 +1,245 @@
+"""From a split to tensors: decoding once, batching, and caches that survive a kill.
+
+Both caches write to a temporary name and rename, so a reader in another process never
+sees half a file, and a killed writer leaves nothing that a later run would trust.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from glscl.data.frames import normalise, pad_frames, read_item, resize_crop
+from glscl.data.split import Split, VideoItem
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """How a video becomes pixels: F, candidate rate, image side, mean and std."""
+
+    max_frames: int
+    sample_fps: float
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class VideoBatch(NamedTuple):
+    """``pixels`` (B, F, 3, S, S), ``frame_mask`` (B, F), ``videos`` (B,) in the split."""
+
+    pixels: Tensor
+    frame_mask: Tensor
+    videos: Tensor
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes it if the block succeeds.
+
+    On any error the temporary file is removed and ``path`` is as before; a full disk
+    gives an ``OSError`` that says so in one sentence.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(
+                errno.ENOSPC, f"The disk is full: {path} was not written"
+            ) from error
+        raise
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _file_state(item: VideoItem) -> list[object]:
+    """What changes when a video file does: its path, size and time of change."""
+    path = Path(item.path)
+    if not path.exists():
+        return [str(path), None, None, item.start, item.end]
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns, item.start, item.end]
+
+
+class FrameCache:
+    """Decoded, resized frames on disk, one uint8 file per video and sampling rule.
+
+    Safe for any number of processes: the worst case is that two decode the same video.
+    A file that cannot be read back is decoded again.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
+        """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
+        key = _digest(
+            [_file_state(item), spec.max_frames, spec.sample_fps, spec.image_size]
+        )
+        path = self.folder / key[:2] / f"{key}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError, OSError):
+            frames = decode(item, spec)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, frames)
+        return frames
+
+
+def decode(item: VideoItem, spec: FrameSpec) -> np.ndarray:
+    """Sampled frames of a video at the size of the backbone: uint8 (n, S, S, 3)."""
+    frames = read_item(item, spec.max_frames, spec.sample_fps)
+    return resize_crop(frames, spec.image_size)
+
+
+class VideoDataset(Dataset):
+    """The videos of a split as padded pixels.
+
+    ``augment`` (uint8 (n, S, S, 3) to the same) is applied to the frames of a video
+    after decoding, before they are normalised.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: FrameSpec,
+        cache: FrameCache | None = None,
+        augment: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
+        self.split = split
+        self.spec = spec
+        self.cache = cache
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.split.videos)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        item, spec = self.split.videos[index], self.spec
+        frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
+        if self.augment:
+            frames = self.augment(frames)
+        pixels = normalise(frames, spec.mean, spec.std)
+        return *pad_frames(pixels, spec.max_frames), index
+
+
+def collate(items: Sequence[tuple[Tensor, Tensor, int]]) -> VideoBatch:
+    """Stack items of a ``VideoDataset`` into a batch."""
+    pixels, masks, videos = zip(*items, strict=True)
+    return VideoBatch(torch.stack(pixels), torch.stack(masks), torch.tensor(videos))
+
+
+def video_loader(
+    dataset: VideoDataset, batch_size: int, workers: int = 0, shuffle: bool = False
+) -> DataLoader:
+    """Batches of ``VideoBatch``; broken files raise ``VideoError`` by name."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+    )
+
+
+class FrameFeatures(NamedTuple):
+    """``frames`` (B, F, D) of the frozen visual tower and ``frame_mask`` (B, F)."""
+
+    frames: Tensor
+    frame_mask: Tensor
+
+
+@torch.no_grad()
+def encode_frames(
+    encode: Callable[[Tensor], Tensor],
+    dataset: VideoDataset,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> FrameFeatures:
+    """Features of every frame of every video; padded frames are zero.
+
+    ``encode``: pixels (N, 3, S, S) to features (N, D), such as
+    ``Backbone.encode_image``. Only real frames are encoded.
+    """
+    loader = video_loader(dataset, batch_size, workers)
+    chunks, masks = [], []
+    for batch in tqdm(loader, desc="encoding videos", unit="batch", leave=False):
+        mask = batch.frame_mask
+        real = encode(batch.pixels[mask].to(device)).float().cpu()
+        padded = real.new_zeros((*mask.shape, real.shape[-1]))
+        padded[mask] = real
+        chunks.append(padded)
+        masks.append(mask)
+    return FrameFeatures(torch.cat(chunks), torch.cat(masks))
+
+
+class ImageEncoder(Protocol):
+    """What ``cached_frame_features`` needs of a backbone."""
+
+    def encode_image(self, pixels: Tensor, /) -> Tensor: ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+
+def weights_digest(module: ImageEncoder) -> str:
+    """A hash of every weight, so that features of other weights are never reused."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+def cached_frame_features(
+    encoder: ImageEncoder,
+    dataset: VideoDataset,
+    folder: str | Path,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> FrameFeatures:
+    """``encode_frames`` of ``encoder.encode_image``, kept on disk.
+
+    The key covers the weights of ``encoder``, the files and the sampling; a file that
+    cannot be read back is made again. Augmented datasets are refused (``ValueError``).
+    """
+    if dataset.augment is not None:
+        raise ValueError("Features of augmented frames must not be cached.")
+    files = [_file_state(item) for item in dataset.split.videos]
+    key = _digest([weights_digest(encoder), asdict(dataset.spec), files])
+    path = Path(folder) / f"features-{key}.safetensors"
+    try:
+        stored = load_file(path)
+        return FrameFeatures(stored["frames"], stored["frame_mask"])
+    except (FileNotFoundError, SafetensorError, KeyError, OSError):
+        features = encode_frames(
+            encoder.encode_image, dataset, batch_size, workers, device
+        )
+    with atomic_path(path) as temporary:
+        save_file(features._asdict(), temporary)
+    return features

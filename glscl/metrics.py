@@ -1,0 +1,212 @@
+"""Retrieval metrics with a stated tie rule, in both directions.
+
+Similarities are (A, B): captions are rows, videos are columns. Recalls are in percent,
+ranks count from 1, and every result carries its numbers of queries and gallery items.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from glscl.shapes import check_shape
+
+Ties = Literal["expected", "optimistic", "pessimistic"]
+CUTOFFS = (1, 5, 10, 50)
+
+
+class Direction(TypedDict):
+    """Metrics of one direction: recalls in %, ranks, and what they were taken over."""
+
+    R1: float
+    R5: float
+    R10: float
+    R50: float
+    MdR: float
+    MnR: float
+    queries: int
+    gallery: int
+
+
+class Metrics(TypedDict):
+    """``t2v``: captions query videos. ``v2t``: videos query captions (groups)."""
+
+    t2v: Direction
+    v2t: Direction
+
+
+class Ranks:
+    """How many gallery items beat or tie with the right one, for each query.
+
+    ``better`` and ``ties`` (N,): counts of strictly better and of equal other items.
+    ``gallery``: number of items the right one competes with, itself included.
+    """
+
+    def __init__(self, better: Tensor, ties: Tensor, gallery: int):
+        self.better = better
+        self.ties = ties
+        self.gallery = gallery
+
+    def rank(self, ties: Ties = "expected") -> Tensor:
+        """Rank (N,) from 1 by the given tie rule; the expected one may be fractional."""
+        if ties == "expected":
+            return 1 + self.better + self.ties / 2
+        if ties == "optimistic":
+            return 1.0 + self.better
+        if ties == "pessimistic":
+            return 1.0 + self.better + self.ties
+        raise ValueError(
+            f"Unknown tie rule {ties!r}: expected 'expected', 'optimistic' or "
+            "'pessimistic'."
+        )
+
+    def hits(self, k: int, ties: Ties = "expected") -> Tensor:
+        """Chance (N,) that the right item is among the first k.
+
+        With the rule ``expected`` ties are ordered at random:
+        clamp((k - better) / (ties + 1), 0, 1).
+        """
+        if ties == "expected":
+            return ((k - self.better) / (self.ties + 1)).clamp(0, 1)
+        return (self.rank(ties) <= k).double()
+
+    def summary(self, ties: Ties = "expected") -> Direction:
+        """Recalls, median and mean rank."""
+        recall = {k: 100 * self.hits(k, ties).mean().item() for k in CUTOFFS}
+        rank = self.rank(ties)
+        return Direction(
+            R1=recall[1],
+            R5=recall[5],
+            R10=recall[10],
+            R50=recall[50],
+            MdR=rank.quantile(0.5).item(),
+            MnR=rank.mean().item(),
+            queries=len(rank),
+            gallery=self.gallery,
+        )
+
+
+def _checked(similarity: Tensor, caption_to_video: Tensor | None) -> Tensor:
+    """The own video (A,) of every caption, or the reason why the input is wrong."""
+    A, B = check_shape(similarity, "A B", "similarity").values()
+    if A == 0 or B == 0:
+        raise ValueError(f"similarity is empty: shape {(A, B)}.")
+    bad = ~similarity.isfinite()
+    if bad.any():
+        a, b = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"similarity has {int(bad.sum())} values that are not finite, the first at "
+            f"caption {a}, video {b}."
+        )
+    if caption_to_video is None:
+        if A != B:
+            raise ValueError(
+                f"similarity has {A} captions and {B} videos: give caption_to_video, "
+                "the video of each caption."
+            )
+        return torch.arange(A, device=similarity.device)
+    check_shape(caption_to_video, "A", "caption_to_video", A=A)
+    own = caption_to_video.to(similarity.device)
+    if int(own.min()) < 0 or int(own.max()) >= B:
+        raise ValueError(f"caption_to_video must hold video indices from 0 to {B - 1}.")
+    return own
+
+
+def text_to_video_ranks(
+    similarity: Tensor, caption_to_video: Tensor | None = None
+) -> Ranks:
+    """Every caption queries the videos; the right item is its own video."""
+    own = _checked(similarity, caption_to_video)
+    right = similarity.gather(1, own[:, None])  # (A, 1)
+    better = (similarity > right).sum(dim=1)
+    ties = (similarity == right).sum(dim=1) - 1
+    return Ranks(better.double(), ties.double(), similarity.shape[1])
+
+
+def video_to_text_ranks(
+    similarity: Tensor, caption_to_video: Tensor | None = None
+) -> Ranks:
+    """Every video that has captions queries the videos' caption groups.
+
+    A group's score is the maximum over its captions, and the right item is the video's
+    own group. With one caption per video the groups are the captions.
+    """
+    own = _checked(similarity, caption_to_video)
+    B = similarity.shape[1]
+    groups = similarity.new_full((B, B), float("-inf"))  # (group, video)
+    groups = groups.scatter_reduce(
+        0, own[:, None].expand(-1, B), similarity, reduce="amax"
+    )
+    described = torch.zeros(B, dtype=torch.bool, device=own.device)
+    described[own] = True
+    groups = groups[described][:, described]
+    right = groups.diagonal()
+    better = (groups > right).sum(dim=0)
+    ties = (groups == right).sum(dim=0) - 1
+    return Ranks(better.double(), ties.double(), groups.shape[0])
+
+
+def retrieval_metrics(
+    similarity: Tensor,
+    ties: Ties = "expected",
+    caption_to_video: Tensor | None = None,
+) -> Metrics:
+    """R@{1,5,10,50} in %, median and mean rank, in both directions.
+
+    ``similarity``: (A, B). ``caption_to_video`` (A,) gives the own video of each caption
+    and may be left out when caption i belongs to video i. Median rank is the mean of the
+    two middle values when the number of queries is even.
+
+    Raises ``ValueError`` for shapes that do not fit and for values that are not finite.
+    """
+    return Metrics(
+        t2v=text_to_video_ranks(similarity, caption_to_video).summary(ties),
+        v2t=video_to_text_ranks(similarity, caption_to_video).summary(ties),
+    )
+
+
+def chance(gallery: int, k: int = 1) -> float:
+    """R@k in % of random scores: k out of ``gallery`` items."""
+    return 100 * min(k, gallery) / gallery
+
+
+def qb_norm(
+    similarity: Tensor,
+    bank_similarity: Tensor,
+    k: int = 1,
+    beta: float = 20.0,
+    theta: int = 1,
+) -> Tensor:
+    """Querybank normalisation with a dynamic inverted softmax, (A, B) to (A, B).
+
+    ``bank_similarity`` (N, B): bank queries, from the training captions, against the
+    same gallery. Gallery items that at least ``theta`` bank queries have among their
+    top ``k`` are hubs; a row of ``similarity`` whose best item is a hub becomes
+    ``S_ab - log(sum_n exp(beta N_nb)) / beta``, the order of the inverted softmax
+    without its overflow. Other rows stay, so scores compare within a row only.
+
+    Source: Bogolin et al. 2022; METHODS "QB-Norm".
+    """
+    B = check_shape(similarity, "A B", "similarity")["B"]
+    check_shape(bank_similarity, "N B", "bank_similarity", B=B)
+    if not 1 <= k <= B or not beta > 0:
+        raise ValueError(
+            f"k must lie between 1 and {B} and beta be positive, got {k} and {beta}."
+        )
+    top = bank_similarity.topk(k, dim=1).indices.flatten()
+    hubs = torch.bincount(top, minlength=B) >= theta  # (B,)
+    correction = torch.logsumexp(beta * bank_similarity, dim=0) / beta  # (B,)
+    touched = hubs[similarity.argmax(dim=1)]  # (A,)
+    return torch.where(touched[:, None], similarity - correction, similarity)
+
+
+def dual_softmax(similarity: Tensor, scale: float = 100.0) -> Tensor:
+    """DSL: ``S_ab * softmax_a(scale S_ab)``, (A, B) to (A, B).
+
+    Transductive: it looks at all test queries at once, so its numbers must carry that
+    label. Source: Cheng et al. 2021.
+    """
+    check_shape(similarity, "A B", "similarity")
+    return similarity * torch.softmax(scale * similarity, dim=0)
