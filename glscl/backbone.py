@@ -11,6 +11,7 @@ import copy
 import importlib.util
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -338,11 +339,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _load_torch_file(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        # Old torch refuses TorchScript archives here; they hold no pickled objects.
-        return torch.jit.load(path, map_location="cpu").state_dict()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            script = any(n.endswith("/constants.pkl") for n in archive.namelist())
+        if script:  # TorchScript, as OpenAI ships its weights; holds no pickled objects
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,0 +1,71 @@
+"""The files that install the project agree with each other."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements(lines):
+    """(canonical name, marker) to specifier."""
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        key = canonicalize_name(requirement.name), str(requirement.marker)
+        found[key] = str(requirement.specifier)
+    return found
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_conda_installs_what_pyproject_asks_for():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip = conda["dependencies"][0], conda["dependencies"][-1]["pip"]
+    assert python == f"python{PROJECT['requires-python']}"
+    asked = [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["search"]]
+    assert requirements(pip) == requirements(asked)
+
+
+def test_constraints_are_exact_and_allowed_by_pyproject():
+    pins = {canonicalize_name(pin.name): pin for pin in constraints()}
+    everything = [*PROJECT["dependencies"], *(r for e in EXTRAS.values() for r in e)]
+    for line in everything:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name in ("glscl", "eva-decord"):  # itself; a platform CI does not have
+            continue
+        assert name in pins, f"{name} is not pinned"
+        (pin,) = pins[name].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version, prereleases=True), name
+
+
+def test_torch_is_the_version_the_book_names():
+    pins = {pin.name: str(pin.specifier) for pin in constraints()}
+    assert pins["torch"] == "==2.13.0"
+    assert pins["torchvision"] == "==0.28.0"
+
+
+def test_every_package_folder_is_installed():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(config["tool"]["setuptools"]["packages"])
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "glscl").rglob("__init__.py")
+    }
+    assert listed == there
