@@ -1,0 +1,228 @@
+"""Global Interaction Module (GIM): a caption chooses the frames it is compared with.
+
+No parameters. With features that are not normalised and a temperature τ,
+
+    w_abf = softmax_f(captions_a · frames_bf / τ) over the real frames of video b,
+    pooled_ab = Σ_f w_abf frames_bf,
+    global_ab = unit(captions_a) · unit(pooled_ab).
+
+Source: GLSCL, Global Interaction Module; METHODS, "GLSCL".
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
+
+from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
+from glscl.shapes import check_shape
+
+# Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
+# CPU they should stay in cache, on an accelerator fewer, larger launches win.
+CHUNK_NUMBERS = {"cpu": 600_000, "other": 32_000_000}
+# Where ||Σ_f w v_f||² falls below this part of (Σ_f w ||v_f||)², the frames cancel and
+# the Gram form has lost digits: those pairs are computed directly. See gram_scores.
+CANCELLING = 1e-2
+# Numbers held at once (pairs × F × D) when such pairs are computed directly.
+PAIR_NUMBERS = 4_000_000
+
+
+def frame_weights(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float = 3.0
+) -> Tensor:
+    """How much each caption listens to each frame: w (A, B, F), summing to 1 over f.
+
+    ``captions``: (A, D), ``frames``: (B, F, D), ``frame_mask``: (B, F), True = real.
+    Padded frames weigh exactly 0. Computed in float32 or better.
+
+    Raises ``ValueError`` for sizes that do not fit, a mask row without a real frame, a
+    temperature that is not positive, and features that are not finite.
+    """
+    captions, frames, frame_mask = _checked(captions, frames, frame_mask, temperature)
+    with full_precision(frames):
+        weights = _weights(captions, frames, frame_mask, temperature)
+    refuse_non_finite(weights.sum(dim=-1), captions=captions, frames=frames)
+    return weights
+
+
+def global_similarity(
+    captions: Tensor,
+    frames: Tensor,
+    frame_mask: Tensor,
+    temperature: float = 3.0,
+    method: Literal["gram", "direct"] = "gram",
+    chunk: int | None = None,
+) -> Tensor:
+    """Similarity of every caption with every video, pooled for that caption: (A, B).
+
+    ``captions``: (A, D), ``frames``: (B, F, D), ``frame_mask``: (B, F), True = real.
+    ``method``: ``"gram"`` never builds the (A, B, D) pooled videos and, when a gradient
+    is wanted, keeps nothing of the size (A, B, F) either; ``"direct"`` is the equation
+    as it stands. Both are exact. ``chunk``: videos taken at a time; left out, ``"gram"``
+    picks what fits the cache and ``"direct"`` takes all at once.
+
+    Values lie in [−1, 1]; a feature of length zero scores 0. Computed in float32 or
+    better, under autocast too.
+
+    Raises ``ValueError`` for sizes that do not fit, a mask row without a real frame, a
+    temperature that is not positive, and features that are not finite.
+    """
+    captions, frames, frame_mask = _checked(captions, frames, frame_mask, temperature)
+    if method not in ("gram", "direct"):
+        raise ValueError(f"method must be 'gram' or 'direct', got {method!r}.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 video, got {chunk}.")
+    B, F, _ = frames.shape
+    if chunk is None:
+        chunk = B if method == "direct" else _chunk_size(len(captions), F, frames)
+    # split, unlike slices, gathers the gradient of all chunks in one step.
+    parts = zip(frames.split(chunk), frame_mask.split(chunk), strict=True)
+    with full_precision(frames):
+        if method == "direct":
+            scores = torch.cat(
+                [_direct_scores(captions, v, m, temperature) for v, m in parts], dim=1
+            )
+        else:
+            scores = _gram_similarity(captions, frames, frame_mask, temperature, parts)
+    refuse_non_finite(scores, captions=captions, frames=frames)
+    return scores
+
+
+def mean_similarity(captions: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+    """Similarity (A, B) with the plain mean of the real frames: GIM at τ → ∞.
+
+    The baseline that GIM is compared with: ``unit(captions_a) · unit(mean_f frames_bf)``.
+    Arguments and errors as in ``global_similarity``.
+    """
+    captions, frames, frame_mask = _checked(captions, frames, frame_mask, 1.0)
+    with full_precision(frames):
+        real = frames.masked_fill(~frame_mask[:, :, None], 0.0)  # (B, F, D)
+        pooled = real.sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)  # (B, D)
+        scores = normalize(captions, dim=-1) @ normalize(pooled, dim=-1).T
+    refuse_non_finite(scores, captions=captions, frames=frames)
+    return scores
+
+
+def gram_scores(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """GIM from inner products only: ||captions_a|| · global_ab as (B, A), and a flag.
+
+    With s_f = captions_a · frames_bf and the Gram matrix G_b = frames_b frames_bᵀ,
+
+        ||captions_a|| global_ab = (w · s) / sqrt(wᵀ G_b w),
+
+    since Σ_f w_f s_f = captions_a · pooled_ab and wᵀ G_b w = ||pooled_ab||². Per pair
+    FD + F² + 2F multiply-adds instead of 2FD + D.
+
+    The flag (B, A) marks pairs whose frames nearly cancel. Rounding leaves an error of
+    about ε (Σ_f w_f ||v_f||)² in wᵀ G w, so the score is good to ε / 2 times
+    (Σ_f w_f ||v_f||)² / (wᵀ G w); where that quotient exceeds 1 / CANCELLING the value
+    here is a placeholder and the caller computes the pair directly.
+    """
+    b, F, D = frames.shape
+    # All of it in the layout (b, F, A): one matrix product, then sums over an outer
+    # axis, on a chunk that stays in cache.
+    s = (frames.reshape(b * F, D) @ captions.T).view(b, F, -1)
+    hidden = torch.zeros_like(frame_mask, dtype=s.dtype)
+    hidden = hidden.masked_fill(~frame_mask, float("-inf"))[:, :, None]
+    w = torch.add(hidden, s, alpha=1 / temperature).softmax(dim=1)
+    G = frames @ frames.transpose(1, 2)  # (b, F, F)
+    square = (w * (G @ w)).sum(dim=1)  # ||pooled||², (b, A)
+    lengths = G.detach().diagonal(dim1=1, dim2=2).sqrt()  # ||v_f||, (b, F)
+    reach = (lengths[:, None, :] @ w.detach()).squeeze(1)
+    cancelling = square <= CANCELLING * reach.square()
+    square = square.masked_fill(cancelling, 1.0)
+    return (w * s).sum(dim=1) * square.rsqrt(), cancelling
+
+
+def _gram_similarity(
+    captions: Tensor,
+    frames: Tensor,
+    frame_mask: Tensor,
+    temperature: float,
+    parts: Iterable[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Chunks of ``gram_scores`` put together, cancelling pairs replaced: (A, B)."""
+    if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
+        # Recomputing a chunk in the backward pass costs one matrix product; keeping
+        # its weights for all chunks would cost several tensors of the size (A, B, F).
+        results = [
+            checkpoint(
+                gram_scores,
+                captions,
+                v,
+                m,
+                temperature,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for v, m in parts
+        ]
+    else:
+        results = [gram_scores(captions, v, m, temperature) for v, m in parts]
+    scores = torch.cat([score for score, _ in results])  # (B, A)
+    scores = scores / captions.norm(dim=-1).clamp_min(1e-12)
+    b, a = torch.cat([flag for _, flag in results]).nonzero(as_tuple=True)
+    if len(a):
+        step = max(1, PAIR_NUMBERS // frames[0].numel())
+        exact = [
+            _direct_pairs(captions[i], frames[j], frame_mask[j], temperature)
+            for i, j in zip(a.split(step), b.split(step), strict=True)
+        ]
+        scores = scores.index_put((b, a), torch.cat(exact))
+    return scores.T.contiguous()
+
+
+def _weights(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+) -> Tensor:
+    # s_abf = Σ_d captions_ad frames_bfd
+    s = torch.einsum("ad,bfd->abf", captions, frames)
+    s = (s / temperature).masked_fill(~frame_mask, float("-inf"))
+    return s.softmax(dim=-1)
+
+
+def _direct_scores(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+) -> Tensor:
+    w = _weights(captions, frames, frame_mask, temperature)
+    # pooled_abd = Σ_f w_abf frames_bfd
+    pooled = torch.einsum("abf,bfd->abd", w, frames)
+    return torch.einsum(
+        "ad,abd->ab", normalize(captions, dim=-1), normalize(pooled, dim=-1)
+    )
+
+
+def _direct_pairs(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+) -> Tensor:
+    """The direct form for a list of N pairs: captions (N, D), frames (N, F, D)."""
+    s = torch.einsum("nd,nfd->nf", captions, frames) / temperature
+    w = s.masked_fill(~frame_mask, float("-inf")).softmax(dim=-1)
+    pooled = torch.einsum("nf,nfd->nd", w, frames)
+    return (normalize(captions, dim=-1) * normalize(pooled, dim=-1)).sum(dim=-1)
+
+
+def _chunk_size(A: int, F: int, frames: Tensor) -> int:
+    """Videos per chunk: (A + F) F numbers each, scores and Gram matrix."""
+    device = "cpu" if frames.device.type == "cpu" else "other"
+    return max(1, CHUNK_NUMBERS[device] // (F * (A + F)))
+
+
+def _checked(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three tensors in one dtype (float32 or better) and a boolean mask."""
+    D = check_shape(captions, "A D", "captions")["D"]
+    sizes = check_shape(frames, "B F D", "frames", D=D)
+    frame_mask = real_positions(
+        frame_mask, "B F", "frame_mask", "video", B=sizes["B"], F=sizes["F"]
+    )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    captions, frames = full(captions, frames)
+    return captions, frames, frame_mask

@@ -1,0 +1,110 @@
+"""Local Interaction Module (LIM): a few learnable queries turn an item into concepts.
+
+Q queries look at the tokens of a caption, or at the frames of a video, through a
+transformer decoder, and come back as Q unit vectors: the item's concepts. Each item is
+decoded once; two items are compared concept by concept, which is one matrix product:
+
+    local_ab = (1/Q) Σ_q text_concepts_aq · video_concepts_bq.
+
+Source: GLSCL, Local Interaction Module; METHODS, "GLSCL".
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, relu
+
+from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
+from glscl.shapes import check_shape
+
+FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
+
+
+class LocalInteraction(nn.Module):
+    """Queries (Q, D), uniform in [0, 1) at the start, and their decoder.
+
+    The decoder is ``num_layers`` standard post-LN layers: self-attention among the
+    queries, cross-attention to the M tokens (or frames) of the item, a ReLU
+    feed-forward layer; no norm after the last. All layers start equal.
+
+    Raises ``ValueError`` when ``num_heads`` does not divide ``dim``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_queries: int = 8,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"num_heads must divide the {dim} channels, got {num_heads}."
+            )
+        self.queries = nn.Parameter(torch.rand(num_queries, dim))
+        layer = nn.TransformerDecoderLayer(
+            dim, num_heads, FEEDFORWARD, dropout, batch_first=True
+        )
+        self.decoder = nn.TransformerDecoder(layer, num_layers)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Concepts (N, Q, D), unit norm, of ``tokens`` (N, M, D).
+
+        ``mask`` (N, M), True = real, hides padding; left out, padding is attended to
+        like anything else (as the released code does). Raises ``ValueError`` for sizes
+        that do not fit and for a mask row that is all False.
+        """
+        hidden = self._hidden(tokens, mask)
+        queries = self.queries.expand(len(tokens), -1, -1)
+        concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)
+        return normalize(full(concepts)[0], dim=-1)
+
+    @torch.no_grad()
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Where the queries look: (N, layers, H, Q, M), each summing to 1 over M.
+
+        The cross-attention weights of every layer and head, without dropout. Arguments
+        and errors as in ``forward``.
+        """
+        hidden = self._hidden(tokens, mask)
+        training = self.training
+        self.eval()
+        x = self.queries.expand(len(tokens), -1, -1)  # (N, Q, D)
+        maps = []
+        for layer in self.decoder.layers:
+            x = layer.norm1(x + layer.self_attn(x, x, x)[0])
+            context, weights = layer.multihead_attn(
+                x, tokens, tokens, hidden, average_attn_weights=False
+            )
+            x = layer.norm2(x + context)
+            x = layer.norm3(x + layer.linear2(relu(layer.linear1(x))))
+            maps.append(weights)
+        self.train(training)
+        return torch.stack(maps, dim=1)
+
+    def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The positions to ignore (N, M), True = padding, from a mask of real ones."""
+        D = self.queries.shape[1]
+        sizes = check_shape(tokens, "N M D", "tokens", D=D)
+        if mask is None:
+            return None
+        return ~real_positions(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
+
+
+def local_similarity(text_concepts: Tensor, video_concepts: Tensor) -> Tensor:
+    """Mean agreement of the Q concepts of every caption and video: (A, B).
+
+    ``text_concepts``: (A, Q, D), ``video_concepts``: (B, Q, D), unit norm. One matrix
+    product over the Q·D numbers of an item, in float32 or better.
+
+    Raises ``ValueError`` for sizes that do not fit and concepts that are not finite.
+    """
+    _, Q, D = check_shape(text_concepts, "A Q D", "text_concepts").values()
+    check_shape(video_concepts, "B Q D", "video_concepts", Q=Q, D=D)
+    with full_precision(text_concepts):
+        text, video = full(text_concepts, video_concepts)
+        # local_ab = (1/Q) Σ_q Σ_d text_concepts_aqd video_concepts_bqd
+        scores = text.flatten(1) @ video.flatten(1).T / Q
+    refuse_non_finite(scores, text_concepts=text, video_concepts=video)
+    return scores

@@ -1,0 +1,155 @@
+"""The losses of GLSCL and of its siblings, each one equation.
+
+Concepts are unit-normalised, ``video_concepts``: (B, Q, D), ``text_concepts``:
+(A, Q, D); in a training batch A = B and row i of both belongs to pair i. Everything is
+computed in float32 or better, under autocast too.
+
+Sources: METHODS, "GLSCL" (InfoNCE, ICL, IDL), "EERCF" (Pearson constraint), "GLCCL"
+(contrastive score consistency).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from glscl.numeric import full, full_precision
+from glscl.shapes import check_shape
+
+
+def info_nce(logits: Tensor) -> Tensor:
+    """Contrastive loss of both directions, ``NCE₂(M) = ½ (NCE(M) + NCE(Mᵀ))``, a scalar.
+
+    ``logits``: (A, A), κ times the similarity, pairs on the diagonal. ``NCE(M)`` is the
+    mean over the rows of −log softmax at the diagonal.
+    """
+    check_shape(logits, "A A", "logits")
+    with full_precision(logits):
+        (logits,) = full(logits)
+        text_to_video = -logits.log_softmax(dim=1).diagonal().mean()
+        video_to_text = -logits.log_softmax(dim=0).diagonal().mean()
+        return (text_to_video + video_to_text) / 2
+
+
+def concept_agreement(
+    video_concepts: Tensor,
+    text_concepts: Tensor,
+    normalise: Literal["released", "batch"] = "released",
+) -> Tensor:
+    """How well each concept agrees within the pairs of a batch: c (Q,).
+
+    ``c_q = (1/N) Σ_a text_concepts_aq · video_concepts_aq`` with N = Q as in the released
+    code (``"released"``: c grows with the batch) or N = A (``"batch"``: a mean cosine).
+    """
+    sizes = check_shape(text_concepts, "A Q D", "text_concepts")
+    check_shape(video_concepts, "A Q D", "video_concepts", **sizes)
+    if normalise not in ("released", "batch"):
+        raise ValueError(f"normalise must be 'released' or 'batch', got {normalise!r}.")
+    N = sizes["Q"] if normalise == "released" else sizes["A"]
+    with full_precision(text_concepts):
+        text_concepts, video_concepts = full(text_concepts, video_concepts)
+        return torch.einsum("aqd,aqd->q", text_concepts, video_concepts) / N
+
+
+def inter_consistency(
+    video_concepts: Tensor,
+    text_concepts: Tensor,
+    beta: float = 0.005,
+    target: float = 0.75,
+    normalise: Literal["released", "batch"] = "released",
+) -> Tensor:
+    """ICL pulls the paired concepts of both modalities together; a scalar.
+
+    ``MSE(mean_b video_concepts, mean_a text_concepts) + β Σ_q (c_q − target)²`` with
+    ``c`` of ``concept_agreement``. Both (A, Q, D), paired by row.
+    """
+    agreement = concept_agreement(video_concepts, text_concepts, normalise)
+    with full_precision(text_concepts):
+        video, text = full(video_concepts, text_concepts)
+        gap = video.mean(dim=0) - text.mean(dim=0)  # (Q, D)
+        return gap.square().mean() + beta * (agreement - target).square().sum()
+
+
+def intra_diversity(
+    video_concepts: Tensor,
+    text_concepts: Tensor | None = None,
+    margin: float = 0.1,
+    sides: Literal["video", "both"] = "video",
+) -> Tensor:
+    """IDL pushes the concepts of one item apart; a scalar, before its weight α.
+
+    ``2 / (Q (Q − 1)) Σ_{q≠r} [C_qr − (1 − margin)]₊``, ``C = mean_b V Vᵀ`` (Q, Q) with
+    V = ``video_concepts``. ``sides="both"`` takes the mean of this and of the same term
+    of ``text_concepts``, which ``"video"`` (the released code) does not use. A single
+    concept has nothing to be pushed from and gives 0.
+    """
+    if sides not in ("video", "both"):
+        raise ValueError(f"sides must be 'video' or 'both', got {sides!r}.")
+    video = _diversity(video_concepts, margin, "video_concepts")
+    if sides == "video":
+        return video
+    if text_concepts is None:
+        raise ValueError("sides='both' needs text_concepts, got None.")
+    return (video + _diversity(text_concepts, margin, "text_concepts")) / 2
+
+
+def contrastive_score_consistency(scores: Tensor) -> Tensor:
+    """CSC of GLCCL: the levels should agree on true pairs more than on others; a scalar.
+
+    ``scores``: (S, A, A), the S ≥ 2 (GLCCL: four) similarity matrices of one batch,
+    pairs on the diagonal. With the unbiased variance over S of every entry: the mean
+    over the pairs ÷ the mean over all A² entries with the pairs' set to zero.
+    """
+    sizes = check_shape(scores, "S A A", "scores")
+    if sizes["S"] < 2 or sizes["A"] < 2:
+        raise ValueError(
+            "scores needs at least two levels and two pairs (axes 0 and 1), got shape "
+            f"{tuple(scores.shape)}."
+        )
+    with full_precision(scores):
+        variance = full(scores)[0].var(dim=0)  # (A, A)
+        pairs = torch.eye(sizes["A"], dtype=torch.bool, device=scores.device)
+        others = variance.masked_fill(pairs, 0.0)
+        return variance.diagonal().mean() / others.mean()
+
+
+def pearson_constraint(
+    x: Tensor, y: Tensor, on_diag: float = 0.14, off_diag: float = 0.0
+) -> Tensor:
+    """Pearson constraint of EERCF: each channel should correlate across a pair; a scalar.
+
+    ``x``, ``y``: (A, D), paired by row. Both are standardised over the batch (unbiased
+    deviation), ``c = Zxᵀ Zy / A`` (D, D), and the loss is
+    ``on_diag Σ_d (c_dd − 1)² + off_diag Σ_{d≠e} c_de²``. A channel that is constant in
+    the batch counts as uncorrelated. Raises ``ValueError`` for fewer than two pairs.
+    """
+    A, D = check_shape(x, "A D", "x").values()
+    check_shape(y, "A D", "y", A=A, D=D)
+    if A < 2:
+        raise ValueError(f"x needs at least two pairs (axis 0) to correlate, got {A}.")
+    with full_precision(x):
+        zx, zy = (_standardise(z) for z in full(x, y))
+        diagonal = (zx * zy).sum(dim=0) / A  # (D,)
+        loss = on_diag * (diagonal - 1).square().sum()
+        if off_diag:
+            c = zx.T @ zy / A  # (D, D)
+            loss = loss + off_diag * (c.square().sum() - diagonal.square().sum())
+        return loss
+
+
+def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:
+    sizes = check_shape(concepts, "B Q D", name)
+    Q = sizes["Q"]
+    with full_precision(concepts):
+        (concepts,) = full(concepts)
+        # C_qr = (1/B) Σ_b concepts_bq · concepts_br
+        C = torch.einsum("bqd,brd->qr", concepts, concepts) / sizes["B"]
+        hinge = (C - (1 - margin)).clamp_min(0)
+        same = torch.eye(Q, dtype=torch.bool, device=C.device)
+        return 2 * hinge.masked_fill(same, 0.0).sum() / max(1, Q * (Q - 1))
+
+
+def _standardise(x: Tensor) -> Tensor:
+    variance = x.var(dim=0)
+    # sqrt has no finite gradient at 0, hence the replacement before it.
+    return (x - x.mean(dim=0)) / variance.where(variance > 0, 1.0).sqrt()

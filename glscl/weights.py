@@ -1,0 +1,219 @@
+"""Weights by name: our own model directories, and the authors' checkpoints.
+
+A released GLSCL checkpoint is a ``torch.save``d state dict with CLIP in OpenAI's layout
+and names of its own for the rest. ``authors_name`` is the whole translation;
+``authors_config`` reads every size from the tensors.
+
+Source: METHODS, "Authors' checkpoint format".
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from glscl.backbone import backbone_config
+
+# OpenAI's CLIP gives every attention head 64 channels.
+HEAD_WIDTH = 64
+# In the release, but never part of a score (at D = 512: 2.1 + 8.4 + 12.6 M numbers; the
+# last two only when both modalities share their queries and decoder).
+DEAD = ("weight_fc.", "decoder_layer_noun.", "decoder_layer_spatial.")
+DEAD_WHEN_SHARED = ("noun_queries", "transformer_decoder_spatial.")
+# Models whose sizes a checkpoint is compared with to find its name, hence tokenizer.
+KNOWN_BACKBONES = ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
+
+
+CONFIG_FILE = "config.json"
+FORMAT = "glscl model 1"
+
+
+def save_directory(
+    directory: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Write a model: ``weights`` as safetensors, ``description`` as ``config.json``.
+
+    An older model there stays whole until the new one is: the weights get a new name,
+    and replacing ``config.json``, which names them, is the one step that counts.
+    """
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"weights-{secrets.token_hex(4)}.safetensors"
+    partial = file.with_suffix(".partial")
+    save_file({name: x.contiguous() for name, x in weights.items()}, partial)
+    os.replace(partial, file)
+    described = {"format": FORMAT, **description, "weights": file.name}
+    partial = directory / f"{CONFIG_FILE}.partial"
+    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, directory / CONFIG_FILE)
+    for old in directory.glob("weights-*"):
+        if old != file:
+            old.unlink()
+
+
+class SavedModel(NamedTuple):
+    """A model on disk: its CLIP by name and sizes, its settings, its weights' path."""
+
+    backbone: str
+    clip_config: dict[str, Any]
+    settings: dict[str, Any]
+    weights: Path
+
+
+def read_directory(directory: Path) -> SavedModel:
+    """The model that ``save_directory`` described; its weights are not read yet.
+
+    Raises ``FileNotFoundError`` for a missing file, ``ValueError`` for one that does not
+    describe a model.
+    """
+    file = directory / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{directory} holds no saved model: {file} is missing.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found, backbone = content["format"], content["backbone"]
+        weights = directory / content["weights"]
+        saved = SavedModel(
+            backbone["name"], backbone["config"], content["model"], weights
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not describe a GLSCL model.") from error
+    if found != FORMAT:
+        raise ValueError(f"{file} has the format {found!r}, expected {FORMAT!r}.")
+    return saved
+
+
+def own_names(model: nn.Module) -> list[str]:
+    """Names of all weights of ``model``, a weight with several names by its first."""
+    saved = model.state_dict().keys()
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return [name for name, _ in tensors if name in saved]
+
+
+def copy_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    name_of: Callable[[str], str] = str,
+    ignored: tuple[str, ...] = (),
+) -> None:
+    """Copy every weight of ``model`` from ``state``.
+
+    ``name_of`` gives the name in ``state`` of a weight of the model; entries whose name
+    starts with one of ``ignored`` may be there and are not read. Raises ``ValueError``
+    naming the first missing, unknown or ill-sized entry.
+    """
+    expected = {name_of(name): name for name in own_names(model)}
+    missing = [key for key in expected if key not in state]
+    unknown = [k for k in state if k not in expected and not k.startswith(ignored)]
+    for keys, problem in ((missing, "lacks"), (unknown, "has an unknown")):
+        if keys:
+            raise ValueError(
+                f"Weights {source} do not fit this model: the file {problem} "
+                f"{keys[0]!r} ({len(missing)} missing, {len(unknown)} unknown)."
+            )
+    target = model.state_dict()
+    for key, name in expected.items():
+        if state[key].shape != target[name].shape:
+            raise ValueError(
+                f"Weights {source} are of another backbone or configuration: {key} has "
+                f"shape {tuple(state[key].shape)}, expected "
+                f"{tuple(target[name].shape)}."
+            )
+    own = {name: state[key] for key, name in expected.items()}
+    model.load_state_dict(own, strict=False)
+
+
+def authors_name(name: str) -> str:
+    """The released code's name of a weight of ``GLSCL``.
+
+    ``lim_video`` is named first where both modalities share a weight: shared queries are
+    ``spatial_queries``, a shared decoder is the noun one.
+    """
+    for ours, theirs in (
+        ("backbone.clip.", "clip."),
+        ("temporal.positions", "frame_position_embeddings.weight"),
+        ("temporal.resblocks.", "transformerClip.resblocks."),
+        ("lim_video.queries", "spatial_queries"),
+        ("lim_text.queries", "noun_queries"),
+        ("lim_video.decoder.", "transformer_decoder_spatial."),
+        ("lim_text.decoder.", "transformer_decoder_noun."),
+    ):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def authors_shared_name(name: str) -> str:
+    """``authors_name`` for a model that shares queries and decoder."""
+    return authors_name(name.replace("lim_video.decoder.", "lim_text.decoder."))
+
+
+def authors_config(
+    state: Mapping[str, Tensor], source: str
+) -> tuple[str, dict[str, Any], dict[str, int]]:
+    """Name and open_clip configuration of the CLIP in a checkpoint, sizes of the rest.
+
+    Raises ``ValueError`` when ``state`` is no GLSCL checkpoint with a ViT.
+    """
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in state:
+            raise ValueError(
+                f"{source} is not a released GLSCL checkpoint with a ViT: it lacks "
+                f"{key!r}."
+            )
+        return tuple(state[key].shape)
+
+    width, _, patch, _ = shape("clip.visual.conv1.weight")
+    positions = shape("clip.visual.positional_embedding")[0] - 1
+    context, text_width = shape("clip.positional_embedding")
+    config = {
+        "embed_dim": shape("clip.text_projection")[1],
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": round(positions**0.5) * patch,
+            "patch_size": patch,
+            "width": width,
+            "head_width": HEAD_WIDTH,
+            "layers": _count(state, "clip.visual.transformer.resblocks."),
+        },
+        "text_cfg": {
+            "context_length": context,
+            "vocab_size": shape("clip.token_embedding.weight")[0],
+            "width": text_width,
+            "heads": text_width // HEAD_WIDTH,
+            "layers": _count(state, "clip.transformer.resblocks."),
+        },
+    }
+    sizes = {
+        "temporal_layers": _count(state, "transformerClip.resblocks."),
+        "num_queries": shape("spatial_queries")[0],
+        "num_decoder_layers": _count(state, "transformer_decoder_noun.layers."),
+    }
+    return _known_name(config), config, sizes
+
+
+def _count(keys: Iterable[str], prefix: str) -> int:
+    """How many numbered blocks ``keys`` has below ``prefix``."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return len({found[1] for key in keys if (found := pattern.match(key))})
+
+
+def _known_name(config: Mapping[str, Any]) -> str:
+    """The open_clip model of exactly these sizes, or a name for an unknown one."""
+    for name in KNOWN_BACKBONES:
+        known = backbone_config(name)
+        if known["embed_dim"] == config["embed_dim"] and all(
+            config[tower].items() >= known[tower].items()
+            for tower in ("vision_cfg", "text_cfg")
+        ):
+            return name
+    return "authors-clip"
