@@ -6,11 +6,14 @@ download stands between a reader and a running notebook.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +39,7 @@ from glscl.data.split import CaptionItem, Split, VideoItem
 
 #: To be raised whenever a clip or a caption changes: old folders are then refused.
 VERSION = 1
+LEFTOVER_SECONDS = 600
 INDEX = "benchmark.json"
 #: What a reader of ``oracle_scores`` understands, from least to most.
 LEVELS = ("objects", "motion", "order")
@@ -175,6 +179,7 @@ def write_clips(
 
     root = Path(root)
     _guard(lambda: (root / "clips").mkdir(parents=True, exist_ok=True), root)
+    _sweep(root / "clips")
     missing = [clip for clip in clips if not _is_whole(root, clip)]
     # Left alone otherwise, so that TQDM_DISABLE of the environment is heard.
     quiet = {} if progress and missing else {"disable": True}
@@ -227,7 +232,8 @@ def _boxes_are_complete(data: bytes) -> bool:
 
 def _write(path: Path, data: bytes) -> None:
     """Write to a temporary name, then rename; nothing is left behind on failure."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    owner = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f"{path.name}.{owner}.part")
 
     def write() -> None:
         try:
@@ -238,6 +244,14 @@ def _write(path: Path, data: bytes) -> None:
             raise
 
     _guard(write, path)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left: temporary files nobody touched for minutes."""
+    for leftover in folder.glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 def _guard(action: Callable[[], None], path: Path) -> None:
