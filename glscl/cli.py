@@ -35,11 +35,18 @@ def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except (ValueError, RuntimeError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            typer.echo(f"glscl: {reason or error}", err=True)
+            typer.echo(f"glscl: {_sentence(error)}", err=True)
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the numbers of the operating system."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    return str(error)
 
 
 def _version(show: bool) -> None:
