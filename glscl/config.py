@@ -57,6 +57,11 @@ class TrainConfig:
     clip_lr_scale: float = 1e-3  # CLIP's learning rate as a share of it
     weight_decay: float = 0.2
     warmup: float = 0.1  # share of the steps
+    schedule: Literal["released", "cosine"] = "released"  # glscl.optim.MULTIPLIERS
+    schedule_epochs: int | None = None  # the schedule's length; None: as ``epochs``
+    decay: Literal["released", "matrices"] = "released"  # what weight decay acts on
+    # An epoch sees every caption with its video, or every video with one caption.
+    epoch_over: Literal["captions", "videos"] = "captions"
     freeze: Literal["conv1", "visual"] = "conv1"  # which part of CLIP is not trained
     augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment
     seed: int = 42
@@ -81,7 +86,8 @@ _RELEASED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lsmdc": ({"alpha": 0.01, "temperature": 5.0}, {}),
     "activitynet": (
         {**_LONG, "num_queries": 12},
-        {"epochs": 10, "batch_size": 64},
+        # The released schedule is fixed at 5 epochs and rises again in the last five.
+        {"epochs": 10, "batch_size": 64, "schedule_epochs": 5},
     ),
 }
 _PAPER: dict[str, dict[str, Any]] = {"msrvtt": {"beta": 0.005}}
@@ -103,6 +109,9 @@ _MINI = Preset(
         optimiser="adamw",
         learning_rate=5e-4,
         clip_lr_scale=1.0,
+        schedule="cosine",
+        decay="matrices",
+        epoch_over="videos",
         freeze="visual",
         augment=None,
     ),

@@ -1,0 +1,237 @@
+"""Captions with their videos, in the order that training sees them.
+
+Everything random here is a function of the seed, the epoch and the item, so a resumed
+run sees the same data without any state to restore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from glscl.config import TrainConfig
+from glscl.data.frames import normalise, pad_frames
+from glscl.data.loader import FrameCache, FrameFeatures, FrameSpec, decode
+from glscl.data.split import Split
+from glscl.shapes import check_shape
+
+
+def stable_seed(*parts: object) -> int:
+    """A seed from 0 to 2⁶³ − 1 that depends on ``parts`` alone, not on the process."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Videos(Protocol):
+    """The videos of a split, as what a model takes in."""
+
+    split: Split
+
+    def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Video number ``video`` and its ``frame_mask`` (F,); ``seed``: augmentation."""
+        ...
+
+
+class CachedVideos:
+    """Videos as stored features of the frozen visual tower: items (F, D).
+
+    Raises ``ValueError`` when the features are not those of the split.
+    """
+
+    def __init__(self, split: Split, features: FrameFeatures):
+        check_shape(features.frames, "B F D", "frames", B=len(split.videos))
+        self.split = split
+        self.features = features
+
+    def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Frame features (F, D), never augmented, and ``frame_mask`` (F,)."""
+        return self.features.frames[video], self.features.frame_mask[video]
+
+
+class DecodedVideos:
+    """Videos as pixels, decoded when needed: items (F, 3, S, S).
+
+    ``augment``: a RandAugment policy in timm's notation, for training only.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: FrameSpec,
+        cache: FrameCache | None = None,
+        augment: str | None = None,
+    ):
+        self.split = split
+        self.spec = spec
+        self.cache = cache
+        self.augment = rand_augment(augment, spec) if augment else None
+
+    def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (F, 3, S, S) and ``frame_mask`` (F,)."""
+        item, spec = self.split.videos[video], self.spec
+        frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
+        if self.augment is not None:
+            frames = self.augment(frames, seed)
+        return pad_frames(normalise(frames, spec.mean, spec.std), spec.max_frames)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the generators timm draws from, and give them back as they were."""
+    before, before_numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)
+
+
+def rand_augment(
+    policy: str, spec: FrameSpec
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """timm's RandAugment for videos: frames (n, S, S, 3) and a seed to the same shape.
+
+    All frames of a video get the same operations. ``policy`` as in the released recipe,
+    for example ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are the mean colour.
+    """
+    from PIL import Image
+    from timm.data.auto_augment import rand_augment_transform
+
+    mean = tuple(round(255 * value) for value in spec.mean)
+    transform = rand_augment_transform(policy, {"img_mean": mean})
+
+    def augment(frames: np.ndarray, seed: int) -> np.ndarray:
+        changed = []
+        for frame in frames:
+            with _seeded(seed):
+                changed.append(np.asarray(transform(Image.fromarray(frame))))
+        return np.stack(changed)
+
+    return augment
+
+
+class Pairs(NamedTuple):
+    """N captions, each beside its video.
+
+    ``captions``, ``videos`` (N,): their numbers in the split; ``token_ids``,
+    ``token_mask`` (N, L); ``content``: pixels (N, F, 3, S, S) or features (N, F, D);
+    ``frame_mask`` (N, F).
+    """
+
+    captions: Tensor
+    videos: Tensor
+    token_ids: Tensor
+    token_mask: Tensor
+    content: Tensor
+    frame_mask: Tensor
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same on ``device``."""
+        return Pairs(*(x.to(device, non_blocking=True) for x in self))
+
+    def split(self, size: int) -> list[Pairs]:
+        """Parts of at most ``size`` pairs."""
+        parts = zip(*(x.split(size) for x in self), strict=True)
+        return [Pairs(*part) for part in parts]
+
+    def trimmed(self) -> Pairs:
+        """With ``trim`` applied to the tokens."""
+        token_ids, token_mask = trim(self.token_ids, self.token_mask)
+        return self._replace(token_ids=token_ids, token_mask=token_mask)
+
+
+def trim(token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out the columns of (N, L) that hold no token of any caption.
+
+    No token sees a later one, so where a model masks padding this saves time and
+    changes nothing.
+    """
+    longest = int(token_mask.sum(dim=1).max())
+    return token_ids[:, :longest], token_mask[:, :longest]
+
+
+class PairDataset(Dataset):
+    """One item per caption of a split, with its video as ``videos`` gives it.
+
+    ``tokens``: ids and mask, each (A, L). ``seed`` (with the caption's number) seeds
+    the augmentation.
+    """
+
+    def __init__(self, videos: Videos, tokens: tuple[Tensor, Tensor], seed: int):
+        self.videos = videos
+        self.token_ids, self.token_mask = tokens
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.videos.split.captions)
+
+    def __getitem__(self, caption: int) -> Pairs:
+        video = self.videos.split.captions[caption].video
+        loaded = self.videos.load(video, stable_seed(self.seed, caption))
+        numbers = torch.tensor(caption), torch.tensor(video)
+        tokens = self.token_ids[caption], self.token_mask[caption]
+        return Pairs(*numbers, *tokens, *loaded)
+
+
+def _collate(items: Sequence[Pairs]) -> Pairs:
+    return Pairs(*(torch.stack(values) for values in zip(*items, strict=True)))
+
+
+def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
+    """The captions of one epoch, shuffled by the seed of the recipe and the epoch.
+
+    With ``epoch_over="captions"`` every caption; with ``"videos"`` every video once,
+    with one of its captions drawn at random.
+    """
+    rng = random.Random(stable_seed("order", config.seed, epoch))
+    if config.epoch_over == "captions":
+        order = list(range(len(split.captions)))
+    else:
+        own: list[list[int]] = [[] for _ in split.videos]
+        for position, caption in enumerate(split.captions):
+            own[caption.video].append(position)
+        order = [rng.choice(captions) for captions in own]
+    rng.shuffle(order)
+    return order
+
+
+class _VideoItems(Dataset):
+    def __init__(self, videos: Videos):
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos.split.videos)
+
+    def __getitem__(self, video: int) -> tuple[Tensor, Tensor]:
+        return self.videos.load(video, 0)
+
+
+def video_batches(
+    videos: Videos, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All videos in order: content (N, F, ...) and ``frame_mask`` (N, F)."""
+    yield from DataLoader(
+        _VideoItems(videos), batch_size=batch_size, num_workers=workers
+    )
+
+
+def pair_batches(
+    dataset: PairDataset, batches: Sequence[Sequence[int]], workers: int = 0
+) -> Iterator[Pairs]:
+    """The given ``batches`` of caption numbers, loaded by ``workers`` processes."""
+    yield from DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+    )

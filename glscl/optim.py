@@ -1,0 +1,197 @@
+"""The optimiser of the released recipe, its schedule, and who learns how fast.
+
+Three rules decide a parameter's update: its group (CLIP or new, decayed or not), the
+schedule's multiplier of that group's learning rate, and BertAdam or AdamW.
+Source: METHODS, "Training recipe".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from glscl.config import TrainConfig
+
+#: Parameters of CLIP, by the prefix of their name in a model.
+CLIP_PREFIX = "backbone."
+DecayRule = Literal["released", "matrices"]
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam without bias correction, each parameter's gradient clipped on its own.
+
+    With g clipped to ``max_grad_norm`` (× min(1, max_grad_norm / (‖g‖ + 1e-6))):
+
+        m ← b1 m + (1 − b1) g,   v ← b2 v + (1 − b2) g²,
+        p ← p − lr (m / (√v + eps) + weight_decay p).
+
+    Without the correction the first steps are short, which a warm-up makes harmless.
+    The schedule acts through ``lr`` of the groups. Raises ``ValueError`` for settings
+    outside their range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.2,
+        max_grad_norm: float = 1.0,
+    ):
+        if lr < 0 or eps < 0 or weight_decay < 0 or max_grad_norm <= 0:
+            raise ValueError(
+                "lr, eps and weight_decay must not be negative and max_grad_norm must "
+                f"be positive, got {lr}, {eps}, {weight_decay} and {max_grad_norm}."
+            )
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must lie in [0, 1), got {betas}.")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update; parameters without a gradient stay."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
+        norm = torch.linalg.vector_norm(p.grad)
+        g = p.grad * (group["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
+        b1, b2 = group["betas"]
+        m, v = state["m"], state["v"]
+        m.mul_(b1).add_(g, alpha=1 - b1)
+        v.mul_(b2).addcmul_(g, g, value=1 - b2)
+        update = m / (v.sqrt() + group["eps"]) + group["weight_decay"] * p
+        p.sub_(group["lr"] * update)
+
+
+def released_multiplier(step: int, total: int, warmup: float = 0.1) -> float:
+    """The released schedule: the learning rate's multiplier at ``step`` from 0.
+
+    With x = step / total: x / warmup below ``warmup``, else ½ (1 + cos πx). The cosine
+    counts from step 0, so it drops to 0.976 when a warm-up of 0.1 ends, and it is not
+    clamped: past ``total`` it rises again.
+    """
+    x = step / total
+    if x < warmup:
+        return x / warmup
+    return 0.5 * (1 + math.cos(math.pi * x))
+
+
+def cosine_multiplier(step: int, total: int, warmup: float = 0.1) -> float:
+    """A cosine that starts at 1 where the warm-up ends and stays 0 past ``total``.
+
+    The warm-up counts from 1, so that the first step already moves.
+    """
+    rising = round(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    x = min(1.0, (step - rising) / max(1, total - rising))
+    return 0.5 * (1 + math.cos(math.pi * x))
+
+
+MULTIPLIERS: dict[str, Callable[[int, int, float], float]] = {
+    "released": released_multiplier,
+    "cosine": cosine_multiplier,
+}
+
+
+def is_decayed(name: str, parameter: Tensor, rule: DecayRule) -> bool:
+    """Whether weight decay acts on a parameter.
+
+    ``"released"``: unless the name contains ``bias`` or ``LayerNorm.weight``, which
+    lets CLIP's ``ln_*.weight``, the decoder's norms, embeddings, queries and the logit
+    scale decay. ``"matrices"``: only matrices that multiply features, so no bias,
+    norm, scale, embedding or query.
+    """
+    if rule == "released":
+        return "bias" not in name and "LayerNorm.weight" not in name
+    if rule != "matrices":
+        raise ValueError(
+            f"Unknown decay rule {rule!r}: expected 'released' or 'matrices'."
+        )
+    tables = ("embedding", "positions", "queries")
+    return parameter.ndim >= 2 and not any(word in name for word in tables)
+
+
+def freeze(model: nn.Module, part: Literal["conv1", "visual"]) -> None:
+    """Stop the gradients of CLIP's patch convolution, or of its whole visual tower.
+
+    Every other parameter is made trainable. Raises ``ValueError`` for another part.
+    """
+    prefixes = {
+        "conv1": f"{CLIP_PREFIX}clip.visual.conv1.",
+        "visual": f"{CLIP_PREFIX}clip.visual.",
+    }
+    if part not in prefixes:
+        raise ValueError(f"Cannot freeze {part!r}: expected one of {sorted(prefixes)}.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(prefixes[part]))
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The trainable parameters as up to four groups: new or CLIP, decayed or not.
+
+    Each has a ``name``, its peak learning rate under ``lr`` and ``peak_lr``, and its
+    ``weight_decay``. Frozen parameters are in none; empty groups are left out.
+    """
+    members: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (
+                name.startswith(CLIP_PREFIX),
+                is_decayed(name, parameter, config.decay),
+            )
+            members.setdefault(key, []).append(parameter)
+    groups = []
+    for (clip, decayed), parameters in sorted(members.items()):
+        peak = config.learning_rate * (config.clip_lr_scale if clip else 1.0)
+        groups.append(
+            {
+                "name": f"{'clip' if clip else 'new'}{'' if decayed else ', no decay'}",
+                "params": parameters,
+                "lr": peak,
+                "peak_lr": peak,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+        )
+    return groups
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser a recipe names, over ``parameter_groups``."""
+    groups = parameter_groups(model, config)
+    if config.optimiser == "bertadam":
+        return BertAdam(groups, lr=config.learning_rate)
+    if config.optimiser != "adamw":
+        raise ValueError(
+            f"Unknown optimiser {config.optimiser!r}: expected 'bertadam' or 'adamw'."
+        )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def set_learning_rates(optimiser: torch.optim.Optimizer, multiplier: float) -> None:
+    """Give every group ``multiplier`` times its peak learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak_lr"] * multiplier

@@ -1,0 +1,78 @@
+"""A training problem of seconds: random features, real captions, an untrained CLIP."""
+
+from pathlib import Path
+
+import torch
+
+from glscl.config import TrainConfig
+from glscl.data.loader import FrameFeatures
+from glscl.data.pairs import CachedVideos
+from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.model import GLSCL
+from glscl.optim import freeze
+
+COLOURS = ("red", "green", "blue", "yellow")
+SHAPES = ("circle", "square", "star", "ring")
+
+
+def toy_split(videos: int = 16, captions: int = 2, name: str = "train") -> Split:
+    """``captions`` different sentences about each video."""
+    items = tuple(
+        VideoItem(f"{name}{i}", Path(f"{name}{i}.mp4")) for i in range(videos)
+    )
+    texts = tuple(
+        CaptionItem(f"a {COLOURS[i % 4]} {SHAPES[i // 4 % 4]} number {i} {j}", i)
+        for i in range(videos)
+        for j in range(captions)
+    )
+    return Split(name, items, texts)
+
+
+def toy_videos(
+    videos: int = 16, captions: int = 2, name: str = "train"
+) -> CachedVideos:
+    """Random features of 5 frames, of which the last ones are padding in some videos."""
+    generator = torch.Generator().manual_seed(3)
+    frames = torch.randn(videos, 5, 128, generator=generator, dtype=torch.float64)
+    mask = torch.arange(5) < torch.randint(2, 6, (videos, 1), generator=generator)
+    # In float64 and brought to the default dtype, so that tests can choose it.
+    frames = (frames * mask[..., None]).to(torch.get_default_dtype())
+    features = FrameFeatures(frames, mask)
+    return CachedVideos(toy_split(videos, captions, name), features)
+
+
+def toy_model(seed: int = 0, **changes: object) -> GLSCL:
+    """The mini GLSCL with random weights and one layer in every new module."""
+    small = {
+        "temporal_layers": 1,
+        "num_decoder_layers": 1,
+        "num_queries": 3,
+        "max_words": 16,
+        "pretrained": None,
+    }
+    torch.manual_seed(seed)
+    model = GLSCL.from_preset("mini", **{**small, **changes})
+    freeze(model, "visual")
+    return model
+
+
+def toy_recipe(**changes: object) -> TrainConfig:
+    """Two epochs of batches of 8 by the mini recipe."""
+    values = {
+        "epochs": 2,
+        "batch_size": 8,
+        "eval_batch_size": 7,
+        "optimiser": "adamw",
+        "learning_rate": 1e-3,
+        "clip_lr_scale": 0.1,
+        "schedule": "cosine",
+        "epoch_over": "videos",
+        "freeze": "visual",
+        "augment": None,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def weights(model: GLSCL) -> dict[str, torch.Tensor]:
+    """A copy of every weight by name."""
+    return {name: x.detach().clone() for name, x in model.state_dict().items()}
