@@ -11,12 +11,14 @@ Source: GLSCL, Local Interaction Module; METHODS, "GLSCL".
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, relu
+from torch.nn.functional import linear, normalize, relu
 
 from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
 from glscl.shapes import check_shape
 
 FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
+# Items that ``decode_folded`` takes at a time: on a CPU they should stay in cache.
+DECODED_AT_ONCE = {"cpu": 64, "other": 4096}
 
 
 class LocalInteraction(nn.Module):
@@ -90,6 +92,32 @@ class LocalInteraction(nn.Module):
         if mask is None:
             return None
         return ~real_positions(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
+
+
+def cross_attention_folded(
+    attention: nn.MultiheadAttention, x: Tensor, tokens: Tensor, hidden: Tensor | None
+) -> Tensor:
+    """``attention(x, tokens, tokens)`` without projecting the tokens: (N, Q, D).
+
+    ``x``: (N, Q, D), or (1, Q, D) shared by all items; ``tokens``: (N, M, D). In every
+    head q · (W_k t) = (W_kᵀ q) · t and Σ_m w_m W_v t_m = W_v Σ_m w_m t_m, so Q queries
+    and Q results are projected instead of M keys and M values. The keys' bias moves all
+    scores of a query alike, which the softmax does not see.
+    """
+    H, e = attention.num_heads, attention.head_dim
+    (n, Q, D), N = x.shape, len(tokens)
+    W_q, W_k, W_v = attention.in_proj_weight.chunk(3)
+    b_q, _, b_v = attention.in_proj_bias.chunk(3)
+    q = linear(x, W_q, b_q).view(n, Q, H, e) / e**0.5
+    k = torch.einsum("nqhe,hed->nhqd", q, W_k.view(H, e, D)).flatten(1, 2)
+    # Shared keys: one plain product over all tokens of all items. Scores: (N, HQ, M).
+    shared = n == 1
+    scores = linear(tokens, k[0]).mT if shared else k @ tokens.mT
+    if hidden is not None:
+        scores = scores.masked_fill(hidden[:, None], float("-inf"))
+    pooled = (scores.softmax(-1).to(tokens.dtype) @ tokens).view(N, H, Q, D)
+    values = torch.einsum("nhqd,hed->nqhe", pooled, W_v.view(H, e, D)).flatten(2)
+    return attention.out_proj(values + b_v)
 
 
 def local_similarity(text_concepts: Tensor, video_concepts: Tensor) -> Tensor:

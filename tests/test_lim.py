@@ -6,7 +6,7 @@ from reference import arrays, decoder, local
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from glscl.lim import LocalInteraction, local_similarity
+from glscl.lim import DECODED_AT_ONCE, LocalInteraction, local_similarity
 
 
 def module(dim=12, num_queries=3, num_layers=2, num_heads=4, dropout=0.1, seed=0):
@@ -110,6 +110,21 @@ def test_training_and_evaluation_agree_without_dropout():
     with torch.no_grad():
         still = lim(tokens, mask)
     assert_close(lim.train()(tokens, mask), still, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("N", "M"), [(1, 5), (3, 1), (2 * DECODED_AT_ONCE["cpu"] + 3, 7)]
+)
+def test_the_folded_decoder_is_the_decoder(masked, N, M):
+    lim = module(num_layers=3)
+    for parameter in lim.decoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # biases that are not zero
+    tokens, mask = tokens_and_mask(N, M)
+    given = mask if masked else None
+    with torch.no_grad():
+        folded = lim(tokens, given)
+    assert_close(folded, lim(tokens, given), rtol=0, atol=1e-13)
 
 
 def test_gradients_are_true():
