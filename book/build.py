@@ -1,0 +1,229 @@
+"""Make the book: ``python book/build.py --help``.
+
+Clean notebooks are checked, run with the values of one parameter set, tidied, staged
+with the prose pages, and rendered by Jupyter Book with warnings as errors. A notebook
+is run again only when something it is made from changed.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from builder import execute, manifest, parameters, shared, site, sources
+from builder.project import BuildError, Project, commit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run one command; the exit status is 0 only when all of it went well."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(Project(root), options)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    selection = argparse.ArgumentParser(add_help=False)
+    selection.add_argument(
+        "--params", default="cpu", help="set in notebooks/params (default: %(default)s)"
+    )
+    selection.add_argument(
+        "--only",
+        action="append",
+        metavar="NN_name",
+        help="this chapter; may be repeated",
+    )
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument(
+        "--jobs", type=int, default=2, help="notebooks at a time (default: %(default)s)"
+    )
+    running.add_argument("--force", action="store_true", help="run unchanged ones too")
+    for name, command, parents, text in (
+        ("book", book, [selection, running], "run what changed and render the pages"),
+        ("run", run, [selection, running], "run what changed, render nothing"),
+        ("check", check, [selection], "fail when executed pages are out of date"),
+        ("repeat", repeat, [selection, running], "run again, compare the outputs"),
+        ("sources", check_sources, [], "check the committed notebooks"),
+        ("bootstrap", bootstrap, [], "write the bootstrap cell into all notebooks"),
+    ):
+        sub = commands.add_parser(name, parents=parents, help=text)
+        sub.set_defaults(command=command)
+    return top
+
+
+def book(project: Project, options: argparse.Namespace) -> int:
+    """Run what changed, then render."""
+    status = run(project, options)
+    if status:
+        return status
+    entries = manifest.load(manifest_path(project))
+    lacking = [n for n in sources.chapters(project) if n not in entries]
+    if lacking:
+        print(
+            f"without outputs, and so without warnings as errors: {', '.join(lacking)}"
+        )
+    start = time.perf_counter()
+    new = site.render(project, site.stage(project, entries), strict=not lacking)
+    took = f"rendered in {time.perf_counter() - start:.1f} s" if new else "unchanged"
+    print(f"pages: {took}: {project.show(project.html)}/index.html")
+    return 0
+
+
+def run(project: Project, options: argparse.Namespace) -> int:
+    """Run the selected chapters that are out of date; keep a record of each."""
+    plans = plan(project, options)
+    entries = manifest.load(manifest_path(project))
+    todo = []
+    for job, now in plans:
+        recorded = entries.get(job.name)
+        now = now | {"versions": manifest.versions()}
+        reason = manifest.stale(recorded, now, job.target, project.root)
+        if options.force or reason:
+            print(f"     run  {job.name}: {reason or 'asked for'}")
+            todo.append((job, now))
+        else:
+            print(f"    keep  {job.name}: unchanged")
+    if not todo:
+        return 0
+    about = {"parameter_set": options.params, "commit": commit(project.root)}
+    jobs = {job.name: job for job, _ in todo}
+    ingredients = {job.name: now for job, now in todo}
+    prepare(project, list(jobs.values()))
+
+    def record(outcome: execute.Outcome) -> None:
+        if outcome.error:
+            print(f"  FAILED  {outcome.name} after {outcome.seconds:.1f} s", flush=True)
+            return
+        print(f"    done  {outcome.name} in {outcome.seconds:.1f} s", flush=True)
+        job = jobs[outcome.name]
+        entries[job.name] = {
+            **ingredients[job.name],
+            **about,
+            "device": shared.device(job.values),
+            "seconds": round(outcome.seconds, 2),
+            "output": manifest.digest([job.target], project.root),
+        }
+        manifest.save(manifest_path(project), entries)
+
+    outcomes = execute.run_all(jobs.values(), options.jobs, record)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        print(f"\n{outcome.error}", file=sys.stderr)
+    if failed:
+        names = ", ".join(outcome.name for outcome in failed)
+        raise BuildError(f"{len(failed)} of {len(todo)} notebooks failed: {names}.")
+    return 0
+
+
+def check(project: Project, options: argparse.Namespace) -> int:
+    """Say which executed pages no longer belong to what is in the tree."""
+    entries = manifest.load(manifest_path(project))
+    reasons = {}
+    for job, now in plan(project, options):
+        reason = manifest.stale(entries.get(job.name), now, job.target, project.root)
+        if reason:
+            reasons[job.name] = reason
+    for name, reason in reasons.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    if reasons:
+        raise BuildError(f"{len(reasons)} pages are out of date; run `make book`.")
+    print("all executed pages belong to this tree")
+    return 0
+
+
+def repeat(project: Project, options: argparse.Namespace) -> int:
+    """Run the chapters twice with the same seed; outputs must be identical."""
+    status = run(project, options)
+    if status:
+        return status
+    jobs = [job for job, _ in plan(project, options)]
+    prepare(project, jobs)
+    with tempfile.TemporaryDirectory(dir=project.build) as name:
+        folder = Path(name)
+        second = [replace(job, target=folder / job.target.name) for job in jobs]
+        outcomes = execute.run_all(second, options.jobs, lambda outcome: None)
+        found = [outcome.error for outcome in outcomes if outcome.error]
+        if not found:
+            for one, other in zip(jobs, second, strict=True):
+                found += execute.differences(one.target, other.target)
+    if found:
+        raise BuildError("the second run differs:\n" + "\n".join(found))
+    print(f"{len(jobs)} notebooks gave the same outputs twice")
+    return 0
+
+
+def check_sources(project: Project, options: argparse.Namespace) -> int:
+    """Check clean sources and every parameter set."""
+    found = sources.load(project)
+    defaults = {source.name: source.defaults for source in found}
+    for path in sorted((project.notebooks / "params").glob("*.yaml")):
+        parameters.read_set(path, defaults)
+    print(f"{len(found)} notebooks are clean and their parameter sets fit")
+    return 0
+
+
+def bootstrap(project: Project, options: argparse.Namespace) -> int:
+    """Bring every notebook's first code cell up to date."""
+    for name in sources.put_bootstrap(project):
+        print(f"updated {name}")
+    return 0
+
+
+def manifest_path(project: Project) -> Path:
+    return project.build / "manifest.json"
+
+
+def plan(
+    project: Project, options: argparse.Namespace
+) -> list[tuple[execute.Job, dict[str, Any]]]:
+    """The selected notebooks, each with what its page is made from."""
+    found = sources.load(project)
+    defaults = {source.name: source.defaults for source in found}
+    path = project.notebooks / "params" / f"{options.params}.yaml"
+    values, cell_timeout = parameters.read_set(path, defaults)
+    for name in options.only or []:
+        if name not in defaults:
+            raise BuildError(f"No chapter '{name}'; known: {', '.join(defaults)}.")
+    workers = getattr(options, "jobs", 1)
+    if workers < 1:
+        raise BuildError(f"--jobs must be at least 1, got {workers}.")
+    plans = []
+    for source in found:
+        if options.only and source.name not in options.only:
+            continue
+        job = execute.Job(
+            name=source.name,
+            source=source.path,
+            target=project.executed / source.path.name,
+            root=project.root,
+            values=values[source.name],
+            cell_timeout=cell_timeout,
+            threads=max(1, (os.cpu_count() or 1) // workers),
+            jupyter=project.build / "jupyter",
+        )
+        now = manifest.ingredients(project, source, job.values)
+        plans.append((job, now))
+    return plans
+
+
+def prepare(project: Project, jobs: Sequence[execute.Job]) -> None:
+    """What the notebooks share must exist before several of them start at once."""
+    execute.install_kernel(project.build / "jupyter")
+    shared.ensure_data(project, [job.values for job in jobs])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

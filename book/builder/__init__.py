@@ -1,0 +1,1 @@
+"""How the book is made: clean notebooks in, executed pages out."""

@@ -1,0 +1,195 @@
+"""Run clean notebooks with papermill, several at a time, and tidy the results."""
+
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from . import sources
+from .parameters import Values
+
+KERNEL = "glscl-book"
+INJECTED = "injected-parameters"
+CAPTION = "Values this page was run with"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run: from ``source`` into ``target``, with all its values."""
+
+    name: str
+    source: Path
+    target: Path
+    root: Path
+    values: Values
+    cell_timeout: int
+    threads: int
+    jupyter: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``error`` is empty for a success, else what a reader needs to mend it."""
+
+    name: str
+    seconds: float
+    error: str = ""
+
+
+def install_kernel(jupyter: Path) -> None:
+    """Describe this very interpreter as a kernel in a folder of the build.
+
+    A kernel of the machine or of the user may belong to another environment. This
+    one is found first (``JUPYTER_PATH``) and nothing outside the build is written.
+    """
+    folder = jupyter / "kernels" / KERNEL
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "argv": [
+            sys.executable,
+            "-Xfrozen_modules=off",
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--IPKernelApp.log_level=40",
+        ],
+        "display_name": "glscl book",
+        "language": "python",
+    }
+    partial = folder / ".kernel.json.partial"
+    partial.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    partial.replace(folder / "kernel.json")
+
+
+def environment(job: Job) -> dict[str, str]:
+    """Variables for a kernel: quiet, repeatable, and no wider than its share."""
+    threads = str(job.threads)
+    return {
+        "JUPYTER_PATH": str(job.jupyter),
+        "IPYTHONDIR": str(job.jupyter / "ipython"),
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TQDM_DISABLE": "1",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+    }
+
+
+def run_all(
+    jobs: Iterable[Job], workers: int, report: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """Run independent notebooks side by side; ``report`` hears of each as it ends."""
+    outcomes = []
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        names = {pool.submit(run, job): job.name for job in jobs}
+        for future in as_completed(names):
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                why = "the process that ran it was killed (out of memory?)"
+                outcome = Outcome(names[future], 0.0, f"{names[future]}: {why}")
+            report(outcome)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def run(job: Job) -> Outcome:
+    """Execute one notebook into a partial file and move it only when all went well."""
+    os.environ.update(environment(job))
+    # Imported late: the parent process only checks hashes on most calls.
+    import papermill
+
+    print(f"   start  {job.name}", flush=True)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    partial = job.target.with_name(f".{job.target.name}.partial")
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            papermill.execute_notebook(
+                str(job.source),
+                str(partial),
+                parameters=job.values,
+                kernel_name=KERNEL,
+                cwd=str(job.root),
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                execution_timeout=job.cell_timeout,
+            )
+        seconds = time.perf_counter() - start
+        notebook = tidy(sources.read(partial), sources.read(job.source))
+        sources.write(notebook, job.target)
+    except Exception as error:
+        seconds = time.perf_counter() - start
+        return Outcome(job.name, seconds, explain(job, error))
+    finally:
+        partial.unlink(missing_ok=True)
+    return Outcome(job.name, seconds)
+
+
+def explain(job: Job, error: Exception) -> str:
+    """The failing cell and its traceback, or the error's own words."""
+    where = job.source.relative_to(job.root).as_posix()
+    if not hasattr(error, "traceback") or not hasattr(error, "ename"):
+        return f"{where}: {type(error).__name__}: {error}"
+    code = "\n".join(f"    {line}" for line in error.source.splitlines())
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    return (
+        f"{where}, code cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
+        f"{code}\n{trace}"
+    )
+
+
+def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
+    """Drop what differs from run to run, and present the injected values."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": source.metadata.get("kernelspec", {}),
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        }
+    )
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if INJECTED in sources.tags(cell):
+            cell.id = INJECTED
+            cell.metadata["tags"] = [INJECTED, "hide-input"]
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": CAPTION,
+                "code_prompt_hide": CAPTION,
+            }
+    return notebook
+
+
+def differences(first: Path, second: Path) -> Iterator[str]:
+    """Cells in which two runs of one notebook differ; ``timing`` cells may."""
+    one, other = (_comparable(sources.read(path)) for path in (first, second))
+    if len(one) != len(other):
+        yield f"{first.stem}: {len(one)} cells in one run, {len(other)} in the other"
+    for before, after in zip(one, other, strict=False):
+        if before != after:
+            yield f"{first.stem}: cell {before['id']} differs"
+
+
+def _comparable(notebook: NotebookNode) -> list[dict[str, Any]]:
+    cells = []
+    for cell in notebook.cells:
+        content = dict(cell)
+        if "timing" in sources.tags(cell):
+            content.pop("outputs", None)
+        cells.append(content)
+    return cells

@@ -1,0 +1,113 @@
+"""Parameter sets: which literal values a notebook is run with.
+
+Papermill accepts a misspelt name without a word and the run then silently uses the
+default. Here an unknown name, an unknown notebook and a value of another type fail.
+"""
+
+import ast
+import io
+import tokenize
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .project import BuildError
+
+Values = dict[str, Any]
+DEFAULT_TIMEOUT = 900
+
+
+def declared(source: str, where: str) -> Values:
+    """Names and defaults of a ``parameters`` cell of commented literals.
+
+    Raises ``BuildError`` for anything but ``name = literal  # comment`` lines.
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise BuildError(
+            f"{where}: the parameters cell is not Python: {error}."
+        ) from None
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    commented = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
+    values: Values = {}
+    for node in statements:
+        line = ast.get_source_segment(source, node) or ""
+        if (
+            not isinstance(node, ast.Assign)
+            or len(node.targets) != 1
+            or not isinstance(node.targets[0], ast.Name)
+        ):
+            raise BuildError(
+                f"{where}: the parameters cell may only hold lines "
+                f"`name = literal  # comment`, found `{line}`."
+            )
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError:
+            raise BuildError(
+                f"{where}: a parameter must be a literal, found `{line}`."
+            ) from None
+        if node.end_lineno not in commented:
+            raise BuildError(f"{where}: parameter `{line}` needs a comment behind it.")
+        values[node.targets[0].id] = value
+    return values
+
+
+def read_set(
+    path: Path, notebooks: Mapping[str, Values]
+) -> tuple[dict[str, Values], int]:
+    """All values of every notebook under one set, and the seconds a cell may take.
+
+    ``notebooks`` maps each notebook's name to its declared defaults. The file holds
+    ``cell_timeout``, ``common`` (for every notebook that declares the name) and
+    ``notebooks`` (one mapping each).
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise BuildError(f"No parameter set '{path.stem}' at {path}; known: {known}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BuildError(f"{path.name} is not YAML: {error}.") from None
+    _only_keys(content, {"cell_timeout", "common", "notebooks"}, path.name)
+    common = content.get("common") or {}
+    own = content.get("notebooks") or {}
+    _only_keys(own, set(notebooks), f"{path.name}, notebooks")
+    for name in common:
+        if not any(name in defaults for defaults in notebooks.values()):
+            raise BuildError(
+                f"{path.name}, common: no notebook declares a parameter '{name}'."
+            )
+    values = {}
+    for notebook, defaults in notebooks.items():
+        mine = own.get(notebook) or {}
+        _only_keys(mine, set(defaults), f"{path.name}, {notebook}")
+        given = {k: v for k, v in common.items() if k in defaults} | mine
+        for name, value in given.items():
+            _same_type(value, defaults[name], f"{path.name}, {notebook}, {name}")
+        values[notebook] = defaults | given
+    return values, int(content.get("cell_timeout", DEFAULT_TIMEOUT))
+
+
+def _only_keys(mapping: object, allowed: set[str], where: str) -> None:
+    if not isinstance(mapping, Mapping):
+        raise BuildError(f"{where}: expected a mapping, found {mapping!r}.")
+    for key in mapping:
+        if key not in allowed:
+            known = ", ".join(sorted(allowed)) or "none"
+            raise BuildError(f"{where}: unknown name '{key}'; known: {known}.")
+
+
+def _same_type(value: object, default: object, where: str) -> None:
+    """A float may be given as an int; a default of None accepts everything."""
+    if default is None or type(value) is type(default):
+        return
+    if isinstance(default, float) and type(value) is int:
+        return
+    raise BuildError(
+        f"{where}: expected {type(default).__name__} like the default {default!r}, "
+        f"found {value!r}."
+    )

@@ -1,0 +1,152 @@
+"""From executed notebooks to pages: a staged tree, then Jupyter Book on it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from . import manifest, sources
+from .project import BuildError, Project, git
+
+TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
+MATHJAX = "tex-svg.js"
+COLAB = "https://colab.research.google.com"
+
+
+def address(project: Project, config: Mapping[str, Any]) -> str:
+    """Where the project is published: as configured, else its git remote, else ""."""
+    url = (config.get("repository") or {}).get("url") or ""
+    remote = url or git(project.root, "remote", "get-url", "origin")
+    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", remote)
+    remote = f"https://{ssh[1]}/{ssh[2]}" if ssh else remote
+    if urlsplit(remote).scheme not in ("http", "https"):
+        return ""
+    return remote.removesuffix("/").removesuffix(".git")
+
+
+def configuration(project: Project) -> dict[str, Any]:
+    """``_config.yml`` with launch and source buttons only where they can work."""
+    path = project.root / "_config.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    url = address(project, config)
+    # Jupyter Book's own default is the address of Jupyter Book.
+    repository = {"branch": "main", **(config.get("repository") or {}), "url": url}
+    config["repository"] = repository
+    if url:
+        config.setdefault("html", {})["use_repository_button"] = True
+    # The theme's Colab button understands this host only.
+    if urlsplit(url).hostname == "github.com":
+        config["launch_buttons"] = {"colab_url": COLAB}
+    return config
+
+
+def runtime(entry: Mapping[str, Any]) -> str:
+    """The measured cost of a chapter, in words."""
+    seconds = entry["seconds"]
+    took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+    chosen = f", parameters `{entry['parameter_set']}`"
+    return f"{took} on {entry['device']}{chosen}"
+
+
+def fill_runtime(notebook: Any, entry: Mapping[str, Any]) -> None:
+    """Put the measured runtime between its two marks."""
+    opening, closing = sources.RUNTIME
+    pattern = re.compile(f"{re.escape(opening)}.*?{re.escape(closing)}", re.DOTALL)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = pattern.sub(lambda _: runtime(entry), cell.source)
+
+
+def mathjax() -> Path:
+    """The single-file MathJax that the pages carry, from its package."""
+    try:
+        files = metadata.files("sphinx-mathjax-offline") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == MATHJAX:
+            return Path(str(file.locate()))
+    raise BuildError(
+        f"{MATHJAX} not found: install the package sphinx-mathjax-offline."
+    )
+
+
+def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
+    """Lay out what Jupyter Book reads, under the same paths as in the repository.
+
+    The paths are the same so that links from a page to its source need no
+    translation. Notebooks without an executed copy are shown as they are committed.
+    """
+    tree = project.build / "stage"
+    shutil.rmtree(tree, ignore_errors=True)
+    (tree / "book").mkdir(parents=True)
+    for path in sorted(project.book.iterdir()):
+        if path.suffix in (".md", ".bib", ".yml"):
+            shutil.copyfile(path, tree / "book" / path.name)
+    shutil.copytree(project.book / "_static", tree / "book/_static")
+    shutil.copyfile(mathjax(), tree / "book/_static" / MATHJAX)
+    shutil.copyfile(project.root / "_toc.yml", tree / "_toc.yml")
+    config = yaml.safe_dump(configuration(project), sort_keys=True, allow_unicode=True)
+    (tree / "_config.yml").write_text(config, encoding="utf-8")
+    for name in sources.chapters(project):
+        executed = project.executed / f"{name}.ipynb"
+        shown = executed.is_file() and name in entries
+        notebook = sources.read(
+            executed if shown else project.notebooks / f"{name}.ipynb"
+        )
+        if shown:
+            fill_runtime(notebook, entries[name])
+        sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
+    return tree
+
+
+def render(project: Project, tree: Path, strict: bool) -> bool:
+    """Build the pages unless nothing changed; False when they may stay.
+
+    Warnings are errors when ``strict``. The new pages replace the old ones only when
+    the build succeeded.
+    """
+    record = project.build / "site.json"
+    now = {
+        "stage": manifest.digest([tree], tree),
+        "tools": manifest.versions(TOOLS),
+        "strict": strict,
+    }
+    index = project.html / "index.html"
+    if index.is_file() and record.is_file() and json.loads(record.read_text()) == now:
+        return False
+    record.unlink(missing_ok=True)
+    output = project.build / "site"
+    shutil.rmtree(output, ignore_errors=True)
+    gate = ["-W", "-n", "--keep-going"] if strict else []
+    run = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", run, "build", str(tree), "--all", *gate]
+    command += ["--path-output", str(output)]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=project.root,
+    )
+    log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    (project.build / "site.log").write_text(log, encoding="utf-8")
+    if done.returncode:
+        lines = [x for x in log.splitlines() if re.search("WARNING|ERROR|Error:", x)]
+        said = "\n".join(lines or log.splitlines()[-20:])
+        raise BuildError(
+            f"{said}\nJupyter Book failed (see above; all of it is in _build/site.log)."
+        )
+    shutil.rmtree(project.html, ignore_errors=True)
+    (output / "_build/html").replace(project.html)
+    shutil.rmtree(output, ignore_errors=True)
+    record.write_text(json.dumps(now), encoding="utf-8")
+    return True
