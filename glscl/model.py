@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glscl.backbone import Backbone, backbone_config, load_backbone, read_state_dict
+from glscl.backbone import Backbone, load_backbone, read_state_dict
 from glscl.config import (
     ModelConfig,
     config_from_dict,
@@ -32,6 +32,7 @@ from glscl.temporal import FrameTransformer
 from glscl.weights import (
     DEAD,
     DEAD_WHEN_SHARED,
+    authors_backbone,
     authors_config,
     authors_name,
     authors_shared_name,
@@ -307,12 +308,7 @@ class GLSCL(nn.Module):
         state = read_state_dict(Path(path))
         name, clip_config, sizes = authors_config(state, source)
         if backbone is not None:
-            name, clip_config = backbone, backbone_config(backbone)
-            if not clip_config.get("quick_gelu"):
-                raise ValueError(
-                    f"The authors' checkpoints need QuickGELU, which {name!r} lacks: "
-                    f"use '{name}-quickgelu'."
-                )
+            name = authors_backbone(backbone, clip_config, source)
         config = ModelConfig(
             backbone=name,
             pretrained=None,

@@ -28,8 +28,6 @@ DEAD = ("weight_fc.", "decoder_layer_noun.", "decoder_layer_spatial.")
 DEAD_WHEN_SHARED = ("noun_queries", "transformer_decoder_spatial.")
 # Models whose sizes a checkpoint is compared with to find its name, hence tokenizer.
 KNOWN_BACKBONES = ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
-
-
 CONFIG_FILE = "config.json"
 FORMAT = "glscl model 1"
 
@@ -201,6 +199,26 @@ def authors_config(
     return _known_name(config), config, sizes
 
 
+def authors_backbone(name: str, config: Mapping[str, Any], source: str) -> str:
+    """``name``, if that open_clip model is the CLIP that ``authors_config`` found.
+
+    Raises ``ValueError`` where its sizes differ or its activation is not QuickGELU.
+    """
+    known = backbone_config(name)
+    if not _same_sizes(config, known):
+        sizes = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
+        raise ValueError(
+            f"{source} is a checkpoint of another backbone than {name!r}; its CLIP has "
+            f"the sizes {sizes}."
+        )
+    if not known.get("quick_gelu"):
+        raise ValueError(
+            f"The authors' checkpoints need QuickGELU, which {name!r} lacks: use "
+            f"'{name}-quickgelu'."
+        )
+    return name
+
+
 def _count(keys: Iterable[str], prefix: str) -> int:
     """How many numbered blocks ``keys`` has below ``prefix``."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
@@ -210,10 +228,13 @@ def _count(keys: Iterable[str], prefix: str) -> int:
 def _known_name(config: Mapping[str, Any]) -> str:
     """The open_clip model of exactly these sizes, or a name for an unknown one."""
     for name in KNOWN_BACKBONES:
-        known = backbone_config(name)
-        if known["embed_dim"] == config["embed_dim"] and all(
-            config[tower].items() >= known[tower].items()
-            for tower in ("vision_cfg", "text_cfg")
-        ):
+        if _same_sizes(config, backbone_config(name)):
             return name
     return "authors-clip"
+
+
+def _same_sizes(config: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    return config["embed_dim"] == known["embed_dim"] and all(
+        config[tower].items() >= known[tower].items()
+        for tower in ("vision_cfg", "text_cfg")
+    )
