@@ -58,9 +58,33 @@ class LocalInteraction(nn.Module):
         that do not fit and for a mask row that is all False.
         """
         hidden = self._hidden(tokens, mask)
-        queries = self.queries.expand(len(tokens), -1, -1)
-        concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)
+        if self.training or torch.is_grad_enabled():
+            queries = self.queries.expand(len(tokens), -1, -1)
+            concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)
+        else:
+            concepts = self.decode_folded(tokens, hidden)
         return normalize(full(concepts)[0], dim=-1)
+
+    def decode_folded(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The decoder's output (N, Q, D) with fewer multiply-adds: exact, no dropout.
+
+        All items enter with the same queries, so what happens before the first
+        cross-attention is done once; and keys and values are never built, see
+        ``cross_attention_folded``. ``hidden`` (N, M), True = ignored.
+        """
+        size = DECODED_AT_ONCE["cpu" if tokens.device.type == "cpu" else "other"]
+        decoded = []
+        for start in range(0, max(1, len(tokens)), size):
+            chunk = tokens[start : start + size]
+            mask = None if hidden is None else hidden[start : start + size]
+            x = self.queries[None]  # (1, Q, D) until tokens are seen
+            for layer in self.decoder.layers:
+                x = layer.norm1(x + layer.self_attn(x, x, x, need_weights=False)[0])
+                context = cross_attention_folded(layer.multihead_attn, x, chunk, mask)
+                x = layer.norm2(x + context)
+                x = layer.norm3(x + layer.linear2(relu(layer.linear1(x))))
+            decoded.append(x)
+        return torch.cat(decoded)
 
     @torch.no_grad()
     def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
