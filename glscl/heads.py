@@ -269,22 +269,38 @@ class GlobalGram(GlobalDirect):
 
 
 class GLSCLHead(Head):
-    """GIM + ½ LIM; the LIM decodes each item once (GLSCL). ``fold``: GIM in Gram form."""
+    """GIM + ½ LIM; the LIM decodes each item once (GLSCL)."""
 
-    def __init__(self, lim: LocalInteraction, fold: bool = False):
+    def __init__(self, lim: LocalInteraction):
         super().__init__()
         self.lim = lim
-        self.gim = GlobalGram() if fold else GlobalDirect()
+        self.gim = GlobalDirect()
 
     def per_video(self, videos: Videos) -> State:
-        return (*self.gim.per_video(videos), self.lim(videos.frames))
+        return (*self.gim.per_video(videos), self._decode(videos.frames))
 
     def per_query(self, texts: Texts) -> State:
-        return (*self.gim.per_query(texts), self.lim(texts.tokens))
+        return (*self.gim.per_query(texts), self._decode(texts.tokens))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        """Concepts (N, Q, D) of x (N, M, D) by the decoder as it is defined."""
+        queries = self.lim.queries.expand(len(x), -1, -1)
+        return normalize(self.lim.decoder(queries, x), dim=-1)
 
     def per_pair(self, query: State, video: State) -> Tensor:
         local = local_similarity(query[-1], video[-1])
         return self.gim.per_pair(query[:-1], video[:-1]) + 0.5 * local
+
+
+class GLSCLFolded(GLSCLHead):
+    """GLSCL with the GIM in Gram form and the decoder folded, see ``glscl.lim``."""
+
+    def __init__(self, lim: LocalInteraction):
+        super().__init__(lim)
+        self.gim = GlobalGram()
+
+    def _decode(self, x: Tensor) -> Tensor:
+        return normalize(self.lim.decode_folded(x), dim=-1)
 
 
 class GLCCL(Head):
