@@ -6,6 +6,7 @@ ranks count from 1, and every result carries its numbers of queries and gallery 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 import torch
@@ -210,3 +211,59 @@ def dual_softmax(similarity: Tensor, scale: float = 100.0) -> Tensor:
     """
     check_shape(similarity, "A B", "similarity")
     return similarity * torch.softmax(scale * similarity, dim=0)
+
+
+def by_kind(
+    similarity: Tensor,
+    caption_to_video: Tensor,
+    kinds: Sequence[str],
+    ties: Ties = "expected",
+) -> dict[str, Direction]:
+    """Text to video metrics of the captions of each kind, against the whole gallery.
+
+    ``kinds`` names the kind of each of the A captions.
+    """
+    A = check_shape(similarity, "A B", "similarity")["A"]
+    if len(kinds) != A:
+        raise ValueError(f"kinds must name the kind of {A} captions, got {len(kinds)}.")
+    result = {}
+    for kind in dict.fromkeys(kinds):
+        rows = torch.tensor([i for i, name in enumerate(kinds) if name == kind])
+        ranks = text_to_video_ranks(similarity[rows], caption_to_video[rows])
+        result[kind] = ranks.summary(ties)
+    return result
+
+
+def bootstrap_interval(
+    values: Tensor,
+    groups: Tensor | None = None,
+    level: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``values`` (N,) when queries are drawn again.
+
+    Queries with the same number in ``groups`` (N,), such as captions of one video, are
+    no independent evidence: whole groups are drawn. For a recall give
+    ``100 * ranks.hits(k)``; for a paired difference the difference of two such tensors.
+    It speaks about other queries from the same source, not about other training seeds.
+    """
+    N = check_shape(values, "N", "values")["N"]
+    if N == 0 or not 0 < level < 1 or samples < 1:
+        raise ValueError(
+            "values must not be empty, level lie between 0 and 1 and samples be at "
+            f"least 1, got {N} values, {level} and {samples}."
+        )
+    if groups is None:
+        groups = torch.arange(N)
+    check_shape(groups, "N", "groups", N=N)
+    _, group = groups.unique(return_inverse=True)
+    G = int(group.max()) + 1
+    sums = torch.zeros(G, dtype=torch.float64).index_add(0, group, values.double())
+    counts = torch.bincount(group, minlength=G).double()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(G, (samples, G), generator=generator)
+    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return low.item(), high.item()

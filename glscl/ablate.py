@@ -1,0 +1,352 @@
+"""Variants × seeds on the built-in benchmark: who helps, by how much, how surely.
+
+    glscl ablate --seeds 5
+
+Every run is one JSON file with its settings and provenance; a run whose file is there
+with the same settings is not run again, so the command resumes and extends. Epochs are
+chosen on the validation split, the test split is looked at once per run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glscl.backbone import load_backbone
+from glscl.config import get_preset, override
+from glscl.data.loader import (
+    FrameCache,
+    FrameSpec,
+    VideoDataset,
+    atomic_path,
+    cached_frame_features,
+)
+from glscl.data.pairs import CachedVideos
+from glscl.data.synthetic import make_benchmark
+from glscl.evaluate import Retrieval, evaluate
+from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
+from glscl.model import GLSCL
+from glscl.train import RunOptions, fit
+
+NO_LOSSES: dict[str, Any] = {"icl_weight": 0.0, "alpha": 0.0}
+BASELINE: dict[str, Any] = {"pooling": "mean", "local": False}
+#: What each row of the main table changes in the mini preset.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mean pooling": {**BASELINE, "temporal_layers": 0},
+    "temporal": BASELINE,
+    "+ LIM": {**NO_LOSSES, "pooling": "mean"},
+    "+ GIM": {"local": False},
+    "GIM + LIM": NO_LOSSES,
+    "GIM + LIM + ICL": {"alpha": 0.0},
+    "GIM + LIM + IDL": {"icl_weight": 0.0},
+    "all": {},
+}
+#: One setting at a time, from the full model.
+SWEEPS: dict[str, dict[str, Any]] = {
+    **{f"Q = {n}": {"num_queries": n} for n in (1, 4, 16)},
+    **{f"decoder layers = {n}": {"num_decoder_layers": n} for n in (1, 2)},
+    **{f"τ = {t:g}": {"temperature": t} for t in (3.0, 30.0, 300.0)},
+    "separate queries": {"share_queries": False},
+    "separate decoders": {"share_decoder": False},
+    "nothing shared": {"share_queries": False, "share_decoder": False},
+}
+#: Which differences the summary reports, each seed against the same seed.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("temporal", "mean pooling"),
+    ("+ LIM", "temporal"),
+    ("+ GIM", "temporal"),
+    ("GIM + LIM", "temporal"),
+    ("GIM + LIM", "+ GIM"),
+    ("GIM + LIM", "+ LIM"),
+    ("GIM + LIM + ICL", "GIM + LIM"),
+    ("GIM + LIM + IDL", "GIM + LIM"),
+    ("all", "GIM + LIM"),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of an ablation share: the data and changes to the mini recipe."""
+
+    data: str = "data/mini"
+    train_clips: int = 1500
+    val_clips: int = 300
+    test_clips: int = 300
+    epochs: int = 10
+    pretrained: str | None = "builtin"
+
+
+@lru_cache(maxsize=1)
+def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
+    """The splits of the built-in benchmark as features of the mini CLIP, cached."""
+    preset = get_preset("mini").model
+    backbone = load_backbone("mini", setup.pretrained)
+    spec = FrameSpec(
+        preset.max_frames,
+        preset.sample_fps,
+        backbone.image_size,
+        backbone.image_mean,
+        backbone.image_std,
+    )
+    benchmark = make_benchmark(
+        setup.data,
+        setup.train_clips,
+        setup.val_clips,
+        setup.test_clips,
+        progress=False,
+    )
+    cache = Path(setup.data) / "cache"
+    videos = {}
+    for name in ("train", "val", "test"):
+        split = benchmark.split(name)
+        dataset = VideoDataset(split, spec, FrameCache(cache / "frames"))
+        features = cached_frame_features(backbone, dataset, cache)
+        videos[name] = CachedVideos(split, features)
+    return videos
+
+
+def train_variant(
+    changes: Mapping[str, Any],
+    seed: int,
+    videos: Mapping[str, CachedVideos],
+    setup: Setup | None = None,
+    progress: bool = False,
+) -> tuple[GLSCL, dict[str, Any]]:
+    """A variant of the mini model, trained with one seed, and the record of its run.
+
+    ``changes``: settings of ``ModelConfig`` that differ from the mini preset. The seed
+    decides the new modules' start, the data order and dropout. Deterministic on a CPU.
+    """
+    setup = setup or Setup()
+    preset = get_preset("mini")
+    config = override(preset.model, {**changes, "pretrained": setup.pretrained})
+    recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed})
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GLSCL(load_backbone(config.backbone, config.pretrained), config)
+    options = RunOptions(progress=progress)
+    history = fit(model, videos["train"], recipe, videos["val"], options)
+    results = {
+        name: result_record(evaluate(model, videos[name], recipe.eval_batch_size))
+        for name in ("val", "test")
+    }
+    record = {
+        "seed": seed,
+        "model": asdict(model.config),
+        "recipe": asdict(recipe),
+        "best_epoch": history.best_epoch,
+        "validation_R1": [e["validation"]["t2v"]["R1"] for e in history.epochs],
+        "loss": [step["total"] for step in history.steps],
+        "seconds": time.perf_counter() - started,
+        **results,
+    }
+    return model, record
+
+
+def result_record(result: Retrieval) -> dict[str, Any]:
+    """Metrics of both directions, by kind of caption, and every caption's rank."""
+    own = result.split.caption_to_video
+    kinds = [caption.kind for caption in result.split.captions]
+    return {
+        **result.metrics,
+        "kinds": by_kind(result.similarity, own, kinds),
+        "ranks": text_to_video_ranks(result.similarity, own).rank().tolist(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, platform, threads and commit of this process."""
+    names = ("torch", "open_clip_torch", "numpy", "decord")
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def run_path(folder: Path, variant: str, seed: int) -> Path:
+    """The file of one run, its name made of letters, digits and dashes."""
+    plain = variant.replace("τ", "tau").replace("+", "and").replace("=", "")
+    words = "-".join("".join(c if c.isalnum() else " " for c in plain).split())
+    return folder / f"{words.lower()}-seed{seed}.json"
+
+
+def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, Any]:
+    """The record of one run, from its file if that holds the same settings."""
+    path = run_path(folder, variant, seed)
+    settings: dict[str, Any] = {
+        "variant": variant,
+        "changes": {**VARIANTS, **SWEEPS}[variant],
+        "setup": asdict(setup),
+    }
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if all(stored.get(name) == value for name, value in settings.items()):
+            return stored
+    videos = mini_videos(setup)
+    _, record = train_variant(settings["changes"], seed, videos, setup)
+    record = {**settings, **record, "provenance": provenance()}
+    _write_json(path, record)
+    return record
+
+
+def run_all(
+    variants: Iterable[str],
+    seeds: Iterable[int],
+    folder: Path,
+    setup: Setup | None = None,
+    processes: int = 1,
+) -> list[dict[str, Any]]:
+    """All runs, seed by seed, in ``processes`` one-thread processes.
+
+    Raises ``ValueError`` for a variant that does not exist.
+    """
+    setup = setup or Setup()
+    known = {**VARIANTS, **SWEEPS}
+    variants = list(variants)
+    for name in variants:
+        if name not in known:
+            raise ValueError(
+                f"Unknown variant {name!r}: expected one of {list(known)}."
+            )
+    jobs = [(name, seed) for seed in seeds for name in variants]
+    mini_videos(setup)  # decoded once, here, not by every process
+    job = partial(_job, folder=folder, setup=setup)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
+        return list(pool.map(job, jobs))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _job(job: tuple[str, int], folder: Path, setup: Setup) -> dict[str, Any]:
+    return run_once(*job, folder, setup)
+
+
+def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
+    """The table of an ablation: means and deviations over seeds, paired differences.
+
+    All numbers are of the test split, R@k in %.
+    """
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        runs.setdefault(record["variant"], {})[record["seed"]] = record
+    return {
+        "command": command,
+        "setup": records[0]["setup"],
+        "provenance": records[0]["provenance"],
+        "seconds": sum(record["seconds"] for record in records),
+        "variants": {name: _row(list(of.values())) for name, of in runs.items()},
+        "differences": [
+            difference(runs[one], runs[two], one, two)
+            for one, two in PAIRS
+            if one in runs and two in runs and runs[one].keys() & runs[two].keys()
+        ],
+    }
+
+
+def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "changes": runs[0]["changes"],
+        "seeds": [run["seed"] for run in runs],
+        "seconds": sum(run["seconds"] for run in runs) / len(runs),
+        "validation_R1": _spread([run["val"]["t2v"]["R1"] for run in runs]),
+    }
+    for direction in ("t2v", "v2t"):
+        row[direction] = {
+            name: _spread([run["test"][direction][name] for run in runs])
+            for name in ("R1", "R5", "R10", "MdR", "MnR")
+        }
+    row["kinds"] = {
+        kind: _spread([run["test"]["kinds"][kind]["R1"] for run in runs])
+        for kind in runs[0]["test"]["kinds"]
+    }
+    return row
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    x = torch.tensor(values, dtype=torch.float64)
+    deviation = x.std().item() if len(values) > 1 else 0.0
+    return {"mean": x.mean().item(), "std": deviation, "each": list(values)}
+
+
+def difference(
+    one: Mapping[int, Mapping[str, Any]],
+    two: Mapping[int, Mapping[str, Any]],
+    name: str,
+    baseline: str,
+) -> dict[str, Any]:
+    """Text→video R@1 of ``one`` minus ``two``, seed by seed, with an interval.
+
+    The interval (95 %) is of the mean over the shared seeds when test videos are drawn
+    again with all their captions.
+    """
+    seeds = sorted(one.keys() & two.keys())
+    hits = [
+        100 * (_first(one[seed]) - _first(two[seed])) for seed in seeds
+    ]  # per seed (A,)
+    mean = torch.stack(hits).mean(dim=0)
+    videos = one[seeds[0]]["test"]["t2v"]["gallery"]
+    groups = torch.arange(len(mean)) // (len(mean) // videos)
+    return {
+        "variant": name,
+        "baseline": baseline,
+        "seeds": seeds,
+        "each": [x.mean().item() for x in hits],
+        "mean": mean.mean().item(),
+        "interval": bootstrap_interval(mean, groups),
+    }
+
+
+def _first(run: Mapping[str, Any]) -> torch.Tensor:
+    """Which captions (A,) have their video first."""
+    return (torch.tensor(run["test"]["ranks"]) <= 1).double()
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
+        )
+
+
+def ablate(
+    folder: str | Path = "book/results",
+    seeds: int = 5,
+    variants: Sequence[str] = tuple(VARIANTS),
+    setup: Setup | None = None,
+    processes: int = 1,
+    command: str = "glscl ablate",
+) -> dict[str, Any]:
+    """Run what is missing, write ``ablation.json`` and return it."""
+    folder = Path(folder)
+    records = run_all(variants, range(seeds), folder / "ablation", setup, processes)
+    summary = summarise(records, command)
+    _write_json(folder / "ablation.json", summary)
+    return summary
