@@ -259,6 +259,69 @@ def paper_like_macs(sizes: Sizes) -> dict[str, PaperLike]:
     }
 
 
+@dataclass(frozen=True)
+class Cost:
+    """One row of the table. Per item and pair in MACs, totals in giga-MACs (10⁹).
+
+    ``paper_like_giga``: the count that comes nearest to the published number, for 10⁶
+    pairs; ``None`` where none does or nothing is published.
+    """
+
+    method: str
+    video_macs: int
+    query_macs: int
+    pair_macs: float
+    folded_pair_macs: float
+    paper_like_giga: float | None
+    pairs_giga: float
+    items_giga: float
+    total_giga: float
+
+
+def cost_table(sizes: Sizes, captions: int = 1000, videos: int = 1000) -> list[Cost]:
+    """Every head at one size: uniform, folded and paper-like counts side by side.
+
+    Pairs, items and total are uniform counts for all ``captions`` × ``videos``. Raises
+    ``ValueError`` for an empty gallery.
+    """
+    if captions < 1 or videos < 1:
+        raise ValueError(
+            f"captions and videos must be at least 1, got {captions} and {videos}."
+        )
+    folded, paper = folded_macs(sizes), paper_like_macs(sizes)
+    rows = []
+    for method, macs in head_macs(sizes).items():
+        rows.append(
+            Cost(
+                method,
+                macs.video,
+                macs.query,
+                macs.per_query(videos) / videos,
+                folded.get(method, macs).per_query(videos) / videos,
+                paper[method].pair / 1e3 if method in paper else None,
+                captions * macs.per_query(videos) / 1e9,
+                macs.items(captions, videos) / 1e9,
+                macs.total(captions, videos) / 1e9,
+            )
+        )
+    return rows
+
+
+def cost_text(rows: Sequence[Cost]) -> str:
+    """The table as plain text, one method a line."""
+    names = ("per pair", "folded", "per caption", "per video", "pairs G", "items G")
+    lines = [f"{'MACs':27s}" + "".join(f"{name:>13s}" for name in (*names, "total G"))]
+    for row in rows:
+        counts = (row.pair_macs, row.folded_pair_macs, row.query_macs, row.video_macs)
+        giga = (row.pairs_giga, row.items_giga, row.total_giga)
+        lines.append(
+            f"{row.method:27s}"
+            + "".join(f"{count:13,.0f}" for count in counts)
+            + "".join(f"{value:13,.2f}" for value in giga)
+        )
+    return "\n".join(lines)
+
+
 def two_stage(head: HeadMacs, sizes: Sizes, shortlist: int) -> HeadMacs:
     """``head`` used to rerank the ``shortlist`` best of a scan with the mean frame."""
     return HeadMacs(

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from glscl import flops, heads
 from glscl.backbone import load_backbone
+from glscl.cli import app
 from glscl.flops import HeadMacs, Sizes, fvcore_macs, phase_macs, torch_macs
 from glscl.gim import gram_scores
 from glscl.lim import DECODED_AT_ONCE, LocalInteraction
@@ -277,3 +279,25 @@ def test_totals_add_up():
     assert macs.per_query(4) == 4 * 7 + 2 * 11
     assert macs.per_query(1) == 7 + 11
     assert macs.total(captions=10, videos=4) == 10 * 5 + 4 * 3 + 10 * (28 + 22)
+
+
+def test_the_command_prints_every_head_at_any_size():
+    arguments = ["--dim", "64", "--frames", "3", "--captions", "7", "--videos", "11"]
+    result = CliRunner().invoke(app, ["flops", *arguments])
+    assert result.exit_code == 0
+    header, *lines = result.output.splitlines()
+    assert "total G" in header
+    table = flops.head_macs(Sizes(D=64, F=3))
+    assert [line[:27].strip() for line in lines] == list(table)
+    for line, macs in zip(lines, table.values(), strict=True):
+        found = line[27:].replace(",", "").split()
+        assert int(found[0]) == round(macs.per_query(11) / 11)
+        assert float(found[-1]) == round(macs.total(7, 11) / 1e9, 2)
+
+
+def test_the_command_refuses_impossible_sizes_in_a_sentence():
+    result = CliRunner().invoke(app, ["flops", "--frames", "0"])
+    assert result.exit_code == 1
+    assert "F must be at least 1, got 0" in result.output
+    result = CliRunner().invoke(app, ["flops", "--videos", "0"])
+    assert "captions and videos must be at least 1" in result.output
