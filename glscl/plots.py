@@ -32,17 +32,18 @@ SEQUENTIAL = "viridis"
 DIVERGING = "PuOr"
 #: Stands for the text colour of the page until ``to_svg`` knows better.
 INK = "#0b1220"
-WIDTH = 6.4  # inches
+WIDTH = 6.0  # inches of a figure
+STRIP_WIDTH = 7.0  # inches of a film strip
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.size": 11.0,
-    "axes.titlesize": 11.0,
+    "font.size": 12.0,
+    "axes.titlesize": 12.0,
     "axes.titlelocation": "left",
-    "axes.labelsize": 11.0,
-    "xtick.labelsize": 10.0,
-    "ytick.labelsize": 10.0,
-    "legend.fontsize": 10.0,
+    "axes.labelsize": 12.0,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
+    "legend.fontsize": 11.0,
     "legend.frameon": False,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -168,26 +169,37 @@ def film_strip(
     if labels is not None and len(labels) != places:
         what = "frames" if single else "strips"
         raise ValueError(f"{places} {what} need as many labels, got {len(labels)}.")
-    each = WIDTH / count * sizes["H"] / sizes["W"]
-    heights = [each, *([0.45] if bars is not None else [])] * strips
-    made, axes = figure(
-        height=sum(heights) + 0.32 * strips + (0.3 if title else 0.0),
-        rows=len(heights),
-        squeeze=False,
-        gridspec_kw={"height_ratios": heights},
-    )
-    top = 1.0 if bars is None else float(np.nanmax(bars)) * 1.05 or 1.0
+    made, _ = figure()
+    made.clear()
+    made.set_layout_engine("none")
+    left = 0.7 if bars is not None else 0.02
+    breadth = STRIP_WIDTH - left - 0.02
+    tall = breadth / count * sizes["H"] / sizes["W"]
+    label_height = 0.26 if labels is not None else 0.06
+    bar_height = 0.0 if bars is None else 0.5
+    start = 0.32 if title else 0.0
+    height = start + strips * (label_height + tall + bar_height)
+    made.set_size_inches(STRIP_WIDTH, height)
+
+    def place(top: float, tall: float) -> Axes:
+        """Axes ``top`` inches below the upper edge."""
+        box = (left, height - top - tall, breadth, tall)
+        return made.add_axes(tuple(np.divide(box, (STRIP_WIDTH, height) * 2)))
+
+    most = 1.0 if bars is None else float(np.nanmax(bars)) * 1.05 or 1.0
     for strip in range(strips):
-        row = strip * (1 if bars is None else 2)
-        _draw_frames(axes[row, 0], pictures[strip], real[strip])
+        top = start + strip * (label_height + tall + bar_height) + label_height
+        film = place(top, tall)
+        _draw_frames(film, pictures[strip], real[strip])
         if labels is not None and single:
-            _label_frames(axes[row, 0], labels)
+            _label_frames(film, labels)
         elif labels is not None:
-            axes[row, 0].set_title(labels[strip], pad=4)
+            film.set_title(labels[strip], pad=3)
         if bars is not None:
-            _draw_weights(axes[row + 1, 0], bars[strip], real[strip], top)
+            ax = place(top + tall + 0.04, bar_height - 0.1)
+            _draw_weights(ax, bars[strip], real[strip], most)
     if title:
-        made.suptitle(title, x=0.01, ha="left", fontsize=11)
+        made.text(left / STRIP_WIDTH, 1, title, ha="left", va="top", fontsize=12)
     return made
 
 
@@ -234,7 +246,7 @@ def _label_frames(ax: Axes, labels: Sequence[str]) -> None:
             transform=ax.transAxes,
             ha="center",
             va="bottom",
-            fontsize=8,
+            fontsize=9,
         )
 
 
@@ -242,9 +254,9 @@ def _draw_weights(ax: Axes, bars: NDArray, real: NDArray, top: float) -> None:
     places = np.arange(len(bars))
     ax.bar(places[real], bars[real], width=0.8, color=COLOURS[0])
     ax.set(xlim=(-0.5, len(bars) - 0.5), ylim=(0, top), xticks=[])
-    ax.set_ylabel("weight", fontsize=9)
+    ax.set_ylabel("weight", fontsize=10)
     ax.locator_params(axis="y", nbins=2)
-    ax.tick_params(axis="y", labelsize=8)
+    ax.tick_params(axis="y", labelsize=9)
     ax.grid(axis="x", visible=False)
 
 
@@ -342,8 +354,13 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], gallery: int) -> Figure:
     ax = made.axes[0]
     chance = [100 * (b - a) / gallery for a, b in pairwise(edges)]
     ax.scatter(range(len(names)), chance, marker="_", s=600, color=INK, label="chance")
-    ax.legend()
+    _legend(ax)
     return made
+
+
+def _legend(ax: Axes) -> None:
+    """Above the axes, where it covers nothing."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
 
 def lines(
@@ -372,7 +389,7 @@ def lines(
         ax.set_xscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1 or baseline is not None:
-        ax.legend()
+        _legend(ax)
     return made
 
 
@@ -416,7 +433,7 @@ def bars(
     ax.set(ylabel=ylabel, xlabel=xlabel)
     ax.grid(axis="x", visible=False)
     if len(series) > 1 or baseline is not None:
-        ax.legend()
+        _legend(ax)
     return made
 
 

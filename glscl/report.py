@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parent.parent
 _GLUED = "application/papermill.record/"
 _NAME = re.compile(r"ch\d\d_[a-z0-9_]+")
+_NO_BREAK = "\u00a0"  # a shape is read in one line
 _CLIP_LIMIT = 100_000  # bytes of a file that may go into a page as it is
 _VERSIONS = ("glscl", "torch", "torchvision", "open_clip_torch", "numpy", "decord")
 
@@ -108,22 +109,54 @@ def show_clips(
 def table(frame: DataFrame, caption: str, digits: int = 1) -> None:
     """Show a data frame as a table with ``caption``; numbers get ``digits`` decimals.
 
-    Values that are missing are shown as a dash.
+    Missing values are shown as a dash, and an index that only counts is left out.
     """
     if not caption.strip():
         raise ValueError("a table needs a caption that says what it holds.")
-    styler = frame.style.format(precision=digits, na_rep="–", escape="html")
-    styler = styler.set_caption(html.escape(caption))
-    if type(frame.index).__name__ == "RangeIndex":
-        styler = styler.hide(axis="index")
-    styler = styler.set_table_attributes('class="glscl-table"')
-    made = styler.to_html(exclude_styles=True, sparse_index=False)
-    made = made.replace("<th >&nbsp;</th>", "<td></td>")
-    box = (
-        '<div class="glscl-table-box" role="region" tabindex="0" '
-        f'aria-label="{html.escape(caption)}" style="overflow-x:auto">'
+    counts = type(frame.index).__name__ == "RangeIndex"
+    shown = frame if counts else frame.reset_index(names=frame.index.name or "")
+    columns = {str(name): list(shown[name]) for name in shown.columns}
+    numeric = {name: all(map(_is_number, values)) for name, values in columns.items()}
+    head = "".join(
+        f'<th scope="col"{_align(numeric[name])}>{html.escape(name)}</th>'
+        if name
+        else "<td></td>"
+        for name in columns
     )
-    _display(f"{box}{made}</div>", f"{caption}\n{frame.to_string()}")
+    body = []
+    for row in zip(*columns.values(), strict=True):
+        cells = []
+        for place, (name, value) in enumerate(zip(columns, row, strict=True)):
+            text = html.escape(_cell(value, digits))
+            names_row = place == 0 and not counts
+            start, end = ('<th scope="row"', "</th>") if names_row else ("<td", "</td>")
+            cells.append(f"{start}{_align(numeric[name])}>{text}{end}")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    _display(
+        '<div class="glscl-table-box" role="group" tabindex="0" '
+        f'aria-label="{html.escape(caption)}" style="overflow-x:auto">'
+        f'<table class="glscl-table"><caption>{html.escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>",
+        f"{caption}\n{frame.to_string()}",
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a cell belongs into a column of numbers; a missing one does."""
+    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return numeric or value is None
+
+
+def _align(number: bool) -> str:
+    return ' class="number" style="text-align:right"' if number else ""
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.{digits}f}"
+    return str(value)
 
 
 def metric_table(
@@ -137,7 +170,7 @@ def metric_table(
     """
     import pandas as pd
 
-    directions = {"t2v": "text → video", "v2t": "video → text"}
+    directions = {"t2v": "text→video", "v2t": "video→text"}
     rows = [
         {"method": method, "direction": words, **found[direction]}
         for method, found in results.items()
@@ -161,9 +194,10 @@ def shape_table(caption: str = "Shapes on the way", **rows: tuple[Any, str]) -> 
     lines = []
     for name, (tensor, axes) in rows.items():
         sizes |= check_shape(tensor, axes, name, **sizes)
-        shape = " × ".join(str(size) for size in tensor.shape)
+        shape = f"{_NO_BREAK}×{_NO_BREAK}".join(map(str, tensor.shape))
+        letters = f",{_NO_BREAK}".join(axes.split())
         kind = str(tensor.dtype).removeprefix("torch.")
-        lines.append((name, f"({', '.join(axes.split())})", shape, kind))
+        lines.append((name, f"({letters})", shape, kind))
     table(pd.DataFrame(lines, columns=["tensor", "axes", "size", "type"]), caption)
 
 

@@ -22,7 +22,12 @@ from .parameters import Values
 
 KERNEL = "glscl-book"
 INJECTED = "injected-parameters"
-CAPTION = "Values this page was run with"
+#: What a folded cell is called on the page, by its tag.
+CAPTIONS = {
+    INJECTED: "Values this page was run with",
+    "bootstrap": "Find the project, or fetch it",
+    "solution": "Solution",
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ def environment(job: Job) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TQDM_DISABLE": "1",
+        # Said by tqdm.auto in every environment without widgets.
+        "PYTHONWARNINGS": "ignore:IProgress not found",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
@@ -168,10 +175,12 @@ def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
         if INJECTED in sources.tags(cell):
             cell.id = INJECTED
             cell.metadata["tags"] = [INJECTED, "hide-input"]
-            cell.metadata["mystnb"] = {
-                "code_prompt_show": CAPTION,
-                "code_prompt_hide": CAPTION,
-            }
+        for tag in sources.tags(cell):
+            if tag in CAPTIONS:
+                prompts = dict.fromkeys(("show", "hide"), CAPTIONS[tag])
+                cell.metadata["mystnb"] = {
+                    f"code_prompt_{state}": text for state, text in prompts.items()
+                }
     return notebook
 
 

@@ -1,0 +1,174 @@
+"""What only a browser can say about the pages: opened from disk, with no network."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .pages import pages_below
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+LAUNCH = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--hide-scrollbars",
+)
+WIDTHS = (390, 768, 1440)
+THEMES = ("light", "dark")
+#: Faults of the theme itself: rule of axe-core, and the parts of a page it may name.
+KNOWN = {
+    "label-content-name-mismatch": (
+        ".search-button-field",
+        ".search-button__button",
+        ".theme-switch-button",
+        "summary",
+    ),
+    "region": (".navbar-brand",),
+    "aria-allowed-role": (".citation",),
+    "aria-deprecated-role": (".citation",),
+    "aria-required-children": (".citation-list",),
+}
+REDIRECT = 'http-equiv="Refresh"'
+_LAYOUT = """() => {
+  const page = document.documentElement;
+  const seen = (e) => e.checkVisibility && e.checkVisibility();
+  const cut = [...document.querySelectorAll('div.math, .glscl-figure, .glscl-table-box')]
+    .filter(seen).filter((e) => {
+      const box = e.getBoundingClientRect();
+      return box.right > innerWidth + 1 && getComputedStyle(e).overflowX === 'visible';
+    });
+  return {
+    theme: page.dataset.theme,
+    wide: page.scrollWidth > innerWidth ? page.scrollWidth : 0,
+    cut: cut.map((e) => e.outerHTML.slice(0, 80)),
+    maths: document.querySelectorAll('span.math, div.math').length,
+    drawn: document.querySelectorAll('mjx-container').length,
+    broken: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
+    images: [...document.images].filter((i) => i.complete && !i.naturalWidth)
+      .map((i) => i.src.slice(0, 80)),
+    videos: [...document.querySelectorAll('video')].filter((v) => v.error).length,
+  };
+}"""
+_READY = """() => document.readyState === 'complete' &&
+  (!document.querySelector('span.math, div.math') ||
+   document.querySelector('mjx-container'))"""
+
+
+@dataclass
+class Visit:
+    """What one page did while it was open."""
+
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def program() -> str | None:
+    """The installed Chromium, if there is one."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def axe_script(root: Path) -> Path | None:
+    """axe-core, when it was installed beside the project for the tests."""
+    path = root / "node_modules/axe-core/axe.min.js"
+    return path if path.is_file() else None
+
+
+def check(
+    folder: Path,
+    axe: Path | None = None,
+    widths: Iterable[int] = WIDTHS,
+    themes: Iterable[str] = THEMES,
+) -> Iterator[str]:
+    """Open every page below ``folder`` in each theme and width; yield the faults."""
+    from playwright.sync_api import sync_playwright
+
+    widths = tuple(widths)
+    pages = [p for p in pages_below(folder) if REDIRECT not in p.read_text()]
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program(), args=list(LAUNCH))
+        for theme in themes:
+            context = chromium.new_context(
+                offline=True, color_scheme=theme, reduced_motion="reduce"
+            )
+            # The theme complains on the console when neither is stored.
+            context.add_init_script(
+                f"localStorage.setItem('mode', '{theme}');"
+                f"localStorage.setItem('theme', '{theme}');"
+            )
+            for path in pages:
+                name = f"{path.relative_to(folder).as_posix()} ({theme})"
+                page = context.new_page()
+                faults = _visit(page, path, theme, widths, axe)
+                yield from (f"{name}: {fault}" for fault in faults)
+                page.close()
+            context.close()
+        chromium.close()
+
+
+def _visit(
+    page: Any, path: Path, theme: str, widths: tuple[int, ...], axe: Path | None
+) -> list[str]:
+    visit = Visit()
+    page.on("request", lambda request: visit.requests.append(request.url))
+    page.on(
+        "requestfailed", lambda request: visit.errors.append(f"failed: {request.url}")
+    )
+    page.on("pageerror", lambda error: visit.errors.append(f"page error: {error}"))
+    page.on("console", lambda message: _console(visit, message))
+    page.set_viewport_size({"width": widths[0], "height": 900})
+    page.goto(path.resolve().as_uri())
+    page.wait_for_load_state("load")
+    faults = []
+    try:
+        page.wait_for_function(_READY, timeout=20_000)
+    except Exception:
+        faults.append("the formulas are not drawn after 20 s")
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        faults += _layout_faults(page.evaluate(_LAYOUT), theme, width)
+    if axe is not None:
+        faults += _axe_faults(page, axe)
+    local = ("file:", "data:", "blob:", "about:")
+    outside = [url for url in visit.requests if not url.startswith(local)]
+    faults += [f"asks the network for {url[:100]}" for url in outside]
+    return faults + visit.errors
+
+
+def _console(visit: Visit, message: Any) -> None:
+    if message.type == "error":
+        visit.errors.append(f"console: {message.text[:200]}")
+
+
+def _layout_faults(found: dict[str, Any], theme: str, width: int) -> list[str]:
+    faults = []
+    if found["theme"] not in (None, theme):
+        faults.append(f"shows the theme {found['theme']}")
+    if found["wide"]:
+        faults.append(f"{found['wide']} px wide in a window of {width} px")
+    faults += [f"cut off at {width} px: {markup}" for markup in found["cut"]]
+    if found["broken"]:
+        faults.append(f"{found['broken']} formulas with an error")
+    if found["drawn"] < found["maths"]:
+        faults.append(f"only {found['drawn']} of {found['maths']} formulas are drawn")
+    faults += [f"picture that does not load: {source}" for source in found["images"]]
+    if found["videos"]:
+        faults.append(f"{found['videos']} films that do not play")
+    return faults
+
+
+def _axe_faults(page: Any, axe: Path) -> list[str]:
+    page.add_script_tag(path=str(axe))
+    # With `preload` axe would fetch every stylesheet, which a page on disk may not.
+    run = "() => axe.run(document, {preload: false, resultTypes: ['violations']})"
+    faults = []
+    for violation in page.evaluate(run)["violations"]:
+        allowed = ", ".join(KNOWN.get(violation["id"], ()))
+        for node in violation["nodes"]:
+            selector = str(node["target"][0])
+            known = "([s, a]) => a && !!document.querySelector(s)?.closest(a)"
+            if page.evaluate(known, [selector, allowed]):
+                continue
+            faults.append(f"axe {violation['id']}: {selector}")
+    return faults

@@ -1,0 +1,163 @@
+"""What can be said about the pages without a browser."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from bs4 import BeautifulSoup, Tag
+
+#: Attributes by which a page makes a browser fetch something.
+FETCHED = {
+    "audio": ("src",),
+    "embed": ("src",),
+    "iframe": ("src",),
+    "image": ("href", "xlink:href"),
+    "img": ("src", "srcset"),
+    "input": ("src",),
+    "object": ("data",),
+    "script": ("src",),
+    "source": ("src", "srcset"),
+    "track": ("src",),
+    "use": ("href", "xlink:href"),
+    "video": ("src", "poster"),
+}
+LINK_KINDS = {"stylesheet", "icon", "preload", "modulepreload", "manifest"}
+#: Traces of a build that went wrong, or of markup that was not understood.
+TRACES = (
+    r"Traceback \(most recent call last\)",
+    r"\{glue:?\w*\}",
+    r"\{(?:doc|eq|cite|ref|numref)\}`",
+    r"\bWARNING:",
+    r"System Message:",
+    r"<!-- runtime -->",
+)
+MAX_BYTES = 4_000_000
+
+
+def pages_below(folder: Path) -> list[Path]:
+    """The book's own pages, without the theme's files."""
+    return sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+
+
+def check(folder: Path) -> Iterator[str]:
+    """Every fault of every page below ``folder``, as ``page: what is wrong``."""
+    pages = pages_below(folder)
+    if not pages:
+        yield f"{folder}: no pages here"
+    soups = {
+        page.resolve(): BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        for page in pages
+    }
+    for page, soup in soups.items():
+        name = page.relative_to(folder.resolve()).as_posix()
+        faults = [
+            *_resources(page, soup),
+            *_names(soup),
+            *_links(page, soup, soups),
+            *_traces(soup),
+            *_structure(soup),
+        ]
+        if page.stat().st_size > MAX_BYTES:
+            faults.append(
+                f"{page.stat().st_size} bytes, at most {MAX_BYTES} are allowed"
+            )
+        yield from (f"{name}: {fault}" for fault in faults)
+
+
+def _resources(page: Path, soup: BeautifulSoup) -> Iterator[str]:
+    """Everything a browser would load must lie beside the page."""
+    for tag in soup.find_all(True):
+        names = FETCHED.get(tag.name, ())
+        if tag.name == "link" and LINK_KINDS & set(tag.get("rel") or []):
+            names = ("href",)
+        for name in names:
+            address = str(tag.get(name) or "")
+            if name == "srcset":
+                address = address.split(" ")[0]
+            yield from _local(page, address, f"<{tag.name} {name}>")
+        for address in re.findall(r"url\(([^)]*)\)", str(tag.get("style") or "")):
+            yield from _local(page, address.strip("'\""), f"<{tag.name} style>")
+    for tag in soup.find_all("style"):
+        for address in re.findall(r"url\(([^)]*)\)", tag.get_text()):
+            yield from _local(page, address.strip("'\""), "<style>")
+
+
+def _local(page: Path, address: str, where: str) -> Iterator[str]:
+    parts = urlsplit(address)
+    if not address or address.startswith("#") or parts.scheme == "data":
+        return
+    if parts.scheme or parts.netloc:
+        yield f"{where} loads {address[:80]} from outside"
+    elif not (page.parent / unquote(parts.path)).exists():
+        yield f"{where} names {address[:80]}, which is not there"
+
+
+def _names(soup: BeautifulSoup) -> Iterator[str]:
+    """Pictures, drawings and films must say in words what they show."""
+    for tag in soup.find_all("img"):
+        if not tag.has_attr("alt"):
+            yield f"<img> without alt: {str(tag.get('src'))[:60]}"
+    for tag in soup.select(".cell_output img"):
+        if not str(tag.get("alt") or "").strip() or str(tag["alt"]).startswith("../"):
+            yield f"a figure without alt text: {str(tag.get('src'))[:60]}"
+    for tag in soup.select("svg[role=img], video"):
+        if not str(tag.get("aria-label") or "").strip():
+            yield f"<{tag.name}> without aria-label"
+    for tag in soup.select("figure svg"):
+        outer = tag.find_parent("svg") is None
+        if outer and tag.get("role") != "img":
+            yield "a drawing without role=img and aria-label"
+
+
+def _links(
+    page: Path, soup: BeautifulSoup, soups: dict[Path, BeautifulSoup]
+) -> Iterator[str]:
+    """Links inside the book must lead somewhere, to the very anchor."""
+    for tag in soup.find_all("a", href=True):
+        parts = urlsplit(str(tag["href"]))
+        if parts.scheme or parts.netloc:
+            continue
+        target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+        if not target.exists():
+            yield f"link to {tag['href']}, which is not there"
+        elif not _has_anchor(soups.get(target), unquote(parts.fragment)):
+            yield f"link to {tag['href']}: no such place on the page"
+
+
+def _has_anchor(soup: BeautifulSoup | None, name: str) -> bool:
+    """Whether the page has this anchor; every file has the empty one."""
+    if soup is None or not name:
+        return True
+    return bool(soup.find(id=name) or soup.find(attrs={"name": name}))
+
+
+def _traces(soup: BeautifulSoup) -> Iterator[str]:
+    article = soup.select_one("article")
+    if article is None:
+        return
+    prose = _without_code(article)
+    for pattern in TRACES:
+        found = re.search(pattern, prose)
+        if found:
+            yield f"the page shows `{found[0]}`"
+
+
+def _without_code(article: Tag) -> str:
+    """The article's text and markup, without listings that may quote anything."""
+    copy = BeautifulSoup(str(article), "html.parser")
+    for listing in copy.select("pre, code, .cell_input"):
+        listing.decompose()
+    return str(copy)
+
+
+def _structure(soup: BeautifulSoup) -> Iterator[str]:
+    article = soup.select_one("article")
+    if article is not None and len(article.find_all("h1")) != 1:
+        yield f"{len(article.find_all('h1'))} top headings, expected one"
+    seen: set[str] = set()
+    for tag in soup.find_all(id=True):
+        name = str(tag["id"])
+        if name in seen:
+            yield f"two elements have the id {name}"
+        seen.add(name)
