@@ -26,16 +26,10 @@ import torch
 
 from glscl.backbone import load_backbone
 from glscl.config import get_preset, override
-from glscl.data.loader import (
-    FrameCache,
-    FrameSpec,
-    VideoDataset,
-    atomic_path,
-    cached_frame_features,
-)
+from glscl.data.loader import atomic_path
 from glscl.data.pairs import CachedVideos
 from glscl.data.synthetic import make_benchmark
-from glscl.evaluate import Retrieval, evaluate
+from glscl.evaluate import Retrieval, cached_videos, evaluate
 from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
 from glscl.model import GLSCL
 from glscl.train import RunOptions, fit
@@ -91,15 +85,7 @@ class Setup:
 @lru_cache(maxsize=1)
 def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
     """The splits of the built-in benchmark as features of the mini CLIP, cached."""
-    preset = get_preset("mini").model
     backbone = load_backbone("mini", setup.pretrained)
-    spec = FrameSpec(
-        preset.max_frames,
-        preset.sample_fps,
-        backbone.image_size,
-        backbone.image_mean,
-        backbone.image_std,
-    )
     benchmark = make_benchmark(
         setup.data,
         setup.train_clips,
@@ -107,14 +93,12 @@ def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
         setup.test_clips,
         progress=False,
     )
-    cache = Path(setup.data) / "cache"
-    videos = {}
-    for name in ("train", "val", "test"):
-        split = benchmark.split(name)
-        dataset = VideoDataset(split, spec, FrameCache(cache / "frames"))
-        features = cached_frame_features(backbone, dataset, cache)
-        videos[name] = CachedVideos(split, features)
-    return videos
+    return {
+        name: cached_videos(
+            benchmark.split(name), backbone, get_preset("mini").model, Path(setup.data)
+        )
+        for name in ("train", "val", "test")
+    }
 
 
 def train_variant(

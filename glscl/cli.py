@@ -120,5 +120,155 @@ def flops(
     typer.echo(cost_text(cost_table(sizes, captions, videos)))
 
 
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
+]
+
+
+def _parse_changes(pairs: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are JSON, or else plain text."""
+    import json
+
+    changes: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}.")
+        try:
+            changes[name] = json.loads(text)
+        except json.JSONDecodeError:
+            changes[name] = text
+    return changes
+
+
+@app.command("train")
+@sentence_errors
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
+    preset: Annotated[str, typer.Option(help="Model and recipe.")] = "mini",
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    changes: Changes = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints.")
+    ] = None,
+    select_on: Annotated[
+        str, typer.Option(help="Split that chooses the epoch: validation or test.")
+    ] = "validation",
+    resume: Annotated[
+        bool, typer.Option(help="Go on with a run in the folder.")
+    ] = True,
+    tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
+) -> None:
+    """Train on the built-in benchmark; `torchrun -m glscl.cli train` for many GPUs."""
+    from glscl.runs import train_mini
+    from glscl.train import RunOptions
+
+    options = RunOptions(
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        micro_batch=micro_batch,
+        accumulate=accumulate,
+        workers=workers,
+        folder=out,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        select_on=select_on,  # type: ignore[arg-type]
+        tensorboard=tensorboard,
+    )
+    history = train_mini(preset, root, _parse_changes(changes), options)
+    best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
+    typer.echo(
+        f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
+        f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
+        f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}"
+    )
+
+
+@app.command("eval")
+@sentence_errors
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
+    ] = None,
+    qb_norm: Annotated[
+        bool, typer.Option(help="Also with QB-Norm, bank: training captions.")
+    ] = False,
+    dsl: Annotated[
+        bool, typer.Option(help="Also with the dual softmax (transductive).")
+    ] = False,
+    worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
+) -> None:
+    """Print and write the retrieval table of a model on the built-in benchmark."""
+    from glscl.evaluate import markdown, write_tables
+    from glscl.runs import evaluate_mini
+
+    rows, failures, about = evaluate_mini(model, root, split, qb_norm, dsl, worst)
+    typer.echo(markdown(rows))
+    if failures:
+        typer.echo(markdown(failures))
+    if out is not None:
+        for path in write_tables(out, rows, failures, about):
+            typer.echo(f"written to {path}")
+
+
+@app.command("ablate")
+@sentence_errors
+def ablate(
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "book/results"
+    ),
+    seeds: Annotated[int, typer.Option(help="Seeds, from 0.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of every run.")] = 10,
+    train_clips: Annotated[int, typer.Option(help="Training clips.")] = 1500,
+    processes: Annotated[int, typer.Option(help="Runs at the same time.")] = 1,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only these.")
+    ] = None,
+    sweeps: Annotated[
+        bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
+    ] = False,
+) -> None:
+    """Train variants × seeds; whatever is there already is kept. Writes ablation.json."""
+    import sys
+
+    from glscl.ablate import SWEEPS, VARIANTS, Setup
+    from glscl.ablate import ablate as run
+
+    names = variants or [*VARIANTS, *(SWEEPS if sweeps else ())]
+    setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
+    command = " ".join(["glscl", *sys.argv[1:]])
+    summary = run(out, seeds, names, setup, processes, command)
+    for name, row in summary["variants"].items():
+        R1 = row["t2v"]["R1"]
+        typer.echo(
+            f"{name:18s} text to video R@1 {R1['mean']:5.1f} ± {R1['std']:.1f} % "
+            f"({len(row['seeds'])} seeds)"
+        )
+    for pair in summary["differences"]:
+        low, high = pair["interval"]
+        typer.echo(
+            f"{pair['variant']} − {pair['baseline']}: {pair['mean']:+.1f} "
+            f"[{low:+.1f}, {high:+.1f}]"
+        )
+
+
 if __name__ == "__main__":
     app()

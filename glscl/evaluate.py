@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from glscl.data.pairs import Videos, trim, video_batches
+from glscl.backbone import Backbone
+from glscl.config import ModelConfig
+from glscl.data.loader import (
+    FrameCache,
+    FrameSpec,
+    VideoDataset,
+    atomic_path,
+    cached_frame_features,
+)
+from glscl.data.pairs import CachedVideos, Videos, trim, video_batches
 from glscl.data.split import Split
-from glscl.metrics import Metrics, retrieval_metrics
+from glscl.metrics import (
+    Metrics,
+    Ranks,
+    bootstrap_interval,
+    retrieval_metrics,
+    text_to_video_ranks,
+    video_to_text_ranks,
+)
 from glscl.model import GLSCL, VideoFeatures
 
 
@@ -54,9 +74,18 @@ def similarity_matrix(
     training = model.training
     model.to(device).eval()
     gallery = encode_gallery(model, videos, batch_size, device, workers)
-    token_ids, token_mask = model.backbone.tokenize(
-        videos.split.texts, model.config.max_words
-    )
+    scores = caption_scores(model, videos.split.texts, gallery, batch_size)
+    model.train(training)
+    return scores
+
+
+@torch.no_grad()
+def caption_scores(
+    model: GLSCL, texts: Sequence[str], gallery: VideoFeatures, batch_size: int = 64
+) -> Tensor:
+    """Similarity (A, B) of any captions with an encoded gallery, on the CPU."""
+    device = gallery.frames.device
+    token_ids, token_mask = model.backbone.tokenize(texts, model.config.max_words)
     rows = []
     for ids, mask in zip(
         token_ids.split(batch_size), token_mask.split(batch_size), strict=True
@@ -65,7 +94,6 @@ def similarity_matrix(
             ids, mask = trim(ids, mask)
         text = model.encode_text(ids.to(device), mask.to(device))
         rows.append(model.similarity(text, gallery).float().cpu())
-    model.train(training)
     return torch.cat(rows)
 
 
@@ -90,3 +118,126 @@ def encode_gallery(
         torch.cat([part.mask for part in parts]),
         torch.cat(concepts) if concepts else None,
     )
+
+
+def frame_spec(backbone: Backbone, config: ModelConfig) -> FrameSpec:
+    """How a model's videos become pixels."""
+    return FrameSpec(
+        config.max_frames,
+        config.sample_fps,
+        backbone.image_size,
+        backbone.image_mean,
+        backbone.image_std,
+    )
+
+
+def cached_videos(
+    split: Split, backbone: Backbone, config: ModelConfig, root: Path
+) -> CachedVideos:
+    """A split as features of the visual tower, kept in ``root``/cache."""
+    cache = root / "cache"
+    dataset = VideoDataset(
+        split, frame_spec(backbone, config), FrameCache(cache / "frames")
+    )
+    return CachedVideos(split, cached_frame_features(backbone, dataset, cache))
+
+
+def result_table(
+    scores: Sequence[tuple[str, Tensor]], split: Split
+) -> list[dict[str, Any]]:
+    """One row per way of scoring, direction and kind of caption, for printing.
+
+    ``scores``: names and similarities (A, B). Recalls in %; ``low`` and ``high`` bound
+    R@1 (95 %, videos drawn again with all their captions).
+    """
+    own = split.caption_to_video
+    kinds = [caption.kind for caption in split.captions]
+    rows = []
+    for name, similarity in scores:
+        ranks = text_to_video_ranks(similarity, own)
+        rows.append(_row(name, "text to video", "all captions", ranks, own))
+        for kind in dict.fromkeys(kinds) if len(set(kinds)) > 1 else ():
+            chosen = split.captions_of_kind(kind)
+            part = Ranks(ranks.better[chosen], ranks.ties[chosen], ranks.gallery)
+            rows.append(_row(name, "text to video", kind, part, own[chosen]))
+        back = video_to_text_ranks(similarity, own)
+        videos = torch.arange(len(back.better))
+        rows.append(_row(name, "video to text", "caption groups", back, videos))
+    return rows
+
+
+def _row(
+    scores: str, direction: str, captions: str, ranks: Ranks, groups: Tensor
+) -> dict[str, Any]:
+    low, high = bootstrap_interval(100 * ranks.hits(1), groups)
+    summary = ranks.summary()
+    return {
+        "scores": scores,
+        "direction": direction,
+        "captions": captions,
+        "R1": summary["R1"],
+        "low": low,
+        "high": high,
+        **{k: v for k, v in summary.items() if k != "R1"},
+    }
+
+
+def worst_queries(result: Retrieval, count: int = 10) -> list[dict[str, Any]]:
+    """The ``count`` captions whose own video ranks last, with what ranked first."""
+    split, similarity = result.split, result.similarity
+    rank = text_to_video_ranks(similarity, split.caption_to_video).rank()
+    table = []
+    for a in rank.argsort(descending=True, stable=True)[:count].tolist():
+        caption, first = split.captions[a], int(similarity[a].argmax())
+        table.append(
+            {
+                "caption": caption.text,
+                "kind": caption.kind,
+                "video": split.videos[caption.video].id,
+                "rank": rank[a].item(),
+                "score": similarity[a, caption.video].item(),
+                "first": split.videos[first].id,
+                "first score": similarity[a, first].item(),
+            }
+        )
+    return table
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with the same keys as a Markdown table; numbers with up to two decimals."""
+
+    def cell(value: Any) -> str:
+        plain = (
+            f"{value:.2f}".rstrip("0").rstrip(".")
+            if isinstance(value, float)
+            else value
+        )
+        return str(plain).replace("|", "\\|")
+
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[cell(value) for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_tables(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    worst: Sequence[dict[str, Any]],
+    about: dict[str, Any],
+) -> list[Path]:
+    """Write ``path`` with the suffixes .json (everything), .csv and .md (the table)."""
+    written = [
+        path.with_name(path.name + suffix) for suffix in (".json", ".csv", ".md")
+    ]
+    everything = {"about": about, "table": rows, "worst": worst}
+    with atomic_path(written[0]) as temporary:
+        temporary.write_text(
+            json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
+        )
+    with atomic_path(written[1]) as temporary, temporary.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    with atomic_path(written[2]) as temporary:
+        temporary.write_text(markdown(rows))
+    return written
