@@ -87,9 +87,3 @@ def share_weights(model: nn.Module) -> None:
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
-
-
-def wait() -> None:
-    """Return when every process has come here."""
-    if world_size() > 1:
-        dist.barrier()

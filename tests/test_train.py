@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,7 +284,7 @@ from pathlib import Path
 from toy import toy_model, toy_recipe, toy_videos
 from glscl.train import RunOptions, fit
 torch.set_num_threads(1)
-options = RunOptions(folder=Path(sys.argv[1]), checkpoint_every=2, progress=False)
+options = RunOptions(folder=Path(sys.argv[1]), checkpoint_every=2)
 recipe = toy_recipe(epochs=6)
 fit(toy_model(), toy_videos(), recipe, toy_videos(6, name="val"), options)
 """
@@ -294,10 +295,16 @@ def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
     tests = str(Path(__file__).parent)
     script.write_text(textwrap.dedent(RUN.format(tests=tests)))
     command = [sys.executable, str(script)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    quiet = subprocess.run(
+        [*command, str(tmp_path / "whole")],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "TQDM_DISABLE": "1"},
+    )
+    assert quiet.stderr == quiet.stdout == b""
     victim = int(np.random.default_rng().integers(2, 11))
     killed = tmp_path / "killed"
-    process = subprocess.Popen([*command, str(killed)])
+    process = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL)
     log = killed / "log.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count('"total"') >= victim):
@@ -306,7 +313,14 @@ def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run([*command, str(killed)], check=True)
+    shown = subprocess.run(
+        [*command, str(killed)],
+        check=True,
+        capture_output=True,
+        env={name: v for name, v in os.environ.items() if name != "TQDM_DISABLE"},
+    )
+    assert b"12/12" in shown.stderr
+    assert b"pairs/s" in shown.stderr
     whole, resumed = (
         torch.load(folder / "checkpoint.pt", weights_only=True)
         for folder in (tmp_path / "whole", killed)
@@ -361,6 +375,34 @@ def test_impossible_batches_and_options_are_refused():
         RunOptions(micro_batch=0)
     with pytest.raises(ValueError, match="needs a folder"):
         RunOptions(tensorboard=True)
+
+
+def test_tensorboard_gets_every_number_or_says_that_it_is_missing(
+    tmp_path, monkeypatch
+):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == tmp_path / "tensorboard"
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    options = replace(QUIET, folder=tmp_path, tensorboard=True)
+    recipe, validation = toy_recipe(epochs=1), toy_videos(4, name="val")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RuntimeError, match="TensorBoard is not installed"):
+        fit(toy_model(), toy_videos(), recipe, validation, options)
+    fake = types.SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    fit(toy_model(), toy_videos(), recipe, validation, options)
+    assert ("info_nce", 1) in written
+    assert ("validation/t2v/R1", 2) in written
+    assert written[-1] == "closed"
 
 
 def test_epoch_orders_cover_the_split_and_differ():
