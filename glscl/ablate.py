@@ -123,19 +123,18 @@ def train_variant(
         model = GLSCL(load_backbone(config.backbone, config.pretrained), config)
     options = RunOptions(progress=progress)
     history = fit(model, videos["train"], recipe, videos["val"], options)
-    results = {
-        name: result_record(evaluate(model, videos[name], recipe.eval_batch_size))
-        for name in ("val", "test")
-    }
+    best = history.best_epoch
+    test = evaluate(model, videos["test"], recipe.eval_batch_size)
     record = {
         "seed": seed,
         "model": asdict(model.config),
         "recipe": asdict(recipe),
-        "best_epoch": history.best_epoch,
+        "best_epoch": best,
         "validation_R1": [e["validation"]["t2v"]["R1"] for e in history.epochs],
         "loss": [step["total"] for step in history.steps],
         "seconds": time.perf_counter() - started,
-        **results,
+        "val": None if best is None else history.epochs[best]["validation"],
+        "test": result_record(test),
     }
     return model, record
 
@@ -223,6 +222,16 @@ def run_all(
     job = partial(_job, folder=folder, setup=setup)
     with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
         return list(pool.map(job, jobs))
+
+
+def stored_runs(folder: Path, setup: Setup) -> list[dict[str, Any]]:
+    """Every record of ``setup`` in ``folder``, in the order of the tables and seeds."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    order = list({**VARIANTS, **SWEEPS})
+    return sorted(
+        (record for record in records if record["setup"] == asdict(setup)),
+        key=lambda record: (order.index(record["variant"]), record["seed"]),
+    )
 
 
 def _one_thread() -> None:
@@ -328,9 +337,13 @@ def ablate(
     processes: int = 1,
     command: str = "glscl ablate",
 ) -> dict[str, Any]:
-    """Run what is missing, write ``ablation.json`` and return it."""
-    folder = Path(folder)
-    records = run_all(variants, range(seeds), folder / "ablation", setup, processes)
-    summary = summarise(records, command)
+    """Run what is missing, write ``ablation.json`` and return it.
+
+    The summary covers every run of the same setup that is in ``folder``, so variants
+    may have different numbers of seeds.
+    """
+    folder, setup = Path(folder), setup or Setup()
+    run_all(variants, range(seeds), folder / "ablation", setup, processes)
+    summary = summarise(stored_runs(folder / "ablation", setup), command)
     _write_json(folder / "ablation.json", summary)
     return summary

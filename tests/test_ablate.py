@@ -1,6 +1,7 @@
 """The ablation: runs that resume, a table that says what the runs say."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from glscl.ablate import (
     difference,
     run_once,
     run_path,
+    stored_runs,
     summarise,
     train_variant,
 )
@@ -117,6 +119,20 @@ def test_differences_use_the_seeds_both_have():
     one = {seed: fake_run("a", seed, [1, 1]) for seed in (0, 2)}
     two = {seed: fake_run("b", seed, [1, 2]) for seed in (1, 2)}
     assert difference(one, two, "a", "b")["seeds"] == [2]
+
+
+def test_summary_reads_every_run_of_its_setup_in_the_order_of_the_table(tmp_path):
+    other = {**fake_run("temporal", 7, [1, 1]), "setup": asdict(Setup(epochs=3))}
+    for run in (
+        {**fake_run("all", 0, [1, 1]), "setup": asdict(TINY)},
+        {**fake_run("temporal", 1, [1, 1]), "setup": asdict(TINY)},
+        {**fake_run("temporal", 0, [1, 1]), "setup": asdict(TINY)},
+        other,
+    ):
+        path = run_path(tmp_path, run["variant"], run["seed"])
+        path.write_text(json.dumps(run))
+    found = [(run["variant"], run["seed"]) for run in stored_runs(tmp_path, TINY)]
+    assert found == [("temporal", 0), ("temporal", 1), ("all", 0)]
 
 
 def test_unknown_variants_are_refused(tmp_path):
