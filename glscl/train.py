@@ -8,6 +8,11 @@ resumed ends, on a CPU, in the same bits as one that was not.
     model = GLSCL.from_preset("mini")
     history = fit(model, CachedVideos(split, features), config, validation)
 
+or, from the command line, on one device and on eight of one machine:
+
+    glscl train --out runs/one --device cuda --precision bf16
+    torchrun --nproc-per-node 8 -m glscl.cli train --out runs/eight --device cuda
+
 The batch of a recipe is global. It can be computed at once, split over processes
 (``torchrun``; see ``parallel``), or in parts of ``micro_batch`` pairs, which costs a
 second forward pass and gives the same loss and gradients in the memory of one part
@@ -92,6 +97,14 @@ class RunOptions:
         if self.precision not in DTYPES:
             raise ValueError(
                 f"Unknown precision {self.precision!r}: expected one of {list(DTYPES)}."
+            )
+        if self.select_on not in ("validation", "test"):
+            raise ValueError(
+                f"select_on must be 'validation' or 'test', got {self.select_on!r}."
+            )
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"device {self.device!r} was asked for, but torch finds no CUDA device."
             )
         for name in ("micro_batch", "accumulate", "checkpoint_every"):
             value = getattr(self, name)

@@ -371,6 +371,11 @@ def test_impossible_batches_and_options_are_refused():
         )
     with pytest.raises(ValueError, match="Unknown precision 'fp8'"):
         RunOptions(precision="fp8")
+    with pytest.raises(ValueError, match="select_on must be"):
+        RunOptions(select_on="dev")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="finds no CUDA device"):
+            RunOptions(device="cuda:0")
     with pytest.raises(ValueError, match="micro_batch must be at least 1"):
         RunOptions(micro_batch=0)
     with pytest.raises(ValueError, match="needs a folder"):
