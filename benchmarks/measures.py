@@ -1,0 +1,279 @@
+"""What ``python -m benchmarks`` measures, each part a function that returns plain data.
+
+Times are of the fastest run; every ratio is of times taken in turns within one run, and
+is what should be read: absolute times belong to the machine and the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.data import random_features, scoring_model
+from benchmarks.memory import CASES, extra_mib
+from benchmarks.released import released_macs, released_scores, unused_mlp
+from benchmarks.timing import fastest
+from glscl import flops, heads
+from glscl.backbone import load_backbone
+from glscl.flops import Sizes
+from glscl.gim import global_similarity
+from glscl.lim import LocalInteraction, local_similarity
+from glscl.metrics import retrieval_metrics
+
+Data = dict[str, Any]
+CHUNKS = (1, 4, 16, 64)  # videos at a time that a head may choose from
+
+
+@torch.no_grad()
+def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Data:
+    """(a) The released schedule at N × N, ours at N and ``target``, the ratios.
+
+    The schedule's time at ``target`` is its time at N times the quotient of its MACs.
+    """
+    model, mlp = scoring_model(sizes), unused_mlp(sizes.D)
+    features = random_features(N, N, sizes)
+    text, video = features.text(), features.video()
+    large = random_features(target, target, sizes)
+    large_text, large_video = large.text(), large.video()
+    with_text = large_text._replace(concepts=model.lim_text(large.tokens))
+    with_video = large_video._replace(concepts=model.lim_video(large.frames))
+    lim = model.lim_video
+    seconds = fastest(
+        {
+            "released": lambda: released_scores(*features, lim, mlp),
+            "released, no MLP": lambda: released_scores(*features, lim, None),
+            "ours": lambda: model.similarity(text, video),
+            "ours at target": lambda: model.similarity(large_text, large_video),
+            "ours at target, decoded before": lambda: model.similarity(
+                with_text, with_video
+            ),
+        },
+        repeats,
+    )
+    theirs, own = released_scores(*features, lim, mlp), model.similarity(text, video)
+    grown = {
+        unused: released_macs(target, sizes, unused) / released_macs(N, sizes, unused)
+        for unused in (True, False)
+    }
+    at_target = seconds["released"] * grown[True]
+    at_target_no_mlp = seconds["released, no MLP"] * grown[False]
+    ours = seconds["ours at target"]
+    return {
+        "N": N,
+        "target": target,
+        "seconds": seconds,
+        "released_seconds_at_target": at_target,
+        "released_no_mlp_seconds_at_target": at_target_no_mlp,
+        "ratio_at_N": seconds["released"] / seconds["ours"],
+        "ratio_at_target": at_target / ours,
+        "ratio_at_target_no_mlp": at_target_no_mlp / ours,
+        "ratio_at_target_decoded_before": at_target
+        / seconds["ours at target, decoded before"],
+        "macs_ratio_at_target": released_macs(target, sizes, True)
+        / flops.folded_macs(sizes)["GLSCL"].total(target, target),
+        "largest_difference": float((theirs - own).abs().max()),
+        "same_metrics": retrieval_metrics(theirs) == retrieval_metrics(own),
+        "share_of_captions_with_same_order": float(
+            (theirs.argsort(1) == own.argsort(1)).all(1).float().mean()
+        ),
+    }
+
+
+@torch.no_grad()
+def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
+    """(b) The scoring path against the one matrix product that it cannot do without."""
+    x = random_features(N, N, sizes)
+    mask = torch.ones(N, sizes.F, dtype=torch.bool)
+    rows = x.frames.reshape(N * sizes.F, sizes.D)
+    text, video = (torch.randn(N, sizes.Q, sizes.D) for _ in range(2))
+    seconds = fastest(
+        {
+            "bare product": lambda: rows @ x.captions.T,
+            "GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask),
+            "LIM, one product": lambda: local_similarity(text, video),
+            "GIM, direct, 8 videos at a time": lambda: global_similarity(
+                x.captions, x.frames, mask, method="direct", chunk=8
+            ),
+        },
+        repeats,
+    )
+    gram = global_similarity(x.captions, x.frames, mask)
+    direct = global_similarity(
+        x.captions.double(), x.frames.double(), mask, method="direct", chunk=8
+    )
+    bare = seconds["bare product"]
+    return {
+        "N": N,
+        "seconds": seconds,
+        "times_the_product": {name: s / bare for name, s in seconds.items()},
+        "largest_error": float((gram - direct).abs().max()),
+    }
+
+
+def reference_heads(s: Sizes) -> dict[str, tuple[heads.Head, heads.Head | None]]:
+    """Every head, and its fold where there is one, with the same random weights."""
+    lim = LocalInteraction(s.D, s.Q, s.decoder_layers, s.H).eval()
+    pairs: dict[str, tuple[heads.Head, heads.Head | None]] = {
+        "CLIP4Clip": (heads.MeanPooling(), None),
+        "TS2-Net": (heads.TS2Net(), None),
+        "GLSCL": (heads.GLSCLHead(lim), heads.GLSCLFolded(lim)),
+        "EERCF, frames": (heads.EERCF(s.D, s.F, patches=False), None),
+        "EERCF, frames and patches": (heads.EERCF(s.D, s.F), None),
+        "WTI": (heads.WTI(s.D), None),
+        "X-CLIP": (heads.XCLIP(s.D, s.F, s.L), None),
+        "DiCoSA": (heads.DiCoSA(s.D, s.C), heads.DiCoSAFolded(s.D, s.C)),
+        "X-Pool": (heads.XPool(s.D), heads.XPoolFolded(s.D)),
+        "GLCCL": (heads.GLCCL(s.D, s.L), heads.GLCCLFolded(s.D, s.L)),
+    }
+    for plain, folded in pairs.values():
+        if folded is not None:
+            folded.load_state_dict(plain.state_dict())
+    return pairs
+
+
+def in_chunks(
+    head: heads.Head, query: heads.State, video: heads.State, size: int
+) -> Tensor:
+    """The pair phase, ``size`` videos at a time."""
+    parts = zip(*(x.split(size) for x in video), strict=True)
+    return torch.cat([head.per_pair(query, part) for part in parts], dim=1)
+
+
+@torch.no_grad()
+def every_head(A: int, B: int, sizes: Sizes, repeats: int) -> list[Data]:
+    """(c) Seconds of each head's pair phase for 10⁶ pairs, plain and folded.
+
+    Measured on A × B pairs in the chunk that suits it best; counted beside it.
+    """
+    torch.manual_seed(0)
+    x = random_features(A, B, sizes)
+    texts = heads.Texts(x.captions, x.tokens)
+    patches = torch.randn(B, sizes.F, sizes.P, sizes.D)
+    videos = heads.Videos(x.frames, patches)
+    plain_macs, folded_macs = flops.head_macs(sizes), flops.folded_macs(sizes)
+    rows = []
+    for name, (plain, folded) in reference_heads(sizes).items():
+        million = 1e6 / (A * B)
+        forms = {"plain": plain} | ({} if folded is None else {"folded": folded})
+        runs, states = {}, {}
+        for form, head in forms.items():
+            states[form] = head.per_query(texts), head.per_video(videos)
+            runs[form] = _best_chunk(head, *states[form])
+        seconds = fastest(runs, repeats)
+        row: Data = {
+            "head": name,
+            "macs_per_pair": plain_macs[name].pair,
+            "seconds": seconds["plain"] * million,
+        }
+        if folded is not None:
+            exact = _in_double(plain, texts, videos)
+            error = (runs["folded"]().double() - exact).abs().max()
+            row |= {
+                "folded_macs_per_pair": folded_macs[name].pair,
+                "folded_seconds": seconds["folded"] * million,
+                "speedup": seconds["plain"] / seconds["folded"],
+                "folded_relative_error": float(error / exact.abs().max()),
+            }
+        rows.append(row)
+    return rows
+
+
+def _best_chunk(
+    head: heads.Head, query: heads.State, video: heads.State
+) -> Callable[[], Tensor]:
+    runs = {
+        str(size): (lambda size=size: in_chunks(head, query, video, size))
+        for size in CHUNKS
+    }
+    seconds = fastest(runs, repeats=1)
+    return runs[min(seconds, key=lambda size: seconds[size])]
+
+
+def _in_double(head: heads.Head, texts: heads.Texts, videos: heads.Videos) -> Tensor:
+    """The head's scores in float64; its weights return to float32."""
+    head.double()
+    try:
+        query = head.per_query(heads.Texts(*(x.double() for x in texts)))
+        video = head.per_video(heads.Videos(videos.frames.double()))
+        return in_chunks(head, query, video, 4)
+    finally:
+        head.float()
+
+
+def memory(N: int, released_N: int, sizes: Sizes) -> Data:
+    """(d) Peak MiB above the inputs, each in a fresh process."""
+    sizes_of = {name: released_N if "released" in name else N for name in CASES}
+    return {
+        name: {"N": n, "extra_mib": extra_mib(name, n, sizes)}
+        for name, n in sizes_of.items()
+    }
+
+
+@torch.no_grad()
+def growth(
+    N: int, sizes: Sizes, steps: dict[str, tuple[int, ...]], repeats: int
+) -> list[Data]:
+    """(e) Time of GIM, LIM product and decoding while one of N, F, Q grows."""
+    rows = []
+    for axis, values in steps.items():
+        for value in values:
+            items = value if axis == "N" else N
+            s = sizes if axis == "N" else replace(sizes, **{axis: value})
+            x = random_features(items, items, s)
+            mask = torch.ones(items, s.F, dtype=torch.bool)
+            concepts = torch.randn(items, s.Q, s.D)
+            lim = LocalInteraction(s.D, s.Q, s.decoder_layers, s.H).eval()
+            some = x.frames[:64]
+            seconds = fastest(
+                {
+                    "GIM": lambda x=x, m=mask: global_similarity(
+                        x.captions, x.frames, m
+                    ),
+                    "LIM product": lambda c=concepts: local_similarity(c, c),
+                    "decoding 64 videos": lambda lim=lim, v=some: lim(v),
+                },
+                repeats,
+            )
+            rows.append({"axis": axis, "value": value, "N": items, "seconds": seconds})
+    return rows
+
+
+@torch.no_grad()
+def throughput(
+    sizes: Sizes, items: int, batch: int, backbone: str, repeats: int
+) -> Data:
+    """(f) Items a second: decoding concepts, and encoding with ``backbone``."""
+    lim = LocalInteraction(sizes.D, sizes.Q, sizes.decoder_layers, sizes.H).eval()
+    x = random_features(items, items, sizes)
+    clip = load_backbone(backbone, None)
+    pixels = torch.randn(batch, 3, clip.image_size, clip.image_size)
+    ids = torch.ones(batch, min(sizes.L, clip.context_length), dtype=torch.long)
+
+    def as_defined(tokens: Tensor) -> Tensor:
+        queries = lim.queries.expand(len(tokens), -1, -1)
+        return nn.functional.normalize(lim.decoder(queries, tokens), dim=-1)
+
+    seconds = fastest(
+        {
+            "captions decoded": lambda: lim(x.tokens),
+            "captions decoded, as defined": lambda: as_defined(x.tokens),
+            "videos decoded": lambda: lim(x.frames),
+            "videos decoded, as defined": lambda: as_defined(x.frames),
+            "frames encoded": lambda: clip.encode_image(pixels),
+            "captions encoded": lambda: clip.encode_text(ids),
+        },
+        repeats,
+    )
+    per_second = {
+        name: (batch if "encoded" in name else items) / s for name, s in seconds.items()
+    }
+    return {
+        "backbone": backbone,
+        "items": items,
+        "batch": batch,
+        "per_second": per_second,
+    }

@@ -1,0 +1,26 @@
+"""Comparing times on a machine that other work shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def fastest(
+    functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+    """Seconds of the fastest of ``repeats`` runs of each function.
+
+    The functions take turns, so a burst of other work hits all of them, and the
+    fastest run is the one that it hit least. One run of each goes before, uncounted.
+    """
+    for function in functions.values():
+        function()
+    best = dict.fromkeys(functions, float("inf"))
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - begin)
+    return best
