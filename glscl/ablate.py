@@ -26,7 +26,7 @@ import torch
 
 from glscl.backbone import load_backbone
 from glscl.config import get_preset, override
-from glscl.data.loader import atomic_path
+from glscl.data.loader import atomic_path, weights_digest
 from glscl.data.pairs import CachedVideos
 from glscl.data.synthetic import make_benchmark
 from glscl.evaluate import Retrieval, cached_videos, evaluate
@@ -99,6 +99,12 @@ def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
         )
         for name in ("train", "val", "test")
     }
+
+
+@lru_cache(maxsize=1)
+def clip_digest(setup: Setup) -> str:
+    """A hash of the mini CLIP's weights: other weights make other results."""
+    return weights_digest(load_backbone("mini", setup.pretrained))
 
 
 def train_variant(
@@ -186,6 +192,7 @@ def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, A
         "variant": variant,
         "changes": {**VARIANTS, **SWEEPS}[variant],
         "setup": asdict(setup),
+        "clip": clip_digest(setup),
     }
     if path.exists():
         stored = json.loads(path.read_text())
@@ -228,8 +235,9 @@ def stored_runs(folder: Path, setup: Setup) -> list[dict[str, Any]]:
     """Every record of ``setup`` in ``folder``, in the order of the tables and seeds."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     order = list({**VARIANTS, **SWEEPS})
+    same = {"setup": asdict(setup), "clip": clip_digest(setup)}
     return sorted(
-        (record for record in records if record["setup"] == asdict(setup)),
+        (record for record in records if same.items() <= record.items()),
         key=lambda record: (order.index(record["variant"]), record["seed"]),
     )
 
@@ -253,6 +261,7 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
     return {
         "command": command,
         "setup": records[0]["setup"],
+        "clip": records[0]["clip"],
         "provenance": records[0]["provenance"],
         "seconds": sum(record["seconds"] for record in records),
         "variants": {name: _row(list(of.values())) for name, of in runs.items()},

@@ -32,6 +32,12 @@ def videos(monkeypatch):
     return made
 
 
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    """Random weights differ from load to load; let their digest be a constant."""
+    monkeypatch.setattr(runner, "clip_digest", lambda setup: "some weights")
+
+
 def test_variants_name_real_settings_and_pairs_real_variants():
     for changes in {**VARIANTS, **SWEEPS}.values():
         override(ModelConfig(), changes)
@@ -74,6 +80,9 @@ def test_a_run_with_a_file_is_not_run_again_unless_settings_changed(
     assert first["provenance"]["torch"] == torch.__version__
     with pytest.raises(AssertionError, match="ran again"):
         run_once("mean pooling", 0, tmp_path, Setup(epochs=2))
+    monkeypatch.setattr(runner, "clip_digest", lambda setup: "other weights")
+    with pytest.raises(AssertionError, match="ran again"):
+        run_once("mean pooling", 0, tmp_path, TINY)
 
 
 def fake_run(variant, seed, ranks):
@@ -86,7 +95,8 @@ def fake_run(variant, seed, ranks):
         "variant": variant,
         "seed": seed,
         "changes": {},
-        "setup": {},
+        "setup": asdict(TINY),
+        "clip": "some weights",
         "provenance": {},
         "seconds": 1.0,
         "val": test,
@@ -122,12 +132,12 @@ def test_differences_use_the_seeds_both_have():
 
 
 def test_summary_reads_every_run_of_its_setup_in_the_order_of_the_table(tmp_path):
-    other = {**fake_run("temporal", 7, [1, 1]), "setup": asdict(Setup(epochs=3))}
     for run in (
-        {**fake_run("all", 0, [1, 1]), "setup": asdict(TINY)},
-        {**fake_run("temporal", 1, [1, 1]), "setup": asdict(TINY)},
-        {**fake_run("temporal", 0, [1, 1]), "setup": asdict(TINY)},
-        other,
+        fake_run("all", 0, [1, 1]),
+        fake_run("temporal", 1, [1, 1]),
+        fake_run("temporal", 0, [1, 1]),
+        {**fake_run("temporal", 7, [1, 1]), "setup": asdict(Setup(epochs=3))},
+        {**fake_run("temporal", 8, [1, 1]), "clip": "other weights"},
     ):
         path = run_path(tmp_path, run["variant"], run["seed"])
         path.write_text(json.dumps(run))
