@@ -30,6 +30,7 @@ KNOWN = {
     "aria-deprecated-role": (".citation",),
     "aria-required-children": (".citation-list",),
 }
+PATIENCE = 20_000  # milliseconds for the formulas of one page
 REDIRECT = 'http-equiv="Refresh"'
 _LAYOUT = """() => {
   const page = document.documentElement;
@@ -122,9 +123,9 @@ def _visit(
     page.wait_for_load_state("load")
     faults = []
     try:
-        page.wait_for_function(_READY, timeout=20_000)
+        page.wait_for_function(_READY, timeout=PATIENCE)
     except Exception:
-        faults.append("the formulas are not drawn after 20 s")
+        faults.append(f"the formulas are not drawn after {PATIENCE / 1000:g} s")
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
         faults += _layout_faults(page.evaluate(_LAYOUT), theme, width)

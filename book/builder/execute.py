@@ -132,6 +132,7 @@ def run(job: Job) -> Outcome:
                 str(partial),
                 parameters=job.values,
                 kernel_name=KERNEL,
+                language="python",
                 cwd=str(job.root),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
