@@ -29,7 +29,7 @@ from glscl.config import get_preset, override
 from glscl.data.loader import atomic_path, weights_digest
 from glscl.data.pairs import CachedVideos
 from glscl.data.synthetic import make_benchmark
-from glscl.evaluate import Retrieval, cached_videos, evaluate
+from glscl.evaluate import Retrieval, cached_videos, concept_measures, evaluate
 from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
 from glscl.model import GLSCL
 from glscl.train import RunOptions, fit
@@ -47,8 +47,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "GIM + LIM + IDL": {"icl_weight": 0.0},
     "all": {},
 }
-#: One setting at a time, from the full model.
+#: The losses at other weights, then one setting at a time, from the full model.
 SWEEPS: dict[str, dict[str, Any]] = {
+    "ICL 1.0": {"icl_weight": 1.0, "alpha": 0.0},
+    "ICL 1.0, batch": {"icl_weight": 1.0, "alpha": 0.0, "icl_normalise": "batch"},
+    "IDL 1e-4": {"icl_weight": 0.0, "alpha": 1e-4},
     **{f"Q = {n}": {"num_queries": n} for n in (1, 4, 16)},
     **{f"decoder layers = {n}": {"num_decoder_layers": n} for n in (1, 2)},
     **{f"τ = {t:g}": {"temperature": t} for t in (3.0, 30.0, 300.0)},
@@ -142,6 +145,8 @@ def train_variant(
         "val": None if best is None else history.epochs[best]["validation"],
         "test": result_record(test),
     }
+    if config.local:
+        record["concepts"] = concept_measures(model, videos["val"])
     return model, record
 
 
@@ -253,7 +258,8 @@ def _job(job: tuple[str, int], folder: Path, setup: Setup) -> dict[str, Any]:
 def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
     """The table of an ablation: means and deviations over seeds, paired differences.
 
-    All numbers are of the test split, R@k in %.
+    All numbers are of the test split, R@k in %; ``concepts`` are of the validation
+    split.
     """
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
@@ -289,6 +295,11 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kind: _spread([run["test"]["kinds"][kind]["R1"] for run in runs])
         for kind in runs[0]["test"]["kinds"]
     }
+    if "concepts" in runs[0]:
+        row["concepts"] = {
+            name: _spread([run["concepts"][name] for run in runs])
+            for name in runs[0]["concepts"]
+        }
     return row
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from glscl.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from glscl.model import GLSCL, VideoFeatures
+from glscl.model import GLSCL, TextFeatures, VideoFeatures
 
 
 class Retrieval(NamedTuple):
@@ -85,16 +85,29 @@ def caption_scores(
 ) -> Tensor:
     """Similarity (A, B) of any captions with an encoded gallery, on the CPU."""
     device = gallery.frames.device
+    return torch.cat(
+        [
+            model.similarity(text, gallery).float().cpu()
+            for text in caption_batches(model, texts, batch_size, device)
+        ]
+    )
+
+
+@torch.no_grad()
+def caption_batches(
+    model: GLSCL,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> Iterator[TextFeatures]:
+    """Captions, encoded ``batch_size`` at a time; the caller drops what it has used."""
     token_ids, token_mask = model.backbone.tokenize(texts, model.config.max_words)
-    rows = []
     for ids, mask in zip(
         token_ids.split(batch_size), token_mask.split(batch_size), strict=True
     ):
         if model.config.mask_padding:
             ids, mask = trim(ids, mask)
-        text = model.encode_text(ids.to(device), mask.to(device))
-        rows.append(model.similarity(text, gallery).float().cpu())
-    return torch.cat(rows)
+        yield model.encode_text(ids.to(device), mask.to(device))
 
 
 @torch.no_grad()
@@ -140,6 +153,42 @@ def cached_videos(
         split, frame_spec(backbone, config), FrameCache(cache / "frames")
     )
     return CachedVideos(split, cached_frame_features(backbone, dataset, cache))
+
+
+def _concepts(parts: Iterable[TextFeatures | VideoFeatures]) -> Tensor:
+    return torch.cat([part.concepts for part in parts if part.concepts is not None])
+
+
+@torch.no_grad()
+def concept_measures(
+    model: GLSCL, videos: Videos, batch_size: int = 64
+) -> dict[str, float]:
+    """The geometry of the concepts of a split, for a model with a LIM.
+
+    ``gap``: mean over q of ‖mean_b V_bq − mean_a T_aq‖, the distance of the modalities;
+    ``pair``: mean cosine of the concepts of a caption and of its own video;
+    ``intra_video``, ``intra_text``: mean cosine of two concepts of one item, for Q > 1.
+    Raises ``ValueError`` for a model without a LIM.
+    """
+    if not model.config.local:
+        raise ValueError("The model has no LIM and so no concepts to measure.")
+    model.eval()
+    video = _concepts([encode_gallery(model, videos, batch_size)])  # (B, Q, D)
+    text = _concepts(
+        caption_batches(model, videos.split.texts, batch_size)
+    )  # (A, Q, D)
+    own = videos.split.caption_to_video
+    measures = {
+        "gap": (video.mean(dim=0) - text.mean(dim=0)).norm(dim=-1).mean().item(),
+        "pair": torch.einsum("aqd,aqd->aq", text, video[own]).mean().item(),
+    }
+    Q = video.shape[1]
+    if Q > 1:
+        other = ~torch.eye(Q, dtype=torch.bool)
+        for name, concepts in (("intra_video", video), ("intra_text", text)):
+            C = torch.einsum("nqd,nrd->qr", concepts, concepts) / len(concepts)
+            measures[name] = C[other].mean().item()
+    return measures
 
 
 def result_table(
