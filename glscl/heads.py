@@ -408,23 +408,27 @@ class EERCF(Head):
         return s, s @ self.coarse
 
     def per_pair(self, query: State, video: State) -> Tensor:
-        every = video[1:]
-        fine = self._fine(query[0], *(x.expand(len(query[0]), *x.shape) for x in every))
-        return 0.5 * self._coarse(query, video) + fine
+        return 0.5 * self._coarse(query, video) + self._fine("b", query[0], *video[1:])
 
     def _coarse(self, query: State, video: State) -> Tensor:
         return query[1] @ video[0].T
 
-    def _fine(self, s: Tensor, f: Tensor, patches: Tensor | None = None) -> Tensor:
-        """Frame and patch scores of s (A, D) with its own k videos f (A, k, F, D)."""
-        x = torch.einsum("ad,akfd->akf", s, f)
+    def _fine(
+        self, axes: str, s: Tensor, f: Tensor, patches: Tensor | None = None
+    ) -> Tensor:
+        """Frame and patch scores of the captions s (A, D): (A, B).
+
+        ``axes``: ``"b"`` for the same B videos f (B, F, D) for all captions, ``"ab"``
+        for B of its own for each, f (A, B, F, D).
+        """
+        x = torch.einsum(f"ad,{axes}fd->abf", s, f)
         weights = (x / 0.1).softmax(-1)
-        strong = normalize(torch.einsum("akf,akfd->akd", weights, f), dim=-1)
+        strong = normalize(torch.einsum(f"abf,{axes}fd->abd", weights, f), dim=-1)
         score = 0.8 * mixed_mean(x, self.mix)
-        score = score + 0.2 * torch.einsum("ad,akd->ak", s, strong)
+        score = score + 0.2 * torch.einsum("ad,abd->ab", s, strong)
         if patches is None:
             return score
-        return score + 0.2 * own_mean(torch.einsum("ad,akpd->akp", s, patches))
+        return score + 0.2 * own_mean(torch.einsum(f"ad,{axes}pd->abp", s, patches))
 
 
 class EERCFTwoStage(EERCF):
@@ -442,7 +446,7 @@ class EERCFTwoStage(EERCF):
     def per_pair(self, query: State, video: State) -> Tensor:
         coarse = self._coarse(query, video)
         recalled = coarse.topk(min(self.shortlist, coarse.shape[1]))
-        fine = self._fine(query[0], *(x[recalled.indices] for x in video[1:]))
+        fine = self._fine("ab", query[0], *(x[recalled.indices] for x in video[1:]))
         # 0.5 · coarse stays in [−½, ½] and fine in [−1.2, 1.2]: 100 is above both.
         return coarse.scatter(1, recalled.indices, 100 + 0.5 * recalled.values + fine)
 
