@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Told apart with any colour vision; contrast of at least 3:1 on both pages.
-COLOURS = ("#2b7fd4", "#d87807", "#01aa67", "#d60030", "#892afb", "#a74984")
+COLOURS = ("#2b7fd4", "#d87807", "#00a463", "#d60030", "#892afb", "#a74984")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr"
