@@ -40,7 +40,7 @@ def run(small: bool) -> dict[str, object]:
         "released": released_against_ours(n, N, sizes, 1 if small else 2),
         "bare_product": against_bare_product(N, sizes, repeats),
         "heads": every_head(n, 16 if small else 64, sizes, 1 if small else 3),
-        "memory": memory(N, n, sizes),
+        "memory": memory(N, 20 if small else 64, sizes),
         "growth": growth(n if small else 500, sizes, steps, 1 if small else 3),
         "throughput": throughput(sizes, items, batch, backbone, 1 if small else 3),
     }

@@ -53,6 +53,7 @@ def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Da
             ),
         },
         repeats,
+        warm=False,
     )
     theirs, own = released_scores(*features, lim, mlp), model.similarity(text, video)
     grown = {

@@ -8,15 +8,17 @@ from typing import Any
 
 
 def fastest(
-    functions: Mapping[str, Callable[[], Any]], repeats: int
+    functions: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True
 ) -> dict[str, float]:
     """Seconds of the fastest of ``repeats`` runs of each function.
 
     The functions take turns, so a burst of other work hits all of them, and the
-    fastest run is the one that it hit least. One run of each goes before, uncounted.
+    fastest run is the one that it hit least. One run of each goes before, uncounted,
+    unless ``warm`` is False (for runs so long that a cold start is nothing).
     """
-    for function in functions.values():
-        function()
+    if warm:
+        for function in functions.values():
+            function()
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(repeats):
         for name, function in functions.items():

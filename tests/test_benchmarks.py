@@ -50,6 +50,8 @@ def test_functions_take_turns_and_the_fastest_run_counts(monkeypatch):
     functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     assert timing.fastest(functions, repeats=2) == {"a": 3.0, "b": 2.0}
     assert calls == ["a", "b"] * 3
+    clock = iter([0.0, 7.0])
+    assert timing.fastest({"a": calls.clear}, repeats=1, warm=False) == {"a": 7.0}
 
 
 def test_every_measured_head_has_a_count():
