@@ -57,9 +57,10 @@ FACTS = ("colour", "shape", "size", "row", "column", "pattern", "tone")
 #: Where the three rows, and the three columns, of positions meet, in pixels. Centres
 #: lie between 16 and 48, so each is about as frequent.
 GRID = (26.0, 38.0)
-#: How often a training caption names the position, the size, the background. With a
-#: position in 70 % of the captions the model never found out what positions are.
-NAMED = {"position": 1.0, "size": 0.8, "background": 0.8}
+#: How often a training caption names the position once the model knows what positions
+#: are. Until then every caption does: with fewer it never finds out.
+POSITION_CHANCE = 0.6
+DETAIL_CHANCE = 0.8  # of naming the size, and of naming the background
 _MAX_WORDS = 32
 
 
@@ -104,19 +105,19 @@ def draw_still(rng: random.Random, **fixed: str) -> Still:
 
 
 def describe(
-    rng: random.Random, still: Still, everything: bool = False
+    rng: random.Random, still: Still, position: float = 1.0, detail: float = 1.0
 ) -> tuple[str, dict[str, Any]]:
     """A caption of ``still`` and the facts it states.
 
-    Colour, shape and position are always named, size and background at random, or all
-    of them with ``everything``.
+    Colour and shape are always named, the position with probability ``position``, the
+    size and the background each with probability ``detail``.
     """
     facts = still.facts()
     if still.cell is None:
         named = ("colour", "shape", "pattern", "tone")
         return empty_caption(rng, still.shot), {name: facts[name] for name in named}
     with_cell, with_size, with_ground = (
-        rng.random() < chance or everything for chance in NAMED.values()
+        rng.random() < chance for chance in (position, detail, detail)
     )
     text = still_caption(
         rng,
@@ -213,15 +214,15 @@ def pretrain(
     seed: int = 0,
     batch: int = BATCH,
     peak: float = 1e-3,
-    random_steps: int = 400,
+    random_steps: int = 500,
     clusters: int = 4,
     log: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[Backbone, list[dict[str, float]]]:
     """Train the mini CLIP for ``steps``; returns it and one record per step.
 
-    A curriculum: the first ``random_steps`` batches are random, of the rest 70 % are
-    clustered. ``log`` gets every record: step, loss, whether the batch was clustered,
-    and the scale of the logits.
+    A curriculum: the first ``random_steps`` batches are random and all their captions
+    name the position; of the rest 70 % are clustered. ``log`` gets every record: step,
+    loss, whether the batch was clustered, and the scale of the logits.
     """
     if backbone is None:
         backbone = new_model(seed)
@@ -234,7 +235,9 @@ def pretrain(
     for step in range(steps):
         clustered = step >= random_steps and rng.random() < 0.7
         stills = draw_batch(rng, batch, clusters if clustered else 0)
-        texts, stated = zip(*(describe(rng, still) for still in stills), strict=True)
+        position = 1.0 if step < random_steps else POSITION_CHANCE
+        pairs = [describe(rng, still, position, DETAIL_CHANCE) for still in stills]
+        texts, stated = zip(*pairs, strict=True)
         true = torch.from_numpy(agreement(stated, [s.facts() for s in stills]))
         token_ids, _ = backbone.tokenize(texts, _MAX_WORDS)
         # No token sees a later one, so columns after the last EOS change nothing.
@@ -311,7 +314,7 @@ def evaluate(backbone: Backbone, count: int = 500, seed: int = 0) -> dict[str, f
 
     def encode(stills: Sequence[Still]) -> Tensor:
         texts = [
-            describe(random.Random(f"glscl check {seed} {index}"), still, True)[0]
+            describe(random.Random(f"glscl check {seed} {index}"), still)[0]
             for index, still in enumerate(stills)
         ]
         captions = backbone.encode_text(*backbone.tokenize(texts, _MAX_WORDS)).captions

@@ -98,7 +98,7 @@ def test_hidden_object_is_not_described():
 def test_agreement_equals_a_plain_comparison():
     rng = random.Random(2)
     stills = draw_batch(rng, 60, clusters=3)
-    stated = [describe(rng, still)[1] for still in stills[:37]]
+    stated = [describe(rng, still, 0.6, 0.8)[1] for still in stills[:37]]
     facts = [still.facts() for still in stills]
     plain = [
         [all(seen[name] == value for name, value in said.items()) for seen in facts]
