@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.timing import clock_name
+
 
 def provenance(threads: int, small: bool) -> dict[str, Any]:
     """Where the numbers come from: command, versions, processor, commit, load."""
@@ -28,6 +30,7 @@ def provenance(threads: int, small: bool) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
+        "clock": clock_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "commit": commit.stdout.strip() or "unknown",
         "load_before": os.getloadavg()[0],

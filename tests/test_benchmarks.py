@@ -46,12 +46,20 @@ def test_the_cost_of_the_released_schedule_is_counted(mlp, tiles):
 
 def test_functions_take_turns_and_the_fastest_run_counts(monkeypatch):
     calls, clock = [], iter([0.0, 5.0, 0.0, 2.0, 0.0, 3.0, 0.0, 4.0])
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(clock))
     functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     assert timing.fastest(functions, repeats=2) == {"a": 3.0, "b": 2.0}
     assert calls == ["a", "b"] * 3
     clock = iter([0.0, 7.0])
     assert timing.fastest({"a": calls.clear}, repeats=1, warm=False) == {"a": 7.0}
+
+
+def test_several_threads_are_timed_on_the_wall(monkeypatch):
+    assert timing.clock_name() == "CPU time"  # tests run with one thread
+    monkeypatch.setattr(timing.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(timing.time, "perf_counter", iter([1.0, 5.0]).__next__)
+    assert timing.clock_name() == "wall time"
+    assert timing.fastest({"a": dict}, repeats=1) == {"a": 4.0}
 
 
 def test_every_measured_head_has_a_count():

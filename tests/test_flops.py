@@ -198,6 +198,13 @@ def test_operators_that_tools_miscount(function, shapes, macs):
         assert torch_macs(module, *tensors) == macs
 
 
+def test_the_handles_are_needed():
+    t, v = torch.randn(3, 8), torch.randn(5, 6, 8)
+    product = Call(lambda a, b: a @ b.mT)
+    assert flops.fvcore_default_macs(product, t, v) < 3 * 5 * 6 * 8
+    assert flops.fvcore_default_macs(nn.LayerNorm(8), t) > 0
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
