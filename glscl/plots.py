@@ -176,7 +176,7 @@ def film_strip(
     breadth = STRIP_WIDTH - left - 0.02
     tall = breadth / count * sizes["H"] / sizes["W"]
     label_height = 0.26 if labels is not None else 0.06
-    bar_height = 0.0 if bars is None else 0.5
+    bar_height = 0.0 if bars is None else 0.58
     start = 0.32 if title else 0.0
     height = start + strips * (label_height + tall + bar_height)
     made.set_size_inches(STRIP_WIDTH, height)
@@ -196,7 +196,7 @@ def film_strip(
         elif labels is not None:
             film.set_title(labels[strip], pad=3)
         if bars is not None:
-            ax = place(top + tall + 0.04, bar_height - 0.1)
+            ax = place(top + tall + 0.04, 0.4)
             _draw_weights(ax, bars[strip], real[strip], most)
     if title:
         made.text(left / STRIP_WIDTH, 1, title, ha="left", va="top", fontsize=12)
