@@ -42,7 +42,7 @@ def test_common_values_reach_a_notebook_and_its_own_values_win(tmp_path):
         ({"notebooks": {"01_a": {"sed": 1}}}, "unknown name 'sed'"),
         ({"notebooks": {"02_b": {"seed": 1}}}, "unknown name '02_b'"),
         ({"common": {"sed": 1}}, "no notebook declares a parameter 'sed'"),
-        ({"comon": {}}, "unknown name 'comon'"),
+        ({"communal": {}}, "unknown name 'communal'"),
         ({"common": {"seed": "1"}}, "expected int like the default 0, found '1'"),
         ({"common": {"seed": True}}, "expected int"),
         ({"common": {"name": None}}, "expected str"),
