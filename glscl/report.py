@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).resolve().parent.parent
 _GLUED = "application/papermill.record/"
-_NAME = re.compile(r"ch\d\d_[a-z0-9_]+")
+_NAME = re.compile(r"(?:ch\d\d|a\d)_[a-z0-9_]+")  # a: appendices
 _NO_BREAK = "\u00a0"  # a shape is read in one line
 _CLIP_LIMIT = 100_000  # bytes of a file that may go into a page as it is
 _VERSIONS = ("glscl", "torch", "torchvision", "open_clip_torch", "numpy", "decord")
@@ -39,7 +39,7 @@ def glue(name: str, value: Any) -> None:
 
     The book quotes it with the role ``{glue:text}``. ``value`` is a number, a string,
     or a tensor or array of one element. ``ValueError`` for a name that is not
-    ``chNN_words`` or a number that is not finite.
+    ``chNN_words`` (``aN_words`` in an appendix) or a number that is not finite.
     """
     from IPython.core.formatters import format_display_data
     from IPython.display import display

@@ -56,12 +56,13 @@ def rows(shown):
         (np.mean([1, 2]), "1.5"),
     ],
 )
-def test_values_are_stored_plainly_and_not_shown(shown, value, text):
-    report.glue("ch03_value", value)
+@pytest.mark.parametrize("name", ["ch03_value", "a1_value"])
+def test_values_are_stored_plainly_and_not_shown(shown, name, value, text):
+    report.glue(name, value)
     bundle, about = shown[-1]
     assert bundle["application/papermill.record/text/plain"] == text
     assert all(kind.startswith("application/papermill.record/") for kind in bundle)
-    assert about["scrapbook"]["name"] == "ch03_value"
+    assert about["scrapbook"]["name"] == name
 
 
 @pytest.mark.parametrize(
