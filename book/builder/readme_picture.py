@@ -1,0 +1,48 @@
+"""Draw the picture of the README: a caption and how it weighs the frames of its clip.
+
+``python book/builder/readme_picture.py`` writes it into ``book/_static``. The weights
+are those of the untrained GIM on the features of the shipped mini CLIP.
+"""
+
+from pathlib import Path
+
+import torch
+
+from glscl import plots
+from glscl.backbone import load_backbone
+from glscl.data import frames
+from glscl.data.grammar import captions_of
+from glscl.data.render import render_clip
+from glscl.data.scenes import draw_clip
+from glscl.gim import frame_weights
+
+CLIP = ("test", 1)
+TEMPERATURE = 30.0
+F = 12
+
+
+@torch.no_grad()
+def main() -> None:
+    """Encode one clip, weigh its frames by its first caption, draw both."""
+    clip = draw_clip(*CLIP)
+    caption = captions_of(clip)[0].text
+    chosen = frames.sample_indices(36, 8.0, F, 8.0)
+    pictures = render_clip(clip)[chosen]
+    model = load_backbone("mini")
+    pixels = frames.preprocess(
+        pictures, model.image_size, model.image_mean, model.image_std
+    )
+    sentence = model.encode_text(*model.tokenize([caption], 32)).captions
+    features = model.encode_image(pixels)[None]
+    mask = torch.ones(1, F, dtype=torch.bool)
+    weights = frame_weights(sentence, features, mask, TEMPERATURE)[0, 0]
+    figure = plots.film_strip(pictures, weights=weights, title=f"“{caption}”")
+    figure.set_facecolor("white")
+    path = Path(__file__).resolve().parent.parent / "_static" / "readme.png"
+    figure.savefig(
+        path, dpi=160, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None}
+    )
+
+
+if __name__ == "__main__":
+    main()
