@@ -176,7 +176,7 @@ def provenance() -> dict[str, Any]:
         commit = "unknown"
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
+        "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "commit": commit,
         **{name: importlib.metadata.version(name) for name in names},
