@@ -60,6 +60,8 @@ def test_a_good_page_has_no_fault(tmp_path):
         ('<a href="other.html#lost">x</a>', "no such place on the page"),
         ('<a href="#lost">x</a>', "no such place on the page"),
         ("<p>{glue:text}`x`</p>", "the page shows `{glue:text}`"),
+        ("<p><code>{glue:text}</code>x</p>", "the page shows `{glue:text}`"),
+        ("<p>a.ipynb::ch01_x</p>", "the page shows `.ipynb::`"),
         ("<p>{doc}`x`</p>", "the page shows `{doc}`"),
         ("<p>Traceback (most recent call last)</p>", "the page shows `Traceback"),
         ("<p>x</p><!-- runtime -->", "the page shows `<!-- runtime -->`"),

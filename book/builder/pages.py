@@ -27,6 +27,7 @@ LINK_KINDS = {"stylesheet", "icon", "preload", "modulepreload", "manifest"}
 TRACES = (
     r"Traceback \(most recent call last\)",
     r"\{glue:?\w*\}",
+    r"\.ipynb::",
     r"\{(?:doc|eq|cite|ref|numref)\}`",
     r"\bWARNING:",
     r"System Message:",
@@ -146,7 +147,7 @@ def _traces(soup: BeautifulSoup) -> Iterator[str]:
 def _without_code(article: Tag) -> str:
     """The article's text and markup, without listings that may quote anything."""
     copy = BeautifulSoup(str(article), "html.parser")
-    for listing in copy.select("pre, code, .cell_input"):
+    for listing in copy.select("pre, .cell_input"):
         listing.decompose()
     return str(copy)
 
