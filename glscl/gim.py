@@ -22,7 +22,7 @@ from glscl.shapes import check_shape
 
 # Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
 # CPU they should stay in cache, on an accelerator fewer, larger launches win.
-CHUNK_NUMBERS = {"cpu": 600_000, "other": 32_000_000}
+CHUNK_NUMBERS = {"cpu": 200_000, "other": 32_000_000}
 # Where ||Σ_f w v_f||² falls below this part of (Σ_f w ||v_f||)², the frames cancel and
 # the Gram form has lost digits: those pairs are computed directly. See gram_scores.
 CANCELLING = 1e-2
