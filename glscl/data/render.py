@@ -205,9 +205,13 @@ def encode_mp4(frames: NDArray[np.uint8], comment: str = "") -> bytes:
 def decode_mp4(data: bytes) -> NDArray[np.uint8]:
     """RGB frames (T, H, W, 3) of the MP4 file ``data``: what a reader gets to see."""
     import av
+    from av.video.reformatter import VideoReformatter
 
+    # One converter for all frames: setting it up costs more than using it.
+    converter = VideoReformatter()
     with av.open(io.BytesIO(data), "r") as container:
         frames = [
-            frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)
+            converter.reformat(frame, format="rgb24").to_ndarray()
+            for frame in container.decode(video=0)
         ]
     return np.stack(frames)
