@@ -175,6 +175,15 @@ def test_cached_features_belong_to_the_weights(split, tmp_path):
     torch.testing.assert_close(doubled.frames, 2 * first.frames)
 
 
+def test_random_numbers_are_the_same_with_and_without_a_cache(split, tmp_path):
+    draws = []
+    for _ in ("made", "read back"):
+        torch.manual_seed(0)
+        cached_frame_features(Mean(), VideoDataset(split, SPEC), tmp_path)
+        draws.append(torch.rand(3))
+    torch.testing.assert_close(*draws, rtol=0, atol=0)
+
+
 def test_a_damaged_feature_file_is_made_again(split, tmp_path):
     dataset, encoder = VideoDataset(split, SPEC), Mean()
     first = cached_frame_features(encoder, dataset, tmp_path / "features")

@@ -163,6 +163,9 @@ def video_loader(
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        # Even without shuffling a loader draws a number. From a generator of its own,
+        # so that what follows is the same whether features were cached or not.
+        generator=None if shuffle else torch.Generator(),
     )
 
 
