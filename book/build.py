@@ -177,7 +177,7 @@ def check_sources(project: Project, options: argparse.Namespace) -> int:
 
 def bootstrap(project: Project, options: argparse.Namespace) -> int:
     """Bring every notebook's first code cell up to date."""
-    for name in sources.put_bootstrap(project):
+    for name in list(sources.put_bootstrap(project)):
         print(f"updated {name}")
     return 0
 
