@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glscl.data.grammar import Caption, Mention, captions_of
-from glscl.data.render import encode_mp4, render_clip
+from glscl.data.render import ENCODER, encode_mp4, render_clip
 from glscl.data.scenes import (
     ATTRIBUTES,
     RESIZING,
@@ -204,8 +204,8 @@ def _write_clip(root: Path, clip: Clip) -> None:
 
 
 def _signature(clip: Clip) -> str:
-    """What the file of ``clip`` carries as a comment: a digest of everything in it."""
-    text = json.dumps(clip.to_dict(), sort_keys=True)
+    """What the file of ``clip`` carries as a comment: a digest of all that made it."""
+    text = json.dumps([clip.to_dict(), ENCODER], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:24]
     return f"glscl {VERSION} {clip.id} {digest}"
 
