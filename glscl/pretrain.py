@@ -58,7 +58,7 @@ FACTS = ("colour", "shape", "size", "row", "column", "pattern", "tone")
 #: lie between 16 and 48, so each is about as frequent.
 GRID = (26.0, 38.0)
 #: How often a training caption names the position once the model knows what positions
-#: are. Until then every caption does: with fewer it never finds out.
+#: are. Until then every caption does: with fewer, position swaps stayed near chance.
 POSITION_CHANCE = 0.6
 DETAIL_CHANCE = 0.8  # of naming the size, and of naming the background
 _MAX_WORDS = 32
