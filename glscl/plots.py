@@ -428,7 +428,8 @@ def bars(
             ax.errorbar(places, middle, spread, fmt="none", ecolor=INK, capsize=3)
     if baseline is not None:
         ax.axhline(baseline, color=INK, linestyle="--", lw=1.2, label=baseline_label)
-    slope = {"rotation": 25, "ha": "right"} if sum(map(len, labels)) > 60 else {}
+    crowded = len(labels) * max(map(len, labels)) > 64  # letters that fit side by side
+    slope = {"rotation": 25, "ha": "right"} if crowded else {}
     ax.set_xticks(range(len(labels)), labels, **slope)
     ax.set(ylabel=ylabel, xlabel=xlabel)
     ax.grid(axis="x", visible=False)
