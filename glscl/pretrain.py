@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 
 from glscl.backbone import Backbone, load_backbone, open_clip
 from glscl.data.grammar import empty_caption, still_caption, vocabulary
+from glscl.data.loader import atomic_path
 from glscl.data.render import (
     SIZE_THRESHOLD,
     decode_mp4,
@@ -378,8 +379,7 @@ def save_checkpoint(backbone: Backbone, path: Path, provenance: dict[str, Any]) 
     """Write the weights as fp16 safetensors and, beside them, where they come from.
 
     ``path`` ends in .safetensors; the other file has the same name with .json and holds
-    ``provenance`` and the SHA-256 of the weights, which is returned. Each is written to
-    a temporary name and renamed.
+    ``provenance`` and the SHA-256 of the weights, which is returned.
     """
     state = backbone.clip.state_dict()
     data = save({name: value.half().contiguous() for name, value in state.items()})
@@ -387,9 +387,8 @@ def save_checkpoint(backbone: Backbone, path: Path, provenance: dict[str, Any]) 
     record = {"sha256": digest, **provenance}
     text = json.dumps(record, indent=2) + "\n"
     for target, content in ((path, data), (path.with_suffix(".json"), text.encode())):
-        temporary = target.with_name(f"{target.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(target)
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(content)
     return digest
 
 

@@ -8,7 +8,6 @@ Source: METHODS, "Authors' checkpoint format".
 """
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from glscl.backbone import backbone_config
+from glscl.data.loader import atomic_path
 
 # OpenAI's CLIP gives every attention head 64 channels.
 HEAD_WIDTH = 64
@@ -42,15 +42,12 @@ def save_directory(
     """
     from safetensors.torch import save_file
 
-    directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"weights-{secrets.token_hex(4)}.safetensors"
-    partial = file.with_suffix(".partial")
-    save_file({name: x.contiguous() for name, x in weights.items()}, partial)
-    os.replace(partial, file)
+    with atomic_path(file) as partial:
+        save_file({name: x.contiguous() for name, x in weights.items()}, partial)
     described = {"format": FORMAT, **description, "weights": file.name}
-    partial = directory / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG_FILE)
+    with atomic_path(directory / CONFIG_FILE) as partial:
+        partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     for old in directory.glob("weights-*"):
         if old != file:
             old.unlink()
