@@ -157,8 +157,10 @@ def repeat(project: Project, options: argparse.Namespace) -> int:
         outcomes = execute.run_all(second, options.jobs, lambda outcome: None)
         found = [outcome.error for outcome in outcomes if outcome.error]
         if not found:
+            entries, now = manifest.load(manifest_path(project)), commit(project.root)
             for one, other in zip(jobs, second, strict=True):
-                found += execute.differences(one.target, other.target)
+                commits = (entries[one.name]["commit"], now)
+                found += execute.differences(one.target, other.target, commits)
     if found:
         raise BuildError("the second run differs:\n" + "\n".join(found))
     print(f"{len(jobs)} notebooks gave the same outputs twice")

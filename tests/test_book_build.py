@@ -323,10 +323,13 @@ def test_the_same_seed_twice_gives_the_same_pages_except_timing_cells(made, caps
 def test_a_cell_that_differs_between_two_runs_is_named(tmp_path):
     one, other = chapter(), chapter()
     for value, notebook in enumerate((one, other)):
-        notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text=str(value))]
+        notebook.cells[-1].outputs = [
+            nbformat.v4.new_output("stream", text=f"c0ffee{value}")
+        ]
         nbformat.write(notebook, tmp_path / f"{value}.ipynb")
     paths = (tmp_path / "0.ipynb", tmp_path / "1.ipynb")
     assert list(execute.differences(*paths)) == ["0: cell body differs"]
+    assert list(execute.differences(*paths, commits=("c0ffee0", "c0ffee1"))) == []
     for path, notebook in zip(paths, (one, other), strict=True):
         notebook.cells[-1].metadata["tags"] = ["timing"]
         nbformat.write(notebook, path)

@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -185,21 +184,29 @@ def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def differences(first: Path, second: Path) -> Iterator[str]:
-    """Cells in which two runs of one notebook differ; ``timing`` cells may."""
-    one, other = (_comparable(sources.read(path)) for path in (first, second))
+def differences(
+    first: Path, second: Path, commits: tuple[str, str] = ("", "")
+) -> Iterator[str]:
+    """Cells in which two runs of one notebook differ; ``timing`` cells may.
+
+    ``commits`` are what the runs say they were made from; that may differ too.
+    """
+    one = _comparable(sources.read(first), commits[0])
+    other = _comparable(sources.read(second), commits[1])
     if len(one) != len(other):
         yield f"{first.stem}: {len(one)} cells in one run, {len(other)} in the other"
     for before, after in zip(one, other, strict=False):
         if before != after:
-            yield f"{first.stem}: cell {before['id']} differs"
+            yield f"{first.stem}: cell {before[0]} differs"
 
 
-def _comparable(notebook: NotebookNode) -> list[dict[str, Any]]:
+def _comparable(notebook: NotebookNode, commit: str) -> list[tuple[str, str]]:
+    """Identifier and content of each cell, as far as it must not differ."""
     cells = []
     for cell in notebook.cells:
         content = dict(cell)
         if "timing" in sources.tags(cell):
             content.pop("outputs", None)
-        cells.append(content)
+        text = json.dumps(content, sort_keys=True)
+        cells.append((cell.id, text.replace(commit, "commit") if commit else text))
     return cells
