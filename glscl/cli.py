@@ -7,6 +7,7 @@ runs. An error the user can mend is one sentence on standard error and exit stat
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -254,7 +255,7 @@ def ablate(
 
     names = variants or [*VARIANTS, *(SWEEPS if sweeps else ())]
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
-    command = " ".join(["glscl", *sys.argv[1:]])
+    command = shlex.join(["glscl", *sys.argv[1:]])
     summary = run(out, seeds, names, setup, processes, command)
     for name, row in summary["variants"].items():
         R1 = row["t2v"]["R1"]
