@@ -16,9 +16,9 @@ of the encoders by R.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,19 +36,18 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-@contextmanager
-def start(device: torch.device) -> Iterator[None]:
-    """Join the other processes of ``torchrun``; does nothing when there are none."""
+def start(device: torch.device) -> None:
+    """Join the other processes of ``torchrun``; does nothing when there are none.
+
+    The processes stay together until they end: leaving and joining again at the same
+    address can meet a store that is about to close, and wait for ever.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
 
 
 class _Gather(torch.autograd.Function):

@@ -165,7 +165,8 @@ def fit(
         )
     device = torch.device(options.device)
     devices = [device] if device.type == "cuda" else []
-    with parallel.start(device), torch.random.fork_rng(devices=devices):
+    parallel.start(device)
+    with torch.random.fork_rng(devices=devices):
         run = _Run(model, train, config, validation, options, on_step)
         return run.complete()
 

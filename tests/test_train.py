@@ -187,12 +187,12 @@ def _one_process(rank, size, folder):
         WORLD_SIZE=str(size),
     )
     torch.set_num_threads(1)
-    with parallel.start(torch.device("cpu")):
-        torch.set_default_dtype(torch.float64)
-        for name, micro in (("plain", None), ("micro", 3)):
-            losses, gradients = gradients_of(replace(QUIET, micro_batch=micro))
-            gradients["loss"] = losses.total.detach()
-            torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
+    parallel.start(torch.device("cpu"))
+    torch.set_default_dtype(torch.float64)
+    for name, micro in (("plain", None), ("micro", 3)):
+        losses, gradients = gradients_of(replace(QUIET, micro_batch=micro))
+        gradients["loss"] = losses.total.detach()
+        torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
     torch.set_default_dtype(torch.float32)
     model = toy_model(dropout=0.0)
     fit(model, toy_videos(), toy_recipe(), options=QUIET)
