@@ -3,7 +3,7 @@
 The similarity matrix is filled tile by tile, 16 captions by 16 videos. Every tile runs
 the LIM decoder again for its captions and its videos, pools the frames for every pair,
 and feeds each pair's caption and pooled video to an MLP whose output nothing uses.
-Padding is not masked in the LIM. Source: METHODS, "Known deviations".
+Padding is not masked in the LIM. Source: the released evaluation loop.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ No parameters. With features that are not normalised and a temperature τ,
     pooled_ab = Σ_f w_abf frames_bf,
     global_ab = unit(captions_a) · unit(pooled_ab).
 
-Source: GLSCL, Global Interaction Module; METHODS, "GLSCL".
+Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 """
 
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ A multiply-add is counted where it is written as a product of matrices or an ``e
 with a sum. Scaling by a weight, the weighted mean of a few scores, norms and softmax
 are elementwise and are not.
 
-Sources: the papers named at each class; METHODS for GLSCL, GLCCL and EERCF.
+Sources: the papers named at each class; for GLSCL, GLCCL and EERCF the released code.
 """
 
 from __future__ import annotations

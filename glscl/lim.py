@@ -6,7 +6,7 @@ decoded once; two items are compared concept by concept, which is one matrix pro
 
     local_ab = (1/Q) Σ_q text_concepts_aq · video_concepts_bq.
 
-Source: GLSCL, Local Interaction Module; METHODS, "GLSCL".
+Source: GLSCL (arXiv 2405.12710), Local Interaction Module, as released.
 """
 
 import torch

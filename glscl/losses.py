@@ -4,8 +4,8 @@ Concepts are unit-normalised, ``video_concepts``: (B, Q, D), ``text_concepts``:
 (A, Q, D); in a training batch A = B and row i of both belongs to pair i. Everything is
 computed in float32 or better, under autocast too.
 
-Sources: METHODS, "GLSCL" (InfoNCE, ICL, IDL), "EERCF" (Pearson constraint), "GLCCL"
-(contrastive score consistency).
+Sources: the released code of GLSCL (InfoNCE, ICL, IDL), of EERCF (Pearson constraint)
+and of GLCCL (contrastive score consistency).
 """
 
 from typing import Literal

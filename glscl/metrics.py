@@ -188,7 +188,7 @@ def qb_norm(
     ``S_ab - log(sum_n exp(beta N_nb)) / beta``, the order of the inverted softmax
     without its overflow. Other rows stay, so scores compare within a row only.
 
-    Source: Bogolin et al. 2022; METHODS "QB-Norm".
+    Source: Bogolin et al. 2022 (QB-Norm).
     """
     B = check_shape(similarity, "A B", "similarity")["B"]
     check_shape(bank_similarity, "N B", "bank_similarity", B=B)

@@ -2,7 +2,7 @@
 
 Three rules decide a parameter's update: its group (CLIP or new, decayed or not), the
 schedule's multiplier of that group's learning rate, and BertAdam or AdamW.
-Source: METHODS, "Training recipe".
+Source: the released training recipe of GLSCL.
 """
 
 from __future__ import annotations

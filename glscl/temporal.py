@@ -5,7 +5,7 @@
 T being a few pre-LN residual blocks with QuickGELU that start as copies of the first
 blocks of CLIP's text transformer, ``pos`` as a copy of its positional embedding.
 
-Source: METHODS, "Encoders (all three methods)", after CLIP4Clip.
+Source: CLIP4Clip (seqTransf), as all three methods of the book use it.
 """
 
 from collections import OrderedDict

@@ -4,7 +4,7 @@ A released GLSCL checkpoint is a ``torch.save``d state dict with CLIP in OpenAI'
 and names of its own for the rest. ``authors_name`` is the whole translation;
 ``authors_config`` reads every size from the tensors.
 
-Source: METHODS, "Authors' checkpoint format".
+Source: the checkpoints that the released GLSCL code writes.
 """
 
 import json

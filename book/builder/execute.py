@@ -68,7 +68,7 @@ def install_kernel(jupyter: Path) -> None:
             "ipykernel_launcher",
             "-f",
             "{connection_file}",
-            "--IPKernelApp.log_level=40",
+            "--IPKernelApp.log_level=50",
         ],
         "display_name": "glscl book",
         "language": "python",
