@@ -81,7 +81,21 @@ def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Da
         "share_of_captions_with_same_order": float(
             (theirs.argsort(1) == own.argsort(1)).all(1).float().mean()
         ),
+        "largest_gap_ordered_otherwise": largest_gap_ordered_otherwise(theirs, own),
     }
+
+
+def largest_gap_ordered_otherwise(a: Tensor, b: Tensor) -> float:
+    """How far apart in ``a`` (A, B) two videos of a caption lie that ``b`` swaps.
+
+    0 where both order all videos of every caption alike. A value no larger than twice
+    the error of the scores is a tie that rounding decided.
+    """
+    gaps = [0.0]
+    for x, y in zip(a, b, strict=True):
+        swapped = (x[:, None] > x) & (y[:, None] < y)
+        gaps.extend((x[:, None] - x)[swapped].tolist())
+    return max(gaps)
 
 
 @torch.no_grad()

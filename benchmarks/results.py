@@ -88,7 +88,8 @@ def markdown(results: dict[str, Any]) -> str:
         "## (a) The released schedule and ours",
         f"Same scores to {a['largest_difference']:.1e}; same metrics: "
         f"{a['same_metrics']}; captions whose whole order is the same: "
-        f"{a['share_of_captions_with_same_order']:.1%}.",
+        f"{a['share_of_captions_with_same_order']:.1%}; largest gap between two videos "
+        f"that are ordered otherwise: {a['largest_gap_ordered_otherwise']:.1e}.",
         table(
             ["what", "value"],
             [(f"{name}, seconds", s) for name, s in a["seconds"].items()]
