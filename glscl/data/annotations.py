@@ -1,0 +1,172 @@
+"""Annotation files read entry by entry: what is wrong is said with file and place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Captions = dict[str, list[str]]
+
+
+class AnnotationError(ValueError):
+    """An annotation file is missing or bad: names the file, the place, what it needs."""
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of an annotation file; a byte order mark is no part of it."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path} is missing.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise AnnotationError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            "convert the file to UTF-8."
+        ) from error
+
+
+def read_rows(
+    path: Path,
+    columns: Sequence[str],
+    header: bool = True,
+    delimiter: str = ",",
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table as where each stands and its values by column.
+
+    With a ``header`` the file names its columns and must have all of ``columns``;
+    without one ``columns`` are the names, and tabs, not quotes, divide the values.
+    """
+    quoting = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
+    # Lines end where files say so, not at the separators that Unicode has besides.
+    lines = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    names = list(columns)
+    if header:
+        names = [name.strip() for name in next(reader, [])]
+        lacking = [name for name in columns if name not in names]
+        if lacking:
+            raise AnnotationError(
+                f"{path}, line 1: no column {lacking[0]!r}, found {names}; expected "
+                f"{list(columns)}."
+            )
+    for values in reader:
+        if not values:
+            continue
+        where = f"{path}, line {reader.line_num}"
+        if len(values) != len(names):
+            raise AnnotationError(
+                f"{where}: {len(values)} values, expected {len(names)}: "
+                f"{', '.join(names)}."
+            )
+        yield where, dict(zip(names, values, strict=True))
+
+
+def read_ids(path: Path) -> list[str]:
+    """One id a line, none twice."""
+    first: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        name = line.strip()
+        if name in first:
+            raise AnnotationError(
+                f"{path}, line {number}: id {name!r} is there twice, first in line "
+                f"{first[name]}."
+            )
+        if name:
+            first[name] = number
+    return list(first)
+
+
+def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
+    """A JSON file whose outermost value is a ``kind``; its keys occur once."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise AnnotationError(f"{path}: the entry {twice!r} is there twice.")
+        return found
+
+    try:
+        content = json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise AnnotationError(
+            f"{path}, line {error.lineno}: not JSON: {error.msg}."
+        ) from error
+    return expect(content, kind, str(path))
+
+
+def expect(value: Any, kind: type | tuple[type, ...], where: str) -> Any:
+    """``value``, if it is of ``kind``."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(one.__name__ for one in kinds)
+        raise AnnotationError(f"{where}: expected a {names}, found {value!r:.80}.")
+    return value
+
+
+def field(entry: Any, name: str, kind: type, where: str) -> Any:
+    """The value ``name`` of an entry of a JSON file."""
+    if name not in expect(entry, dict, where):
+        raise AnnotationError(f"{where}: no {name!r}, found {sorted(entry)}.")
+    return expect(entry[name], kind, f"{where}, {name}")
+
+
+def caption(text: Any, where: str) -> str:
+    """A sentence without the blanks around it; empty ones are refused."""
+    if not expect(text, str, where).strip():
+        raise AnnotationError(f"{where}: the caption is empty.")
+    return text.strip()
+
+
+def read_captions(path: Path) -> Captions:
+    """A JSON file ``{id: [sentence, ...]}``."""
+    content = read_json(path, dict)
+    return {
+        name: [
+            caption(text, f"{path}, {name}, caption {number}")
+            for number, text in enumerate(
+                expect(texts, list, f"{path}, {name}"), start=1
+            )
+        ]
+        for name, texts in content.items()
+    }
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, texts and numbers; whatever needs a name is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def read_pickled_captions(path: Path) -> Captions:
+    """A pickle ``{id: [[token, ...], ...]}``, read without ever running code from it."""
+    try:
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file, encoding="utf-8").load()
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path} is missing.") from error
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise AnnotationError(
+            f"{path} is not a pickle of dictionaries, lists and texts: {error}."
+        ) from error
+    result: Captions = {}
+    for name, texts in expect(content, dict, str(path)).items():
+        where = f"{path}, {name}"
+        result[expect(name, str, str(path))] = [
+            caption(
+                " ".join(expect(t, str, where) for t in expect(tokens, list, where)),
+                f"{where}, caption {number}",
+            )
+            for number, tokens in enumerate(expect(texts, list, where), start=1)
+        ]
+    return result
