@@ -490,6 +490,7 @@ NOT_MULTIPLYING = frozenset(
         "diagonal",
         "div",
         "embedding",
+        "exp2",
         "expand_as",
         "le",
         "linalg_vector_norm",
@@ -551,7 +552,7 @@ def softmax_exponentials(function: Callable[..., Tensor], *inputs: Any) -> int:
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal count
             result = func(*args, **(kwargs or {}))
-            if func is torch.ops.aten._softmax.default:
+            if func in (torch.ops.aten._softmax.default, torch.ops.aten.exp2.default):
                 count += result.numel()
             return result
 

@@ -10,7 +10,6 @@ Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 """
 
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -80,7 +79,7 @@ def global_similarity(
     if chunk is None:
         chunk = B if method == "direct" else _chunk_size(len(captions), F, frames)
     # split, unlike slices, gathers the gradient of all chunks in one step.
-    parts = zip(frames.split(chunk), frame_mask.split(chunk), strict=True)
+    parts = [*zip(frames.split(chunk), frame_mask.split(chunk), strict=True)]
     with full_precision(frames):
         if method == "direct":
             scores = torch.cat(
@@ -108,7 +107,11 @@ def mean_similarity(captions: Tensor, frames: Tensor, frame_mask: Tensor) -> Ten
 
 
 def gram_scores(
-    captions: Tensor, frames: Tensor, frame_mask: Tensor, temperature: float
+    captions: Tensor,
+    frames: Tensor,
+    frame_mask: Tensor,
+    temperature: float,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """GIM from inner products only: ||captions_a|| · global_ab as (B, A), and a flag.
 
@@ -123,17 +126,20 @@ def gram_scores(
     about ε (Σ_f w_f ||v_f||)² in wᵀ G w, so the score is good to ε / 2 times
     (Σ_f w_f ||v_f||)² / (wᵀ G w); where that quotient exceeds 1 / CANCELLING the value
     here is a placeholder and the caller computes the pair directly.
+
+    ``room``: two buffers (2, at least bF, A) to work in, where no gradient needs what
+    they hold; fresh memory for every chunk costs more than the arithmetic on it.
     """
     b, F, D = frames.shape
     # All of it in the layout (b, F, A): one matrix product, then sums over an outer
-    # axis, on a chunk that stays in cache. Without a gradient that needs them, used
-    # numbers are overwritten: fresh memory costs more than the arithmetic on it.
-    s = (frames.reshape(b * F, D) @ captions.T).view(b, F, -1)
-    spent = None if torch.is_grad_enabled() else s
-    w = _unscaled_weights(s, frame_mask, temperature)
+    # axis, on a chunk that stays in cache.
+    s_room, w_room = (None, None) if room is None else room[:, : b * F]
+    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room).view(b, F, -1)
+    w = _unscaled_weights(s, frame_mask, temperature, w_room)
     G = frames @ frames.transpose(1, 2)  # (b, F, F)
     lengths = G.detach().diagonal(dim1=1, dim2=2).sqrt()  # ||v_f||, (b, F)
     reach = (lengths[:, None, :] @ w.detach()).squeeze(1)
+    spent = None if room is None else s
     along = torch.mul(w, s, out=spent).sum(dim=1)  # captions · pooled, (b, A)
     square = torch.mul(w, torch.matmul(G, w, out=spent), out=spent).sum(dim=1)
     cancelling = square <= CANCELLING * reach.square()
@@ -141,7 +147,9 @@ def gram_scores(
     return along * square.rsqrt(), cancelling
 
 
-def _unscaled_weights(s: Tensor, frame_mask: Tensor, temperature: float) -> Tensor:
+def _unscaled_weights(
+    s: Tensor, frame_mask: Tensor, temperature: float, room: Tensor | None
+) -> Tensor:
     """softmax_f(s / τ) of ``s`` (b, F, A) up to a factor per pair, the largest being 1.
 
     The Gram form divides by the length of the pooled video, so the factor drops out
@@ -149,10 +157,10 @@ def _unscaled_weights(s: Tensor, frame_mask: Tensor, temperature: float) -> Tens
     """
     hidden = torch.zeros_like(frame_mask, dtype=s.dtype)
     hidden = hidden.masked_fill(~frame_mask, float("-inf"))[:, :, None]
-    z = torch.add(hidden, s, alpha=math.log2(math.e) / temperature)
-    spent = None if torch.is_grad_enabled() else z
-    z = torch.sub(z, z.detach().amax(dim=1, keepdim=True), out=spent)
-    return torch.exp2(z, out=spent)
+    room = None if room is None else room.view_as(s)
+    z = torch.add(hidden, s, alpha=math.log2(math.e) / temperature, out=room)
+    z = torch.sub(z, z.detach().amax(dim=1, keepdim=True), out=room)
+    return torch.exp2(z, out=room)
 
 
 def _gram_similarity(
@@ -160,7 +168,7 @@ def _gram_similarity(
     frames: Tensor,
     frame_mask: Tensor,
     temperature: float,
-    parts: Iterable[tuple[Tensor, Tensor]],
+    parts: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
     """Chunks of ``gram_scores`` put together, cancelling pairs replaced: (A, B)."""
     if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
@@ -179,7 +187,9 @@ def _gram_similarity(
             for v, m in parts
         ]
     else:
-        results = [gram_scores(captions, v, m, temperature) for v, m in parts]
+        largest = max(v.shape[:2].numel() for v, _ in parts)
+        room = frames.new_empty(2, largest, len(captions))
+        results = [gram_scores(captions, v, m, temperature, room) for v, m in parts]
     scores = torch.cat([score for score, _ in results])  # (B, A)
     scores = scores / captions.norm(dim=-1).clamp_min(1e-12)
     b, a = torch.cat([flag for _, flag in results]).nonzero(as_tuple=True)
