@@ -103,6 +103,103 @@ def data_show(
                 typer.echo(f"    {caption.kind:7s} {caption.text}")
 
 
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="msrvtt, msvd, didemo, lsmdc, activitynet, vatex; or mini."),
+]
+Variant = Annotated[str | None, typer.Option(help="MSR-VTT: 9k, 7k or full.")]
+VideoFolder = Annotated[
+    Path | None, typer.Option("--videos", help="Where videos lie, if not ROOT/videos.")
+]
+
+
+def _every_video(
+    root: Path, dataset: str | None, variant: str | None, videos: Path | None
+) -> list[Any]:
+    """The videos of a data set, after saying what it lacks, or all below a folder."""
+    from glscl.data.benchmarks import load
+    from glscl.data.split import VideoItem
+    from glscl.data.synthetic import load_benchmark
+    from glscl.data.videofiles import list_videos
+    from glscl.evaluate import markdown
+
+    if dataset is None:
+        items = [VideoItem(p.stem, p) for p in list_videos(videos or root)]
+        if not items:
+            raise FileNotFoundError(f"There is no video below {videos or root}.")
+        return items
+    if dataset == "mini":
+        benchmark = load_benchmark(root)
+        splits = map(benchmark.split, benchmark.sizes)
+        return [video for split in splits for video in split.videos]
+    found = load(dataset, root, variant, videos, missing="drop")
+    typer.echo(markdown(found.table()))
+    for sentence in found.differences():
+        typer.echo(sentence)
+    return found.every_video()
+
+
+@data.command("verify")
+@sentence_errors
+def data_verify(
+    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
+    dataset: Dataset = None,
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Write a report, JSON.")] = None,
+) -> None:
+    """Open every video and decode its first and last sampled frame.
+
+    Without --dataset every video below ROOT is taken. Ends with status 1 when a video is
+    missing or cannot be read.
+    """
+    from glscl.data.verify import verify
+    from glscl.evaluate import markdown
+
+    items = _every_video(root, dataset, variant, videos)
+    report = verify(items, workers=workers, timeout=timeout)
+    if out is not None:
+        report.write(out)
+    if report.bad:
+        shown = [{"video": v.id, "problem": v.problem} for v in report.bad]
+        typer.echo(markdown(shown))
+    typer.echo(report.summary())
+    if report.bad:
+        raise typer.Exit(1)
+
+
+@data.command("prepare")
+@sentence_errors
+def data_prepare(
+    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the copies.")],
+    dataset: Dataset = None,
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 3.0,
+    size: Annotated[int, typer.Option(help="Shorter side in pixels, at most.")] = 224,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 600.0,
+) -> None:
+    """Write small copies of the videos; use them with --videos OUT.
+
+    Copies that are there already stay. Ends with status 1 when a video cannot be read.
+    """
+    from glscl.data.prepare import prepare
+    from glscl.evaluate import markdown
+
+    items = _every_video(root, dataset, variant, videos)
+    done = prepare(items, out, fps, size, workers, timeout)
+    if done.problems:
+        problems = done.problems.items()
+        typer.echo(markdown([{"video": k, "problem": v} for k, v in problems]))
+    typer.echo(done.summary())
+    if done.problems:
+        raise typer.Exit(1)
+
+
 @app.command("flops")
 @sentence_errors
 def flops(
@@ -148,6 +245,7 @@ def _parse_changes(pairs: list[str] | None) -> dict[str, Any]:
 def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
     preset: Annotated[str, typer.Option(help="Model and recipe.")] = "mini",
+    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
     root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
         "data/mini"
     ),
@@ -186,7 +284,7 @@ def train(
         select_on=select_on,  # type: ignore[arg-type]
         tensorboard=tensorboard,
     )
-    history = train_mini(preset, root, _parse_changes(changes), options)
+    history = train_mini(preset, root, _parse_changes(changes), options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     typer.echo(
         f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
@@ -246,14 +344,18 @@ def ablate(
     sweeps: Annotated[
         bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
     ] = False,
+    siblings: Annotated[
+        bool, typer.Option(help="Also EERCF and GLCCL, with and without their losses.")
+    ] = False,
 ) -> None:
     """Train variants × seeds; whatever is there already is kept. Writes ablation.json."""
     import sys
 
-    from glscl.ablate import SWEEPS, VARIANTS, Setup
+    from glscl.ablate import SIBLINGS, SWEEPS, VARIANTS, Setup
     from glscl.ablate import ablate as run
 
-    names = variants or [*VARIANTS, *(SWEEPS if sweeps else ())]
+    more = {**(SWEEPS if sweeps else {}), **(SIBLINGS if siblings else {})}
+    names = variants or [*VARIANTS, *more]
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
     command = shlex.join(["glscl", *sys.argv[1:]])
     summary = run(out, seeds, names, setup, processes, command)

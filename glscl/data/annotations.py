@@ -8,7 +8,7 @@ import json
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Captions = dict[str, list[str]]
 
@@ -44,7 +44,7 @@ def read_rows(
     With a ``header`` the file names its columns and must have all of ``columns``;
     without one ``columns`` are the names, and tabs, not quotes, divide the values.
     """
-    quoting = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
     # Lines end where files say so, not at the separators that Unicode has besides.
     lines = io.StringIO(read_text(path), newline="")
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)

@@ -329,6 +329,12 @@ class Dataset:
             )
         return self.splits[name]
 
+    def every_video(self) -> list[VideoItem]:
+        """The videos of all splits; those that are missing, where they should be."""
+        items = [video for split in self.splits.values() for video in split.videos]
+        absent = [name for names in self.left_out.values() for name in names]
+        return items + [VideoItem(name, self.videos / name) for name in absent]
+
     def table(self) -> list[dict[str, object]]:
         """A row a split: published, annotated and usable videos and captions."""
         return [

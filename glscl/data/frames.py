@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,7 +87,52 @@ def read_frames(
     Raises ``VideoError`` naming the file when it is missing, empty, not a video, or
     broken at one of the sampled frames. A broken frame is never replaced.
     """
-    path = Path(path)
+    reader, count, fps = _open(Path(path))
+    indices = _sampled(Path(path), count, fps, max_frames, sample_fps, start, end)
+    return _decode(Path(path), reader, indices)
+
+
+class VideoInfo(NamedTuple):
+    """What a video file says of itself: frames, frames a second, pixels."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+def check_video(
+    path: str | Path,
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> VideoInfo:
+    """Open a video and decode the first and last of the frames that would be sampled.
+
+    Raises ``VideoError`` as ``read_frames`` does.
+    """
+    reader, count, fps = _open(Path(path))
+    indices = _sampled(Path(path), count, fps, max_frames, sample_fps, start, end)
+    _, height, width, _ = _decode(Path(path), reader, indices[[0, -1]]).shape
+    return VideoInfo(count, fps, width, height)
+
+
+def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndarray]:
+    """All of a video at ``fps``: uint8 (n, H, W, 3), at most ``chunk`` frames at a time.
+
+    Frame k is the one at k / ``fps`` seconds; no frame of a slower video is taken twice.
+    Raises ``VideoError`` as ``read_frames`` does.
+    """
+    reader, count, own = _open(Path(path))
+    times = np.arange(0, count / own, 1 / fps)
+    indices = np.unique(np.round(times * own).astype(int).clip(max=count - 1))
+    for first in range(0, len(indices), chunk):
+        yield _decode(Path(path), reader, indices[first : first + chunk])
+
+
+def _open(path: Path) -> tuple[Any, int, float]:
+    """decord's reader of a file, its number of frames and their rate."""
     if not path.is_file():
         raise VideoError(f"Video {path} does not exist.")
     if path.stat().st_size == 0:
@@ -100,18 +145,24 @@ def read_frames(
         raise VideoError(f"Video {path} cannot be opened: {_reason(error)}.") from error
     if count == 0 or not fps > 0:
         raise VideoError(f"Video {path} has {count} frames at {fps} fps.")
+    return reader, count, fps
+
+
+def _sampled(path: Path, count: int, fps: float, *sampling: Any) -> np.ndarray:
     try:
-        indices = sample_indices(count, fps, max_frames, sample_fps, start, end)
+        return sample_indices(count, fps, *sampling)
     except ValueError as error:
         raise VideoError(f"Video {path}: {error}") from error
+
+
+def _decode(path: Path, reader: Any, indices: np.ndarray) -> np.ndarray:
     try:
-        frames = reader.get_batch(indices.tolist()).asnumpy()
+        return reader.get_batch(indices.tolist()).asnumpy()
     except Exception as error:
         raise VideoError(
             f"Video {path} cannot be decoded at frames {indices[0]} to {indices[-1]} "
-            f"of {count}: {_reason(error)}."
+            f"of {len(reader)}: {_reason(error)}."
         ) from error
-    return frames
 
 
 def _reason(error: Exception) -> str:
@@ -126,15 +177,20 @@ def resize_crop(frames: np.ndarray, size: int) -> np.ndarray:
 
     The shorter side becomes ``size`` (bicubic, antialiased), then the centre is cut.
     """
+    resized = resize_shorter(frames, size)
+    top, left = (round((side - size) / 2) for side in resized.shape[1:3])
+    return np.ascontiguousarray(resized[:, top : top + size, left : left + size])
+
+
+def resize_shorter(frames: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (n, H, W, 3) with the shorter side ``size``: bicubic, antialiased."""
     _, height, width, _ = frames.shape
-    if height == width == size:
-        return frames
     short = min(height, width)
+    if short == size:
+        return frames
     new = (size * height // short, size * width // short)
     x = torch.from_numpy(frames).permute(0, 3, 1, 2)
     x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
-    top, left = (round((side - size) / 2) for side in new)
-    x = x[:, :, top : top + size, left : left + size]
     return x.permute(0, 2, 3, 1).contiguous().numpy()
 
 

@@ -1,0 +1,123 @@
+"""Every video of a data set, opened and decoded where a model would look.
+
+A report says of each what is in it or what is wrong with it. Nothing is replaced: a
+video that cannot be read is to be mended, or left out by name.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from glscl.data.annotations import field, read_json
+from glscl.data.frames import VideoInfo, check_video
+from glscl.data.loader import atomic_path
+from glscl.data.split import VideoItem
+from glscl.data.workers import Outcome, outcomes
+
+STATUS = {"ok": "ok", "error": "unreadable", "crash": "crash", "timeout": "timeout"}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A video and what became of it.
+
+    ``status``: ok, unreadable, crash (of the decoder) or timeout. The numbers are there
+    for videos that are ok, ``problem`` for the others.
+    """
+
+    id: str
+    path: str
+    status: str
+    problem: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The videos in the order in which they were given, and the seconds it took."""
+
+    videos: tuple[Checked, ...]
+    seconds: float
+
+    @property
+    def bad(self) -> tuple[Checked, ...]:
+        """The videos that cannot be read."""
+        return tuple(video for video in self.videos if video.status != "ok")
+
+    def summary(self) -> str:
+        """One sentence."""
+        rate = len(self.videos) / self.seconds if self.seconds else 0.0
+        return (
+            f"{len(self.videos)} videos checked, {len(self.bad)} unreadable, "
+            f"{rate:.1f} videos/s."
+        )
+
+    def write(self, path: Path) -> None:
+        """Everything as JSON."""
+        content = {
+            "checked": len(self.videos),
+            "unreadable": len(self.bad),
+            "seconds": round(self.seconds, 3),
+            "videos": [asdict(video) for video in self.videos],
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_unreadable(path: Path) -> list[str]:
+    """Ids of the videos that the report at ``path`` found unreadable."""
+    videos = field(read_json(path, dict), "videos", list, str(path))
+    bad = []
+    for number, video in enumerate(videos, start=1):
+        where = f"{path}, video {number}"
+        if field(video, "status", str, where) != "ok":
+            bad.append(field(video, "id", str, where))
+    return bad
+
+
+def verify(
+    items: Sequence[VideoItem],
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    workers: int = 2,
+    timeout: float = 60.0,
+) -> Report:
+    """Open every video; decode its first and last sampled frame, in ``workers``.
+
+    ``timeout``: seconds that one video may take. A crash or a hang of the decoder is a
+    finding like any other.
+    """
+    started = time.perf_counter()
+    check = partial(_check, max_frames, sample_fps)
+    found: list[Outcome | None] = [None] * len(items)
+    calls = outcomes(check, items, workers, timeout)
+    for number, outcome in tqdm(
+        calls, total=len(items), desc="verifying", unit="video"
+    ):
+        found[number] = outcome
+    videos = tuple(
+        _checked(item, outcome)
+        for item, outcome in zip(items, found, strict=True)
+        if outcome is not None
+    )
+    return Report(videos, time.perf_counter() - started)
+
+
+def _check(max_frames: int, sample_fps: float, item: VideoItem) -> VideoInfo:
+    return check_video(item.path, max_frames, sample_fps, item.start, item.end)
+
+
+def _checked(item: VideoItem, outcome: Outcome) -> Checked:
+    info = outcome.value._asdict() if outcome.kind == "ok" else {}
+    status, path = STATUS[outcome.kind], str(item.path)
+    return Checked(item.id, path, status, outcome.problem, **info)
