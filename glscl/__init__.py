@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glscl.eercf import EERCF
+    from glscl.glccl import GLCCL
     from glscl.model import GLSCL
 
 __version__ = "0.1.0"
-__all__ = ["GLSCL", "__version__"]
+__all__ = ["EERCF", "GLCCL", "GLSCL", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load ``glscl.GLSCL`` and the submodules on first use."""
-    if name == "GLSCL":
-        return import_module("glscl.model").GLSCL
+    """Load the three models and the submodules on first use."""
+    if name in ("EERCF", "GLCCL", "GLSCL"):
+        return getattr(import_module("glscl.methods"), name)
     if name.startswith("_"):
         raise AttributeError(f"module 'glscl' has no attribute '{name}'")
     try:

@@ -30,8 +30,12 @@ from glscl.data.loader import atomic_path, weights_digest
 from glscl.data.pairs import CachedVideos
 from glscl.data.synthetic import make_benchmark
 from glscl.evaluate import Retrieval, cached_videos, concept_measures, evaluate
+from glscl.methods import METHODS
 from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
 from glscl.model import GLSCL
+from glscl.optim import CLIP_PREFIX
+from glscl.retriever import Retriever
+from glscl.siblings import sibling_measures
 from glscl.train import RunOptions, fit
 
 NO_LOSSES: dict[str, Any] = {"icl_weight": 0.0, "alpha": 0.0}
@@ -59,6 +63,15 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "separate decoders": {"share_decoder": False},
     "nothing shared": {"share_queries": False, "share_decoder": False},
 }
+#: The other methods in the mini preset, with and without the loss that is theirs.
+SIBLINGS: dict[str, dict[str, Any]] = {
+    "eercf": {"method": "eercf"},
+    "eercf without pearson": {"method": "eercf", "pearson_weight": 0.0},
+    "glccl": {"method": "glccl"},
+    "glccl without csc": {"method": "glccl", "csc_weight": 0.0},
+}
+#: Every variant by name.
+ALL_VARIANTS = {**VARIANTS, **SWEEPS, **SIBLINGS}
 #: Which differences the summary reports, each seed against the same seed.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("temporal", "mean pooling"),
@@ -70,6 +83,10 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("GIM + LIM + ICL", "GIM + LIM"),
     ("GIM + LIM + IDL", "GIM + LIM"),
     ("all", "GIM + LIM"),
+    ("eercf", "all"),
+    ("glccl", "all"),
+    ("eercf", "eercf without pearson"),
+    ("glccl", "glccl without csc"),
 )
 
 
@@ -85,9 +102,12 @@ class Setup:
     pretrained: str | None = "builtin"
 
 
-@lru_cache(maxsize=1)
-def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
-    """The splits of the built-in benchmark as features of the mini CLIP, cached."""
+@lru_cache(maxsize=2)
+def mini_videos(setup: Setup, patches: bool = False) -> dict[str, CachedVideos]:
+    """The splits of the built-in benchmark as features of the mini CLIP, cached.
+
+    ``patches``: whether patches come with the frames, as EERCF needs them.
+    """
     backbone = load_backbone("mini", setup.pretrained)
     benchmark = make_benchmark(
         setup.data,
@@ -98,7 +118,11 @@ def mini_videos(setup: Setup) -> dict[str, CachedVideos]:
     )
     return {
         name: cached_videos(
-            benchmark.split(name), backbone, get_preset("mini").model, Path(setup.data)
+            benchmark.split(name),
+            backbone,
+            get_preset("mini").model,
+            Path(setup.data),
+            patches,
         )
         for name in ("train", "val", "test")
     }
@@ -116,26 +140,33 @@ def train_variant(
     videos: Mapping[str, CachedVideos],
     setup: Setup | None = None,
     progress: bool = False,
-) -> tuple[GLSCL, dict[str, Any]]:
-    """A variant of the mini model, trained with one seed, and the record of its run.
+) -> tuple[Retriever, dict[str, Any]]:
+    """A variant of a mini model, trained with one seed, and the record of its run.
 
-    ``changes``: settings of ``ModelConfig`` that differ from the mini preset. The seed
-    decides the new modules' start, the data order and dropout. Deterministic on a CPU.
+    ``changes``: the ``method`` (GLSCL where it is not said) and settings of its model
+    that differ from the mini preset. ``videos``: with patches if the model uses them.
+    The seed decides the new modules' start, the data order and dropout. Deterministic
+    on a CPU.
     """
     setup = setup or Setup()
-    preset = get_preset("mini")
+    changes = {"method": "glscl", **changes}
+    method = changes.pop("method")
+    preset = get_preset("mini", method=method)
     config = override(preset.model, {**changes, "pretrained": setup.pretrained})
     recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed})
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GLSCL(load_backbone(config.backbone, config.pretrained), config)
+        backbone = load_backbone(config.backbone, config.pretrained)
+        model = METHODS[method](backbone, config)
     options = RunOptions(progress=progress)
     history = fit(model, videos["train"], recipe, videos["val"], options)
     best = history.best_epoch
     test = evaluate(model, videos["test"], recipe.eval_batch_size)
     record = {
         "seed": seed,
+        "method": method,
+        "parameters": new_parameters(model),
         "model": asdict(model.config),
         "recipe": asdict(recipe),
         "best_epoch": best,
@@ -145,9 +176,20 @@ def train_variant(
         "val": None if best is None else history.epochs[best]["validation"],
         "test": result_record(test),
     }
-    if config.local:
+    if isinstance(model, GLSCL) and model.config.local:
         record["concepts"] = concept_measures(model, videos["val"])
+    if method != "glscl":
+        record["measures"] = sibling_measures(model, videos["val"], videos["test"])
     return model, record
+
+
+def new_parameters(model: Retriever) -> int:
+    """How many numbers a model learns besides those of CLIP."""
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.startswith(CLIP_PREFIX)
+    )
 
 
 def result_record(result: Retrieval) -> dict[str, Any]:
@@ -190,12 +232,17 @@ def run_path(folder: Path, variant: str, seed: int) -> Path:
     return folder / f"{words.lower()}-seed{seed}.json"
 
 
+def uses_patches(variant: str) -> bool:
+    """Whether a variant needs the patches of its videos."""
+    return ALL_VARIANTS[variant].get("method") == "eercf"
+
+
 def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, Any]:
     """The record of one run, from its file if that holds the same settings."""
     path = run_path(folder, variant, seed)
     settings: dict[str, Any] = {
         "variant": variant,
-        "changes": {**VARIANTS, **SWEEPS}[variant],
+        "changes": ALL_VARIANTS[variant],
         "setup": asdict(setup),
         "clip": clip_digest(setup),
     }
@@ -203,7 +250,7 @@ def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, A
         stored = json.loads(path.read_text())
         if all(stored.get(name) == value for name, value in settings.items()):
             return stored
-    videos = mini_videos(setup)
+    videos = mini_videos(setup, uses_patches(variant))
     _, record = train_variant(settings["changes"], seed, videos, setup)
     record = {**settings, **record, "provenance": provenance()}
     _write_json(path, record)
@@ -222,15 +269,15 @@ def run_all(
     Raises ``ValueError`` for a variant that does not exist.
     """
     setup = setup or Setup()
-    known = {**VARIANTS, **SWEEPS}
     variants = list(variants)
     for name in variants:
-        if name not in known:
+        if name not in ALL_VARIANTS:
             raise ValueError(
-                f"Unknown variant {name!r}: expected one of {list(known)}."
+                f"Unknown variant {name!r}: expected one of {list(ALL_VARIANTS)}."
             )
     jobs = [(name, seed) for seed in seeds for name in variants]
-    mini_videos(setup)  # decoded once, here, not by every process
+    for patches in {uses_patches(name) for name in variants}:
+        mini_videos(setup, patches)  # decoded once, here, not by every process
     job = partial(_job, folder=folder, setup=setup)
     with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
         return list(pool.map(job, jobs))
@@ -239,7 +286,7 @@ def run_all(
 def stored_runs(folder: Path, setup: Setup) -> list[dict[str, Any]]:
     """Every record of ``setup`` in ``folder``, in the order of the tables and seeds."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    order = list({**VARIANTS, **SWEEPS})
+    order = list(ALL_VARIANTS)
     same = {"setup": asdict(setup), "clip": clip_digest(setup)}
     return sorted(
         (record for record in records if same.items() <= record.items()),
@@ -282,6 +329,7 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
 def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "changes": runs[0]["changes"],
+        "parameters": runs[0].get("parameters"),
         "seeds": [run["seed"] for run in runs],
         "seconds": sum(run["seconds"] for run in runs) / len(runs),
         "validation_R1": _spread([run["val"]["t2v"]["R1"] for run in runs]),

@@ -240,6 +240,11 @@ class Backbone(nn.Module):
         patches = out["image_intermediates"][-1] @ visual.proj
         return ImageOutput(out["image_features"], patches)
 
+    def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
+        """``encode_patches`` in one tensor (N, 1 + P, D), the frame first."""
+        frames, patches = self.encode_patches(pixels)
+        return torch.cat([frames[:, None], patches], dim=1)
+
     def _check_pixels(self, pixels: Tensor) -> None:
         side = self.image_size
         check_shape(pixels, "N 3 H W", "pixels", H=side, W=side)

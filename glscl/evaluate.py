@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glscl.backbone import Backbone
-from glscl.config import ModelConfig
+from glscl.config import EncoderConfig
 from glscl.data.loader import (
     FrameCache,
     FrameSpec,
@@ -30,7 +30,8 @@ from glscl.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from glscl.model import GLSCL, TextFeatures, VideoFeatures
+from glscl.model import GLSCL
+from glscl.retriever import Retriever, TextFeatures, VideoFeatures
 
 
 class Retrieval(NamedTuple):
@@ -43,7 +44,7 @@ class Retrieval(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: GLSCL,
+    model: Retriever,
     videos: Videos,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -59,7 +60,7 @@ def evaluate(
 
 @torch.no_grad()
 def similarity_matrix(
-    model: GLSCL,
+    model: Retriever,
     videos: Videos,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -81,7 +82,7 @@ def similarity_matrix(
 
 @torch.no_grad()
 def caption_scores(
-    model: GLSCL, texts: Sequence[str], gallery: VideoFeatures, batch_size: int = 64
+    model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
 ) -> Tensor:
     """Similarity (A, B) of any captions with an encoded gallery, on the CPU."""
     device = gallery.frames.device
@@ -95,11 +96,11 @@ def caption_scores(
 
 @torch.no_grad()
 def caption_batches(
-    model: GLSCL,
+    model: Retriever,
     texts: Sequence[str],
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-) -> Iterator[TextFeatures]:
+) -> Iterator[Any]:
     """Captions, encoded ``batch_size`` at a time; the caller drops what it has used."""
     token_ids, token_mask = model.backbone.tokenize(texts, model.config.max_words)
     for ids, mask in zip(
@@ -112,12 +113,12 @@ def caption_batches(
 
 @torch.no_grad()
 def encode_gallery(
-    model: GLSCL,
+    model: Retriever,
     videos: Videos,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     workers: int = 0,
-) -> VideoFeatures:
+) -> Any:
     """All videos of a split, encoded once, ``batch_size`` at a time."""
     parts = []
     for content, mask in video_batches(videos, batch_size, workers):
@@ -125,15 +126,13 @@ def encode_gallery(
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
         parts.append(encode(content.to(device), mask.to(device)))
-    concepts = [part.concepts for part in parts if part.concepts is not None]
-    return VideoFeatures(
-        torch.cat([part.frames for part in parts]),
-        torch.cat([part.mask for part in parts]),
-        torch.cat(concepts) if concepts else None,
+    fields = zip(*parts, strict=True)
+    return type(parts[0])._make(
+        None if values[0] is None else torch.cat(values) for values in fields
     )
 
 
-def frame_spec(backbone: Backbone, config: ModelConfig) -> FrameSpec:
+def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:
     """How a model's videos become pixels."""
     return FrameSpec(
         config.max_frames,
@@ -145,14 +144,22 @@ def frame_spec(backbone: Backbone, config: ModelConfig) -> FrameSpec:
 
 
 def cached_videos(
-    split: Split, backbone: Backbone, config: ModelConfig, root: Path
+    split: Split,
+    backbone: Backbone,
+    config: EncoderConfig,
+    root: Path,
+    patches: bool = False,
 ) -> CachedVideos:
-    """A split as features of the visual tower, kept in ``root``/cache."""
+    """A split as features of the visual tower, kept in ``root``/cache.
+
+    ``patches``: whether patches come with the frames, see ``Retriever.uses_patches``.
+    """
     cache = root / "cache"
     dataset = VideoDataset(
         split, frame_spec(backbone, config), FrameCache(cache / "frames")
     )
-    return CachedVideos(split, cached_frame_features(backbone, dataset, cache))
+    features = cached_frame_features(backbone, dataset, cache, patches=patches)
+    return CachedVideos(split, features)
 
 
 def _concepts(parts: Iterable[TextFeatures | VideoFeatures]) -> Tensor:

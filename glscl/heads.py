@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from glscl.lim import LocalInteraction, local_similarity
-
-SHARP = 0.01  # temperature with which scores weigh themselves (X-CLIP, EERCF, GLCCL)
+from glscl.means import mixed_mean, own_mean
 
 
 class Texts(NamedTuple):
@@ -61,16 +60,6 @@ class Head(nn.Module):
     def forward(self, texts: Texts, videos: Videos) -> Tensor:
         """Scores (A, B)."""
         return self.per_pair(self.per_query(texts), self.per_video(videos))
-
-
-def own_mean(scores: Tensor, dim: int = -1) -> Tensor:
-    """Scores averaged with their own sharp softmax as weights, over one axis."""
-    return (scores * (scores / SHARP).softmax(dim)).sum(dim)
-
-
-def mixed_mean(scores: Tensor, mix: Tensor) -> Tensor:
-    """``own_mean`` over the last axis, its weights mixed by a square matrix first."""
-    return (scores * ((scores / SHARP).softmax(-1) @ mix)).sum(-1)
 
 
 def attend(captions: Tensor, frames: Tensor, temperature: float) -> Tensor:

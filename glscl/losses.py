@@ -123,18 +123,29 @@ def pearson_constraint(
     ``on_diag Σ_d (c_dd − 1)² + off_diag Σ_{d≠e} c_de²``. A channel that is constant in
     the batch counts as uncorrelated. Raises ``ValueError`` for fewer than two pairs.
     """
+    with full_precision(x):
+        diagonal = channel_correlation(x, y)
+        loss = on_diag * (diagonal - 1).square().sum()
+        if off_diag:
+            zx, zy = (_standardise(z) for z in full(x, y))
+            c = zx.T @ zy / len(x)  # (D, D)
+            loss = loss + off_diag * (c.square().sum() - diagonal.square().sum())
+        return loss
+
+
+def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """How much each channel correlates across pairs: the c_dd of the constraint, (D,).
+
+    ``x``, ``y``: (A, D), paired by row. Standardised by the unbiased deviation and
+    divided by A, so at most 1 − 1/A. Raises ``ValueError`` for fewer than two pairs.
+    """
     A, D = check_shape(x, "A D", "x").values()
     check_shape(y, "A D", "y", A=A, D=D)
     if A < 2:
         raise ValueError(f"x needs at least two pairs (axis 0) to correlate, got {A}.")
     with full_precision(x):
         zx, zy = (_standardise(z) for z in full(x, y))
-        diagonal = (zx * zy).sum(dim=0) / A  # (D,)
-        loss = on_diag * (diagonal - 1).square().sum()
-        if off_diag:
-            c = zx.T @ zy / A  # (D, D)
-            loss = loss + off_diag * (c.square().sum() - diagonal.square().sum())
-        return loss
+        return (zx * zy).sum(dim=0) / A
 
 
 def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""GLSCL put together: encoders, both interaction modules, the loss; save and load.
+"""GLSCL put together: encoders, both interaction modules, the loss.
 
     S = global + local_weight · local,    loss = InfoNCE(κ S) + ICL + IDL.
 
@@ -8,27 +8,18 @@ Every step is in a file of its own; this one decides which are used, from a
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from glscl.backbone import Backbone, load_backbone, read_state_dict
-from glscl.config import (
-    ModelConfig,
-    config_from_dict,
-    config_to_dict,
-    get_preset,
-    override,
-)
+from glscl.backbone import Backbone, read_state_dict
+from glscl.config import ModelConfig, override
 from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.losses import info_nce, inter_consistency, intra_diversity
-from glscl.numeric import real_positions
-from glscl.shapes import check_shape
-from glscl.temporal import FrameTransformer
+from glscl.retriever import Retriever, TextFeatures, VideoFeatures
 from glscl.weights import (
     DEAD,
     DEAD_WHEN_SHARED,
@@ -37,37 +28,7 @@ from glscl.weights import (
     authors_name,
     authors_shared_name,
     copy_weights,
-    own_names,
-    read_directory,
-    save_directory,
 )
-
-MAX_LOGIT_SCALE = math.log(100)
-
-
-class TextFeatures(NamedTuple):
-    """Captions, encoded.
-
-    ``captions``: (A, D) sentences, ``tokens``: (A, L, D), ``mask``: (A, L), True = real,
-    ``concepts``: (A, Q, D), unit norm, or ``None`` where they are still to be decoded.
-    """
-
-    captions: Tensor
-    tokens: Tensor
-    mask: Tensor
-    concepts: Tensor | None = None
-
-
-class VideoFeatures(NamedTuple):
-    """Videos, encoded.
-
-    ``frames``: (B, F, D) after the frame transformer, ``mask``: (B, F), True = real,
-    ``concepts``: (B, Q, D), unit norm, or ``None`` where they are still to be decoded.
-    """
-
-    frames: Tensor
-    mask: Tensor
-    concepts: Tensor | None = None
 
 
 class Losses(NamedTuple):
@@ -79,43 +40,17 @@ class Losses(NamedTuple):
     idl: Tensor
 
 
-class GLSCL(nn.Module):
-    """Text-video similarity from global and local interaction.
+class GLSCL(Retriever):
+    """Text-video similarity from global and local interaction."""
 
-    ``backbone``: the CLIP of both encoders; ``config``: every other choice. The frame
-    transformer starts as a copy of the first blocks of CLIP's text transformer.
-
-    Raises ``ValueError`` where the sizes of both cannot go together.
-    """
+    method = "glscl"
+    loss_type = Losses
 
     def __init__(self, backbone: Backbone, config: ModelConfig):
-        super().__init__()
-        self.backbone = backbone
-        self.config = config
-        self.temporal = self._frame_transformer() if config.temporal_layers else None
+        super().__init__(backbone, config)
         if config.local:
             self.lim_video = self._local_interaction()
             self.lim_text = self._text_interaction()
-
-    def _frame_transformer(self) -> FrameTransformer:
-        clip = self.backbone.clip
-        D, width = self.backbone.embed_dim, clip.positional_embedding.shape[1]
-        if width != D:
-            raise ValueError(
-                f"The frame transformer starts as CLIP's text transformer, but that of "
-                f"{self.backbone.name} has {width} channels and its features {D}; use "
-                "temporal_layers=0."
-            )
-        transformer = FrameTransformer(
-            D,
-            clip.transformer.resblocks[0].attn.num_heads,
-            self.config.temporal_layers,
-            self.backbone.context_length,
-        )
-        transformer.copy_from_text(
-            clip.transformer.resblocks, clip.positional_embedding
-        )
-        return transformer
 
     def _local_interaction(self) -> LocalInteraction:
         config = self.config
@@ -138,57 +73,32 @@ class GLSCL(nn.Module):
             lim.decoder = self.lim_video.decoder
         return lim
 
-    @property
-    def kappa(self) -> Tensor:
-        """κ = exp(logit_scale), the inverse temperature of the InfoNCE."""
-        return self.backbone.logit_scale.exp()
-
-    @torch.no_grad()
-    def clamp_logit_scale(self) -> None:
-        """Keep κ ≤ 100; to be called after every optimiser step."""
-        self.backbone.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
         """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
 
         Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
         """
-        A, L = check_shape(token_ids, "A L", "token_ids").values()
-        mask = real_positions(token_mask, "A L", "token_mask", "caption", A=A, L=L)
-        captions, tokens = self.backbone.encode_text(token_ids, mask)
-        text = TextFeatures(captions, tokens, mask)
+        text = self._read_text(token_ids, token_mask)
         if self.config.local:
             text = text._replace(concepts=self.text_concepts(text))
         return text
-
-    def encode_frames(self, pixels: Tensor) -> Tensor:
-        """CLIP's features (B, F, D) of ``pixels`` (B, F, 3, H, W), frame by frame.
-
-        They do not depend on the rest of the model, so they can be kept while CLIP is.
-        """
-        B, F, *_ = check_shape(pixels, "B F 3 H W", "pixels").values()
-        return self.backbone.encode_image(pixels.flatten(0, 1)).unflatten(0, (B, F))
-
-    def encode_video(self, pixels: Tensor, frame_mask: Tensor) -> VideoFeatures:
-        """Features of videos from ``pixels`` (B, F, 3, H, W), ``frame_mask`` (B, F).
-
-        Raises ``ValueError`` for sizes that do not fit and a video without a real frame.
-        """
-        return self.encode_video_features(self.encode_frames(pixels), frame_mask)
 
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> VideoFeatures:
         """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
-        D = self.backbone.embed_dim
-        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
-        mask = real_positions(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
-        if self.temporal is not None:
-            frame_features = self.temporal(frame_features, mask)
-        video = VideoFeatures(frame_features, mask)
+        video = VideoFeatures(*self._see_frames(frame_features, frame_mask))
         if self.config.local:
             video = video._replace(concepts=self.video_concepts(video))
         return video
+
+    def for_loss(
+        self, text: TextFeatures, video: VideoFeatures
+    ) -> tuple[TextFeatures, VideoFeatures]:
+        """The features of a batch: concepts are there, so one token stands for all."""
+        one = text.captions[:, None]
+        real = torch.ones_like(one[..., 0], dtype=torch.bool)
+        return text._replace(tokens=one, mask=real), video
 
     def text_concepts(self, text: TextFeatures) -> Tensor:
         """Concepts (A, Q, D) of captions: those they carry, else decoded now."""
@@ -205,16 +115,6 @@ class GLSCL(nn.Module):
         return self.lim_video(
             video.frames, video.mask if self.config.mask_padding else None
         )
-
-    def forward(
-        self, token_ids: Tensor, token_mask: Tensor, video: Tensor, frame_mask: Tensor
-    ) -> tuple[TextFeatures, VideoFeatures]:
-        """Both encoders at once, for wrappers that call a module (DDP).
-
-        ``video``: pixels (B, F, 3, H, W), or frame features (B, F, D).
-        """
-        encode = self.encode_video if video.ndim == 5 else self.encode_video_features
-        return self.encode_text(token_ids, token_mask), encode(video, frame_mask)
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).
@@ -267,23 +167,6 @@ class GLSCL(nn.Module):
         return Losses(contrastive + icl + idl, contrastive, icl, idl)
 
     @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        tag: Literal["released", "paper"] = "released",
-        **changes: Any,
-    ) -> GLSCL:
-        """The model of a benchmark's preset, ready for training, in evaluation mode.
-
-        ``changes``: settings of ``ModelConfig`` that differ, such as ``backbone`` and
-        ``pretrained``. Queries and decoder start at random: set torch's seed before.
-
-        Raises ``ValueError`` for unknown names, and what ``load_backbone`` raises.
-        """
-        config = override(get_preset(name, tag).model, changes)
-        return cls(load_backbone(config.backbone, config.pretrained), config).eval()
-
-    @classmethod
     def from_authors(
         cls,
         path: str | Path,
@@ -323,40 +206,4 @@ class GLSCL(nn.Module):
         ignored = DEAD + DEAD_WHEN_SHARED if share else DEAD
         name_of = authors_shared_name if share else authors_name
         copy_weights(model, state, source, name_of, ignored)
-        return model.eval()
-
-    def save(self, path: str | Path) -> None:
-        """Write the model to the directory ``path``: safetensors and ``config.json``.
-
-        Takes effect as a whole or not at all, also where an older model is replaced.
-        """
-        description = {
-            "backbone": {
-                "name": self.backbone.name,
-                "quick_gelu": self.backbone.quick_gelu,
-                "config": self.backbone.config,
-            },
-            "model": config_to_dict(self.config),
-        }
-        state = self.state_dict()
-        weights = {name: state[name] for name in own_names(self)}
-        save_directory(Path(path), description, weights)
-
-    @classmethod
-    def load(cls, path: str | Path, backbone: str | None = None) -> GLSCL:
-        """The model that ``save`` wrote to ``path``, in evaluation mode, on the CPU.
-
-        ``backbone``: the open_clip name that the model must have. Raises
-        ``FileNotFoundError`` for missing files, ``ValueError`` for files that are not a
-        model, do not fit together, or hold another backbone.
-        """
-        saved = read_directory(Path(path))
-        if backbone not in (None, saved.backbone):
-            raise ValueError(
-                f"{path} holds a model with the backbone {saved.backbone!r}, expected "
-                f"{backbone!r}."
-            )
-        config = config_from_dict(ModelConfig, saved.settings)
-        model = cls(Backbone(saved.backbone, saved.clip_config), config)
-        copy_weights(model, read_state_dict(saved.weights), str(saved.weights))
         return model.eval()

@@ -135,19 +135,34 @@ def is_decayed(name: str, parameter: Tensor, rule: DecayRule) -> bool:
     return parameter.ndim >= 2 and not any(word in name for word in tables)
 
 
-def freeze(model: nn.Module, part: Literal["conv1", "visual"]) -> None:
-    """Stop the gradients of CLIP's patch convolution, or of its whole visual tower.
+#: What ``freeze`` can stop, by the prefixes of the parameters' names.
+FROZEN: dict[str, tuple[str, ...]] = {
+    "conv1": ("visual.conv1.",),
+    "embeddings": (
+        "visual.conv1.",
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.ln_pre.",
+        "token_embedding.",
+        "positional_embedding",
+    ),
+    "visual": ("visual.",),
+}
 
-    Every other parameter is made trainable. Raises ``ValueError`` for another part.
+
+def freeze(model: nn.Module, part: Literal["conv1", "embeddings", "visual"]) -> None:
+    """Stop the gradients of a part of CLIP.
+
+    ``"conv1"``: its patch convolution, as GLSCL's release; ``"embeddings"``: all that
+    comes before the residual blocks of both towers, as the releases of EERCF and GLCCL;
+    ``"visual"``: its whole visual tower. Every other parameter is made trainable.
+    Raises ``ValueError`` for another part.
     """
-    prefixes = {
-        "conv1": f"{CLIP_PREFIX}clip.visual.conv1.",
-        "visual": f"{CLIP_PREFIX}clip.visual.",
-    }
-    if part not in prefixes:
-        raise ValueError(f"Cannot freeze {part!r}: expected one of {sorted(prefixes)}.")
+    if part not in FROZEN:
+        raise ValueError(f"Cannot freeze {part!r}: expected one of {sorted(FROZEN)}.")
+    prefixes = tuple(f"{CLIP_PREFIX}clip.{name}" for name in FROZEN[part])
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes[part]))
+        parameter.requires_grad_(not name.startswith(prefixes))
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

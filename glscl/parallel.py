@@ -70,6 +70,15 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
+def largest(number: int) -> int:
+    """The largest ``number`` of all processes."""
+    if world_size() == 1:
+        return number
+    numbers: list[int] = [0] * world_size()
+    dist.all_gather_object(numbers, number)
+    return max(numbers)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the processes."""
     if world_size() == 1:

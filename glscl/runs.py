@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from glscl.backbone import load_backbone
-from glscl.config import ModelConfig, TrainConfig, get_preset, override
+from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import FrameCache
 from glscl.data.pairs import DecodedVideos, Videos
 from glscl.data.synthetic import load_benchmark
@@ -25,24 +25,30 @@ from glscl.evaluate import (
     result_table,
     worst_queries,
 )
+from glscl.methods import METHODS, load_model
 from glscl.metrics import dual_softmax, qb_norm
-from glscl.model import GLSCL
+from glscl.retriever import Retriever
 from glscl.train import History, RunOptions, fit
 
 
 def train_mini(
-    preset: str, root: Path, changes: Mapping[str, Any], options: RunOptions
+    preset: str,
+    root: Path,
+    changes: Mapping[str, Any],
+    options: RunOptions,
+    method: str = "glscl",
 ) -> History:
     """Train on the built-in benchmark under ``root``, the model and recipe of ``preset``.
 
-    ``changes``: settings of either that differ. With the visual tower frozen its
-    features are computed once; otherwise videos are decoded, and augmented if the
-    recipe says so. Under ``torchrun`` each process takes the device of its number.
+    ``method``: a name in ``METHODS``. ``changes``: settings of the model or the recipe
+    that differ. With the visual tower frozen its features are computed once; otherwise
+    videos are decoded, and augmented if the recipe says so. Under ``torchrun`` each
+    process takes the device of its number.
 
     Raises ``ValueError`` for unknown settings and what ``fit`` raises.
     """
-    chosen = get_preset(preset)
-    ours = {field.name for field in fields(ModelConfig)}
+    chosen = get_preset(preset, method=method)
+    ours = {field.name for field in fields(chosen.model)}
     model_config = override(
         chosen.model, {k: v for k, v in changes.items() if k in ours}
     )
@@ -51,7 +57,7 @@ def train_mini(
     if options.device == "cuda" and "LOCAL_RANK" in os.environ:
         options = replace(options, device=f"cuda:{os.environ['LOCAL_RANK']}")
     torch.manual_seed(recipe.seed)
-    model = GLSCL(
+    model = METHODS[method](
         load_backbone(model_config.backbone, model_config.pretrained), model_config
     )
     validation = "test" if options.select_on == "test" else "val"
@@ -62,9 +68,11 @@ def train_mini(
     return fit(model, train, recipe, chooser, options)
 
 
-def _videos(model: GLSCL, recipe: TrainConfig, split: Any, root: Path) -> Videos:
+def _videos(model: Retriever, recipe: TrainConfig, split: Any, root: Path) -> Videos:
     if recipe.freeze == "visual" and recipe.augment is None:
-        return cached_videos(split, model.backbone, model.config, root)
+        return cached_videos(
+            split, model.backbone, model.config, root, model.uses_patches
+        )
     return DecodedVideos(
         split,
         frame_spec(model.backbone, model.config),
@@ -86,10 +94,12 @@ def evaluate_mini(
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
     the other direction are left out.
     """
-    model = GLSCL.load(folder)
+    model = load_model(folder)
     benchmark = load_benchmark(root)
     chosen = benchmark.split(split)
-    videos = cached_videos(chosen, model.backbone, model.config, root)
+    videos = cached_videos(
+        chosen, model.backbone, model.config, root, model.uses_patches
+    )
     result: Retrieval = evaluate(model, videos)
     scores = [("raw", result.similarity)]
     if with_dsl:
@@ -106,6 +116,7 @@ def evaluate_mini(
         rows += [row for row in normed if row["direction"] == "text to video"]
     about = {
         "model": str(folder),
+        "method": model.method,
         "data": str(root),
         "split": split,
         "settings": asdict(model.config),

@@ -48,7 +48,6 @@ from glscl.data.pairs import (
 )
 from glscl.evaluate import evaluate
 from glscl.metrics import Metrics
-from glscl.model import GLSCL, Losses, TextFeatures, VideoFeatures
 from glscl.optim import (
     MULTIPLIERS,
     BertAdam,
@@ -56,6 +55,7 @@ from glscl.optim import (
     make_optimiser,
     set_learning_rates,
 )
+from glscl.retriever import Retriever
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
@@ -135,7 +135,7 @@ class History:
 
 
 def fit(
-    model: GLSCL,
+    model: Retriever,
     train: Videos,
     config: TrainConfig,
     validation: Videos | None = None,
@@ -176,7 +176,7 @@ class _Run:
 
     def __init__(
         self,
-        model: GLSCL,
+        model: Retriever,
         train: Videos,
         config: TrainConfig,
         validation: Videos | None,
@@ -221,7 +221,7 @@ class _Run:
                     self.history.steps.append(record)
                     write(record)
                     bar.update()
-                    bar.set_postfix_str(_summary(record, self.batch_size))
+                    bar.set_postfix_str(self._summary(record))
                     if self.on_step:
                         self.on_step(record)
                     self._checkpoint_within_epoch()
@@ -287,13 +287,19 @@ class _Run:
             "seconds": time.perf_counter() - started,
         }
 
-    def backward(self, batch: Pairs, part: int = 0, weight: float = 1.0) -> Losses:
+    def _summary(self, record: dict[str, float]) -> str:
+        names = [name for name in self.model.loss_type._fields if name != "total"]
+        parts = " + ".join(f"{name} {record[name]:.4f}" for name in names)
+        rate = self.batch_size / record["seconds"]
+        return f"loss {record['total']:.3f} = {parts}, {rate:.0f} pairs/s"
+
+    def backward(self, batch: Pairs, part: int = 0, weight: float = 1.0) -> Any:
         """Add the gradients of ``weight`` × the loss of the global batch.
 
         With ``micro_batch``: encode all parts without a graph; take the gradient of the
         loss with respect to the features; encode each part again, with the same
         dropout, and go on from the features' gradient. Exact, since the loss depends on
-        the weights through these features, and on the logit scale directly.
+        the weights through these features, and on the few it uses itself directly.
         """
         size = self.options.micro_batch
         if size is None or size >= len(batch.captions):
@@ -326,31 +332,28 @@ class _Run:
         where = (self.config.seed, self.step, parallel.rank(), part, chunk)
         torch.manual_seed(stable_seed("dropout", *where))
         with self._autocast():
-            text, video = self.model(
+            sides = self.model(
                 batch.token_ids, batch.token_mask, batch.content, batch.frame_mask
             )
-        encoded = {
-            "captions": text.captions,
-            "frames": video.frames,
-            "frame_mask": video.mask,
+        return {
+            f"{side} {name}": x
+            for side, features in zip(
+                ("text", "video"), self.model.for_loss(*sides), strict=True
+            )
+            for name, x in features._asdict().items()
+            if x is not None
         }
-        if self.model.config.local:
-            encoded["text_concepts"] = text.concepts
-            encoded["video_concepts"] = video.concepts
-        return encoded
 
-    def _loss(self, encoded: dict[str, Tensor], batch: Pairs) -> Losses:
+    def _loss(self, encoded: dict[str, Tensor], batch: Pairs) -> Any:
         """The loss of the batch of all processes; stops on what is not a number."""
         for name, x in encoded.items():
-            self._refuse(x, f"value of the {name.replace('_', ' ')}", batch)
-        gathered = {name: parallel.gather(x) for name, x in encoded.items()}
-        captions, concepts = gathered["captions"], gathered.get("text_concepts")
-        # Concepts are there already, so the loss has no use for the tokens.
-        tokens = captions[:, None]
-        text = TextFeatures(captions, tokens, tokens[..., 0].isfinite(), concepts)
-        video = VideoFeatures(
-            gathered["frames"], gathered["frame_mask"], gathered.get("video_concepts")
-        )
+            self._refuse(x, f"value of the {name}", batch)
+        sides: dict[str, dict[str, Tensor]] = {"text": {}, "video": {}}
+        for name, x in encoded.items():
+            side, field_name = name.split()
+            sides[side][field_name] = parallel.gather(x)
+        text = self.model.text_type(**sides["text"])
+        video = self.model.video_type(**sides["video"])
         with self._autocast():
             losses = self.model.loss(text, video)
         self._refuse(losses.total, "loss", batch)
@@ -449,13 +452,14 @@ class _Run:
         self.history = History(**json.loads(state["history"]))
         best = self.history.best_epoch
         if best is not None:
-            self.best = GLSCL.load(self._best_folder(best)).state_dict()
+            self.best = type(self.model).load(self._best_folder(best)).state_dict()
 
     def _settings(self) -> str:
         """What must not change between a run and its resumption."""
         split = self.train.split
         return json.dumps(
             {
+                "method": self.model.method,
                 "model": asdict(self.model.config),
                 "recipe": asdict(self.config),
                 "precision": self.options.precision,
@@ -542,16 +546,8 @@ def _better(new: Metrics, old: Metrics) -> bool:
     return (a["R1"], -a["MnR"]) > (b["R1"], -b["MnR"])
 
 
-def _copy(model: GLSCL) -> dict[str, Tensor]:
+def _copy(model: Retriever) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in model.state_dict().items()}
-
-
-def _summary(record: dict[str, float], batch_size: int) -> str:
-    rate = batch_size / record["seconds"]
-    return (
-        f"loss {record['total']:.3f} = nce {record['info_nce']:.3f} + icl "
-        f"{record['icl']:.3f} + idl {record['idl']:.4f}, {rate:.0f} pairs/s"
-    )
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

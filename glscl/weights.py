@@ -54,8 +54,10 @@ def save_directory(
 
 
 class SavedModel(NamedTuple):
-    """A model on disk: its CLIP by name and sizes, its settings, its weights' path."""
+    """A model on disk: its method, its CLIP by name and sizes, its settings, its weights'
+    path."""
 
+    method: str
     backbone: str
     clip_config: dict[str, Any]
     settings: dict[str, Any]
@@ -76,10 +78,14 @@ def read_directory(directory: Path) -> SavedModel:
         found, backbone = content["format"], content["backbone"]
         weights = directory / content["weights"]
         saved = SavedModel(
-            backbone["name"], backbone["config"], content["model"], weights
+            content.get("method", "glscl"),  # older files do not say
+            backbone["name"],
+            backbone["config"],
+            content["model"],
+            weights,
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not describe a GLSCL model.") from error
+        raise ValueError(f"{file} does not describe a model of glscl.") from error
     if found != FORMAT:
         raise ValueError(f"{file} has the format {found!r}, expected {FORMAT!r}.")
     return saved

@@ -195,3 +195,82 @@ def pearson_constraint(x, y, on_diag, off_diag):
             c = np.dot(zx, zy) / A
             loss += on_diag * (c - 1) ** 2 if d == e else off_diag * c**2
     return loss
+
+
+def self_mean(x, W, real):
+    """Σ_i x_i (softmax(x / .01) W)_i of the real ones of a vector."""
+    w = np.zeros(len(x))
+    w[real] = softmax(np.array([x[i] for i in real]) / 0.01)
+    total = 0.0
+    for i in real:
+        total += x[i] * sum(w[j] * W[j, i] for j in range(len(x)))
+    return total
+
+
+def gate(x, rows, real, temperature):
+    """unit(Σ softmax(x / τ) rows) over the real rows."""
+    w = softmax(np.array([x[i] for i in real]) / temperature)
+    return unit(sum(w_i * rows[i] for w_i, i in zip(w, real, strict=True)))
+
+
+def eercf_levels(t, V, u, f, p, real, real_patches, M, W):
+    """The five scores of one caption and one video; all features unit."""
+    x = np.array([np.dot(t, row) for row in f])
+    y = np.array([np.dot(t, row) for row in p])
+    identity = np.eye(len(y))
+    return {
+        "video": np.dot(t @ M, V),
+        "frame_weak": self_mean(x, W, real),
+        "frame_strong": np.dot(t, gate(x, u, real, 0.1)),
+        "patch_weak": self_mean(y, identity, real_patches),
+        "patch_strong": np.dot(t, gate(y, p, real_patches, 0.01)),
+    }
+
+
+def eercf_loss(t, V, u, f, p, real, real_patches, M, W, kappa, weight):
+    """The released loss of A pairs, row by row; ``real`` lists the rows of each video."""
+    A = len(t)
+    own = []
+    for b in range(A):
+        x = np.array([np.dot(t[b], row) for row in f[b]])
+        own.append(gate(x, u[b], real[b], 0.1))
+    weak, strong = np.zeros((A, A)), np.zeros((A, A))
+    for a in range(A):
+        for b in range(A):
+            s = eercf_levels(
+                t[a], V[b], u[b], f[b], p[b], real[b], real_patches[b], M, W
+            )
+            weak[a, b] = (
+                0.5 * s["video"] + 0.5 * s["frame_weak"] + 0.05 * s["patch_weak"]
+            )
+            strong[a, b] = np.dot(t[a], own[b])
+    pearson = pearson_constraint(t, V, 0.14, 0.0)
+    pearson += pearson_constraint(t, np.stack(own), 0.14, 0.0)
+    return (
+        0.8 * info_nce(kappa * weak) + 0.2 * info_nce(kappa * strong) + weight * pearson
+    )
+
+
+def glccl_levels(s, words, frames, real_words, real, maps, mixes, temperature):
+    """The four scores of one caption and one video; features not normalised."""
+    L = len(words)
+
+    def pooled(x):
+        w = softmax(np.array([np.dot(x, frames[f]) for f in real]) / temperature)
+        return unit(sum(w_f * frames[f] for w_f, f in zip(w, real, strict=True)))
+
+    video, frame = pooled(s), [pooled(word) for word in words]
+    s, words = unit(s), [unit(word) for word in words]
+    x = np.array([np.dot(video, word) for word in words])
+    y = np.array([np.dot(s, one) for one in frame])
+    z = np.array([[np.dot(word @ maps[1], one) for one in frame] for word in words])
+    by_words = np.array([self_mean(z[:, i], mixes[2], real_words) for i in range(L)])
+    by_frames = np.array([self_mean(z[i], mixes[4], real_words) for i in range(L)])
+    fine = self_mean(by_words, mixes[3], real_words)
+    fine += self_mean(by_frames, mixes[5], real_words)
+    return [
+        np.dot(s @ maps[0], video),
+        self_mean(x, mixes[0], real_words),
+        self_mean(y, mixes[1], real_words),
+        fine / 2,
+    ]

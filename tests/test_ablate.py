@@ -9,8 +9,8 @@ from toy import toy_videos
 
 from glscl import ablate as runner
 from glscl.ablate import (
+    ALL_VARIANTS,
     PAIRS,
-    SWEEPS,
     VARIANTS,
     Setup,
     difference,
@@ -20,7 +20,7 @@ from glscl.ablate import (
     summarise,
     train_variant,
 )
-from glscl.config import ModelConfig, override
+from glscl.config import MODEL_CONFIGS, override
 
 TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None)
 
@@ -28,7 +28,7 @@ TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None
 @pytest.fixture
 def videos(monkeypatch):
     made = {name: toy_videos(8, 2, name) for name in ("train", "val", "test")}
-    monkeypatch.setattr(runner, "mini_videos", lambda setup: made)
+    monkeypatch.setattr(runner, "mini_videos", lambda setup, patches: made)
     return made
 
 
@@ -39,15 +39,15 @@ def weights(monkeypatch):
 
 
 def test_variants_name_real_settings_and_pairs_real_variants():
-    for changes in {**VARIANTS, **SWEEPS}.values():
-        override(ModelConfig(), changes)
-    assert {name for pair in PAIRS for name in pair} <= VARIANTS.keys()
+    for changes in ALL_VARIANTS.values():
+        settings = {"method": "glscl", **changes}
+        override(MODEL_CONFIGS[settings.pop("method")](), settings)
+    assert {name for pair in PAIRS for name in pair} <= ALL_VARIANTS.keys()
 
 
 def test_every_run_has_a_file_of_its_own(tmp_path):
-    names = [*VARIANTS, *SWEEPS]
-    paths = {run_path(tmp_path, name, seed) for name in names for seed in (0, 1)}
-    assert len(paths) == 2 * len(names)
+    paths = {run_path(tmp_path, name, n) for name in ALL_VARIANTS for n in (0, 1)}
+    assert len(paths) == 2 * len(ALL_VARIANTS)
     assert all(
         set(path.stem) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for path in paths
     )

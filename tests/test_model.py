@@ -424,7 +424,7 @@ def test_what_is_not_a_saved_model_is_refused(tmp_path):
     refused(ValueError, "format 'other', expected", format="other")
     refused(ValueError, "lacks the settings", model={})
     refused(FileNotFoundError, "gone", weights="gone.safetensors")
-    refused(ValueError, "does not describe a GLSCL model", backbone=None)
+    refused(ValueError, "does not describe a model of glscl", backbone=None)
     settings = {**good["model"], "num_queries": 4}
     refused(ValueError, "another backbone or configuration", model=settings)
     settings = {**good["model"], "share_queries": False}
@@ -432,7 +432,7 @@ def test_what_is_not_a_saved_model_is_refused(tmp_path):
     settings = {**good["model"], "local": False}
     refused(ValueError, "has an unknown 'lim_video", model=settings)
     file.write_text("{")
-    with pytest.raises(ValueError, match="does not describe a GLSCL model"):
+    with pytest.raises(ValueError, match="does not describe a model of glscl"):
         GLSCL.load(tmp_path)
 
 

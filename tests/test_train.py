@@ -175,8 +175,8 @@ def test_large_batch_mode_draws_the_same_dropout_twice():
     model.train()
     batch = next(run._rest_of_epoch())
     first, again, other = (run._encode(batch, 0, chunk) for chunk in (0, 0, 1))
-    assert torch.equal(first["video_concepts"], again["video_concepts"])
-    assert not torch.equal(first["video_concepts"], other["video_concepts"])
+    assert torch.equal(first["video concepts"], again["video concepts"])
+    assert not torch.equal(first["video concepts"], other["video concepts"])
 
 
 def _one_process(rank, size, folder):

@@ -8,8 +8,10 @@ from glscl.config import TrainConfig
 from glscl.data.loader import FrameFeatures
 from glscl.data.pairs import CachedVideos
 from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.methods import METHODS
 from glscl.model import GLSCL
 from glscl.optim import freeze
+from glscl.retriever import Retriever
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "star", "ring")
@@ -29,14 +31,21 @@ def toy_split(videos: int = 16, captions: int = 2, name: str = "train") -> Split
 
 
 def toy_videos(
-    videos: int = 16, captions: int = 2, name: str = "train"
+    videos: int = 16, captions: int = 2, name: str = "train", patches: int = 0
 ) -> CachedVideos:
-    """Random features of 5 frames, of which the last ones are padding in some videos."""
+    """Random features of 5 frames, of which the last ones are padding in some videos.
+
+    With ``patches`` every frame has as many after it.
+    """
     generator = torch.Generator().manual_seed(3)
-    frames = torch.randn(videos, 5, 128, generator=generator, dtype=torch.float64)
+    rows = (1 + patches,) if patches else ()
+    frames = torch.randn(
+        videos, 5, *rows, 128, generator=generator, dtype=torch.float64
+    )
     mask = torch.arange(5) < torch.randint(2, 6, (videos, 1), generator=generator)
     # In float64 and brought to the default dtype, so that tests can choose it.
-    frames = (frames * mask[..., None]).to(torch.get_default_dtype())
+    real = mask.view(*mask.shape, *(1 for _ in frames.shape[2:]))
+    frames = (frames * real).to(torch.get_default_dtype())
     features = FrameFeatures(frames, mask)
     return CachedVideos(toy_split(videos, captions, name), features)
 
@@ -52,6 +61,15 @@ def toy_model(seed: int = 0, **changes: object) -> GLSCL:
     }
     torch.manual_seed(seed)
     model = GLSCL.from_preset("mini", **{**small, **changes})
+    freeze(model, "visual")
+    return model
+
+
+def toy_sibling(method: str, seed: int = 0, **changes: object) -> Retriever:
+    """EERCF or GLCCL of the mini preset, random weights, a frame transformer of one."""
+    small = {"temporal_layers": 1, "max_words": 16, "max_frames": 5, "pretrained": None}
+    torch.manual_seed(seed)
+    model = METHODS[method].from_preset("mini", **{**small, **changes})
     freeze(model, "visual")
     return model
 
@@ -73,6 +91,6 @@ def toy_recipe(**changes: object) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def weights(model: GLSCL) -> dict[str, torch.Tensor]:
+def weights(model: Retriever) -> dict[str, torch.Tensor]:
     """A copy of every weight by name."""
     return {name: x.detach().clone() for name, x in model.state_dict().items()}

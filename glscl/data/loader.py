@@ -173,7 +173,10 @@ def video_loader(
 
 
 class FrameFeatures(NamedTuple):
-    """``frames`` (B, F, D) of the frozen visual tower and ``frame_mask`` (B, F)."""
+    """``frames`` (B, F, D) of the frozen visual tower and ``frame_mask`` (B, F).
+
+    With patches ``frames`` is (B, F, 1 + P, D), the frame before its patches.
+    """
 
     frames: Tensor
     frame_mask: Tensor
@@ -190,14 +193,14 @@ def encode_frames(
     """Features of every frame of every video; padded frames are zero.
 
     ``encode``: pixels (N, 3, S, S) to features (N, D), such as
-    ``Backbone.encode_image``. Only real frames are encoded.
+    ``Backbone.encode_image``, or of more axes. Only real frames are encoded.
     """
     loader = video_loader(dataset, batch_size, workers)
     chunks, masks = [], []
     for batch in tqdm(loader, desc="encoding videos", unit="batch", leave=False):
         mask = batch.frame_mask
         real = encode(batch.pixels[mask].to(device)).float().cpu()
-        padded = real.new_zeros((*mask.shape, real.shape[-1]))
+        padded = real.new_zeros((*mask.shape, *real.shape[1:]))
         padded[mask] = real
         chunks.append(padded)
         masks.append(mask)
@@ -208,6 +211,8 @@ class ImageEncoder(Protocol):
     """What ``cached_frame_features`` needs of a backbone."""
 
     def encode_image(self, pixels: Tensor, /) -> Tensor: ...
+
+    def encode_image_with_patches(self, pixels: Tensor, /) -> Tensor: ...
 
     def state_dict(self) -> Mapping[str, Tensor]: ...
 
@@ -228,8 +233,9 @@ def cached_frame_features(
     batch_size: int = 32,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    patches: bool = False,
 ) -> FrameFeatures:
-    """``encode_frames`` of ``encoder.encode_image``, kept on disk.
+    """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
 
     The key covers the weights of ``encoder``, the files and the sampling; a file that
     cannot be read back is made again. Augmented datasets are refused (``ValueError``).
@@ -237,15 +243,15 @@ def cached_frame_features(
     if dataset.augment is not None:
         raise ValueError("Features of augmented frames must not be cached.")
     files = [_file_state(item) for item in dataset.split.videos]
-    key = _digest([weights_digest(encoder), asdict(dataset.spec), files])
+    kind = ["patches"] if patches else []
+    key = _digest([weights_digest(encoder), asdict(dataset.spec), files, *kind])
     path = Path(folder) / f"features-{key}.safetensors"
     try:
         stored = load_file(path)
         return FrameFeatures(stored["frames"], stored["frame_mask"])
     except (FileNotFoundError, SafetensorError, KeyError, OSError):
-        features = encode_frames(
-            encoder.encode_image, dataset, batch_size, workers, device
-        )
+        encode = encoder.encode_image_with_patches if patches else encoder.encode_image
+        features = encode_frames(encode, dataset, batch_size, workers, device)
     with atomic_path(path) as temporary:
         save_file(features._asdict(), temporary)
     return features

@@ -43,16 +43,19 @@ class Videos(Protocol):
 class CachedVideos:
     """Videos as stored features of the frozen visual tower: items (F, D).
 
+    With patches items are (F, 1 + P, D).
+
     Raises ``ValueError`` when the features are not those of the split.
     """
 
     def __init__(self, split: Split, features: FrameFeatures):
-        check_shape(features.frames, "B F D", "frames", B=len(split.videos))
+        axes = "B F D" if features.frames.ndim == 3 else "B F N D"
+        check_shape(features.frames, axes, "frames", B=len(split.videos))
         self.split = split
         self.features = features
 
     def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Frame features (F, D), never augmented, and ``frame_mask`` (F,)."""
+        """Features of the frames, never augmented, and ``frame_mask`` (F,)."""
         return self.features.frames[video], self.features.frame_mask[video]
 
 

@@ -1,0 +1,264 @@
+"""What every method of the book shares: the encoders, the files, the contract.
+
+A method encodes captions and videos once each and scores every pair of them:
+
+    text = model.encode_text(token_ids, token_mask)
+    video = model.encode_video(pixels, frame_mask)
+    model.similarity(text, video)  # (A, B)
+    model.loss(text, video).total  # of a batch of pairs
+
+Both features are named tuples of tensors whose first axis counts the items, so a
+gallery is put together, cut and moved without knowing the method.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glscl.backbone import Backbone, load_backbone, read_state_dict
+from glscl.config import (
+    MODEL_CONFIGS,
+    EncoderConfig,
+    config_from_dict,
+    config_to_dict,
+    get_preset,
+    override,
+)
+from glscl.numeric import real_positions
+from glscl.shapes import check_shape
+from glscl.temporal import FrameTransformer
+from glscl.weights import copy_weights, own_names, read_directory, save_directory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+class TextFeatures(NamedTuple):
+    """Captions, encoded.
+
+    ``captions``: (A, D) sentences, ``tokens``: (A, L, D), ``mask``: (A, L), True = real,
+    ``concepts``: (A, Q, D), unit norm, or ``None`` where there are none, or not yet.
+    """
+
+    captions: Tensor
+    tokens: Tensor
+    mask: Tensor
+    concepts: Tensor | None = None
+
+
+class VideoFeatures(NamedTuple):
+    """Videos, encoded.
+
+    ``frames``: (B, F, D) after the frame transformer, ``mask``: (B, F), True = real,
+    ``concepts``: (B, Q, D), unit norm, or ``None`` where there are none, or not yet.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    concepts: Tensor | None = None
+
+
+class Retriever(nn.Module, ABC):
+    """CLIP and the frame transformer; a method adds how both sides are compared.
+
+    ``backbone``: the CLIP of both encoders; ``config``: every other choice. The frame
+    transformer starts as a copy of the first blocks of CLIP's text transformer.
+
+    Raises ``ValueError`` where the sizes of both cannot go together.
+    """
+
+    #: The name of the method in ``config.MODEL_CONFIGS``.
+    method: ClassVar[str]
+    #: The named tuples of both sides and of the loss.
+    text_type: ClassVar[Any] = TextFeatures
+    video_type: ClassVar[Any] = VideoFeatures
+    loss_type: ClassVar[Any]
+    #: Whether a video is its patches too, and not its frames alone.
+    uses_patches = False
+
+    def __init__(self, backbone: Backbone, config: EncoderConfig):
+        super().__init__()
+        self.backbone = backbone
+        self.config: Any = config
+        self.temporal = self._frame_transformer() if config.temporal_layers else None
+
+    def _frame_transformer(self) -> FrameTransformer:
+        clip = self.backbone.clip
+        D, width = self.backbone.embed_dim, clip.positional_embedding.shape[1]
+        if width != D:
+            raise ValueError(
+                f"The frame transformer starts as CLIP's text transformer, but that of "
+                f"{self.backbone.name} has {width} channels and its features {D}; use "
+                "temporal_layers=0."
+            )
+        transformer = FrameTransformer(
+            D,
+            clip.transformer.resblocks[0].attn.num_heads,
+            self.config.temporal_layers,
+            self.backbone.context_length,
+        )
+        transformer.copy_from_text(
+            clip.transformer.resblocks, clip.positional_embedding
+        )
+        return transformer
+
+    @property
+    def kappa(self) -> Tensor:
+        """κ = exp(logit_scale), the inverse temperature of the InfoNCE."""
+        return self.backbone.logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep κ ≤ 100; to be called after every optimiser step."""
+        self.backbone.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
+    # --- what a method defines ----------------------------------------------------
+
+    @abstractmethod
+    def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
+        """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
+
+        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
+        """
+
+    @abstractmethod
+    def encode_video_features(self, frame_features: Tensor, frame_mask: Tensor) -> Any:
+        """``encode_video`` from what ``encode_frames`` gave."""
+
+    @abstractmethod
+    def similarity(self, text: Any, video: Any) -> Tensor:
+        """The score of every caption and video: (A, B)."""
+
+    @abstractmethod
+    def loss(self, text: Any, video: Any) -> Any:
+        """The training loss of a batch of pairs: row i of both belongs together.
+
+        A named tuple of scalars; ``total`` is the sum of the others, which carry their
+        weights already.
+        """
+
+    def for_loss(self, text: Any, video: Any) -> tuple[Any, Any]:
+        """The features of a batch without what the loss has no use for."""
+        return text, video
+
+    # --- what all share -----------------------------------------------------------
+
+    def encode_frames(self, pixels: Tensor) -> Tensor:
+        """CLIP's features of ``pixels`` (B, F, 3, H, W), frame by frame: (B, F, D).
+
+        With patches (B, F, 1 + P, D), the frame first. They do not depend on the rest
+        of the model, so they can be kept while CLIP is.
+        """
+        B, F, *_ = check_shape(pixels, "B F 3 H W", "pixels").values()
+        images = pixels.flatten(0, 1)
+        if self.uses_patches:
+            features = self.backbone.encode_image_with_patches(images)
+        else:
+            features = self.backbone.encode_image(images)
+        return features.unflatten(0, (B, F))
+
+    def encode_video(self, pixels: Tensor, frame_mask: Tensor) -> Any:
+        """Features of videos from ``pixels`` (B, F, 3, H, W), ``frame_mask`` (B, F).
+
+        Raises ``ValueError`` for sizes that do not fit and a video without a real frame.
+        """
+        return self.encode_video_features(self.encode_frames(pixels), frame_mask)
+
+    def forward(
+        self, token_ids: Tensor, token_mask: Tensor, video: Tensor, frame_mask: Tensor
+    ) -> tuple[Any, Any]:
+        """Both encoders at once, for wrappers that call a module (DDP).
+
+        ``video``: pixels (B, F, 3, H, W), or what ``encode_frames`` made of them.
+        """
+        encode = self.encode_video if video.ndim == 5 else self.encode_video_features
+        return self.encode_text(token_ids, token_mask), encode(video, frame_mask)
+
+    def _see_frames(
+        self, frame_features: Tensor, frame_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Frames (B, F, D) that have seen each other, and the checked mask (B, F)."""
+        D = self.backbone.embed_dim
+        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
+        mask = real_positions(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
+        if self.temporal is not None:
+            frame_features = self.temporal(frame_features, mask)
+        return frame_features, mask
+
+    def _read_text(
+        self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
+    ) -> TextFeatures:
+        """CLIP's sentences and tokens; padding is hidden from itself, or not."""
+        A, L = check_shape(token_ids, "A L", "token_ids").values()
+        mask = real_positions(token_mask, "A L", "token_mask", "caption", A=A, L=L)
+        captions, tokens = self.backbone.encode_text(
+            token_ids, mask if hide_padding else None
+        )
+        return TextFeatures(captions, tokens, mask)
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        tag: Literal["released", "paper"] = "released",
+        **changes: Any,
+    ) -> Self:
+        """The model of a benchmark's preset, ready for training, in evaluation mode.
+
+        ``changes``: settings of the model that differ, such as ``backbone`` and
+        ``pretrained``. Queries and decoder start at random: set torch's seed before.
+
+        Raises ``ValueError`` for unknown names, and what ``load_backbone`` raises.
+        """
+        config = override(get_preset(name, tag, cls.method).model, changes)
+        return cls(load_backbone(config.backbone, config.pretrained), config).eval()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to the directory ``path``: safetensors and ``config.json``.
+
+        Takes effect as a whole or not at all, also where an older model is replaced.
+        """
+        description = {
+            "method": self.method,
+            "backbone": {
+                "name": self.backbone.name,
+                "quick_gelu": self.backbone.quick_gelu,
+                "config": self.backbone.config,
+            },
+            "model": config_to_dict(self.config),
+        }
+        state = self.state_dict()
+        weights = {name: state[name] for name in own_names(self)}
+        save_directory(Path(path), description, weights)
+
+    @classmethod
+    def load(cls, path: str | Path, backbone: str | None = None) -> Self:
+        """The model that ``save`` wrote to ``path``, in evaluation mode, on the CPU.
+
+        ``backbone``: the open_clip name that the model must have. Raises
+        ``FileNotFoundError`` for missing files, ``ValueError`` for files that are not a
+        model, do not fit together, or hold another method or backbone.
+        """
+        saved = read_directory(Path(path))
+        if saved.method != cls.method:
+            raise ValueError(
+                f"{path} holds a model of the method {saved.method!r}, expected "
+                f"{cls.method!r}."
+            )
+        if backbone not in (None, saved.backbone):
+            raise ValueError(
+                f"{path} holds a model with the backbone {saved.backbone!r}, expected "
+                f"{backbone!r}."
+            )
+        config = config_from_dict(MODEL_CONFIGS[cls.method], saved.settings)
+        model = cls(Backbone(saved.backbone, saved.clip_config), config)
+        copy_weights(model, read_state_dict(saved.weights), str(saved.weights))
+        return model.eval()
