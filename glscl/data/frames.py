@@ -131,6 +131,21 @@ def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndar
         yield _decode(Path(path), reader, indices[first : first + chunk])
 
 
+class Footage:
+    """An open video file: ``count`` frames at ``fps``, to be read in several steps.
+
+    Both raise ``VideoError`` as ``read_frames`` does.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._reader, self.count, self.fps = _open(self.path)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The frames at ``indices`` (n,), ascending: RGB, uint8 (n, H, W, 3)."""
+        return _decode(self.path, self._reader, indices)
+
+
 def _open(path: Path) -> tuple[Any, int, float]:
     """decord's reader of a file, its number of frames and their rate."""
     if not path.is_file():
