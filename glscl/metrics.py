@@ -137,9 +137,10 @@ def video_to_text_ranks(
     own = _checked(similarity, caption_to_video)
     B = similarity.shape[1]
     groups = similarity.new_full((B, B), float("-inf"))  # (group, video)
-    groups = groups.scatter_reduce(
-        0, own[:, None].expand(-1, B), similarity, reduce="amax"
-    )
+    # Some videos at a time: the index is as large as the scores that it sorts.
+    for part, scores in zip(groups.split(64, 1), similarity.split(64, 1), strict=True):
+        index = own[:, None].expand_as(scores)
+        part.scatter_reduce_(0, index, scores, reduce="amax")
     described = torch.zeros(B, dtype=torch.bool, device=own.device)
     described[own] = True
     groups = groups[described][:, described]
