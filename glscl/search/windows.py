@@ -1,0 +1,167 @@
+"""Videos cut into windows, so that what is found is a moment and not a film.
+
+A video that is little longer than a window is one window, sampled as in training. A
+longer one is read at a fixed rate, each frame once, and windows overlap on that grid:
+so CLIP sees every frame once, however many windows share it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from glscl.data.frames import Footage, VideoError, resize_crop, sample_indices
+from glscl.data.loader import FrameSpec
+
+WHOLE = 1.5  # a video up to so many windows long is not cut
+TOGETHER = 32  # windows of a long video that are decoded together
+DECODED = 32  # frames of full size held in memory
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How long videos are cut: ``seconds`` each, the share ``overlap`` with the next."""
+
+    seconds: float = 10.0
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or not 0 <= self.overlap < 1:
+            raise ValueError(
+                "windows need seconds above 0 and an overlap from 0 to below 1, got "
+                f"{self.seconds} and {self.overlap}."
+            )
+
+    @property
+    def crowd(self) -> int:
+        """How many windows, itself included, at most overlap one window."""
+        return 1 + 2 * int(np.ceil(1 / (1 - self.overlap)))
+
+
+class Cut(NamedTuple):
+    """A window: the frames ``indices`` (n,) to take, and its seconds in the video."""
+
+    indices: NDArray[np.int64]
+    start: float
+    end: float
+
+
+def cut(count: int, fps: float, spec: FrameSpec, windows: Windows) -> list[Cut]:
+    """The windows of a video of ``count`` frames at ``fps``, in order of time."""
+    duration, F = count / fps, spec.max_frames
+    rate = min(fps, spec.sample_fps, F / windows.seconds)  # of the grid
+    n = max(1, min(F, round(windows.seconds * rate)))
+    grid = np.arange(int(duration * rate)) / rate
+    if duration <= WHOLE * windows.seconds or len(grid) <= n:
+        return [Cut(sample_indices(count, fps, F, spec.sample_fps), 0.0, duration)]
+    step = max(1, round(n * (1 - windows.overlap)))
+    starts = sorted({*range(0, len(grid) - n + 1, step), len(grid) - n})
+    indices = np.round(grid * fps).astype(np.int64).clip(max=count - 1)
+    return [
+        Cut(indices[k : k + n], grid[k], min(grid[k] + windows.seconds, duration))
+        for k in starts
+    ]
+
+
+class Piece(NamedTuple):
+    """Decoded windows of the file number ``file``; the ``last`` piece of it, or not.
+
+    ``frames``: uint8 (T, S, S, 3). ``places``: (W, F), which of them each window holds,
+    -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``: (W, 2), start
+    and end in seconds. ``problem``: why the file cannot be read, else empty.
+    ``seconds``: spent decoding.
+    """
+
+    file: int
+    last: bool
+    frames: NDArray[np.uint8]
+    places: NDArray[np.int64]
+    times: NDArray[np.float32]
+    spans: NDArray[np.float32]
+    problem: str = ""
+    seconds: float = 0.0
+
+
+def read_pieces(
+    path: Path, file: int, spec: FrameSpec, windows: Windows
+) -> Iterator[Piece]:
+    """The windows of a video, some at a time. A broken file ends in its ``problem``."""
+    begin = time.perf_counter()
+    try:
+        footage = Footage(path)
+        cuts = cut(footage.count, footage.fps, spec, windows)
+        for first in range(0, len(cuts), TOGETHER):
+            last = first + TOGETHER >= len(cuts)
+            piece = _piece(footage, cuts[first : first + TOGETHER], file, last, spec)
+            yield piece._replace(seconds=time.perf_counter() - begin)
+            begin = time.perf_counter()
+    except VideoError as error:
+        nothing = np.empty((0, spec.max_frames))
+        yield Piece(
+            file,
+            last=True,
+            frames=np.empty((0, spec.image_size, spec.image_size, 3), np.uint8),
+            places=nothing.astype(np.int64),
+            times=nothing.astype(np.float32),
+            spans=np.empty((0, 2), np.float32),
+            problem=str(error),
+            seconds=time.perf_counter() - begin,
+        )
+
+
+def _piece(
+    footage: Footage, cuts: Sequence[Cut], file: int, last: bool, spec: FrameSpec
+) -> Piece:
+    wanted = np.unique(np.concatenate([one.indices for one in cuts]))
+    frames = [
+        resize_crop(footage.read(wanted[first : first + DECODED]), spec.image_size)
+        for first in range(0, len(wanted), DECODED)
+    ]
+    places = np.full((len(cuts), spec.max_frames), -1, np.int64)
+    for row, one in zip(places, cuts, strict=True):
+        row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
+    times = np.where(places < 0, np.nan, wanted[places] / footage.fps)
+    spans = np.array([(one.start, one.end) for one in cuts], np.float32)
+    return Piece(
+        file, last, np.concatenate(frames), places, times.astype(np.float32), spans
+    )
+
+
+class _Files(IterableDataset):
+    def __init__(self, paths: Sequence[Path], spec: FrameSpec, windows: Windows):
+        self.paths, self.spec, self.windows = paths, spec, windows
+
+    def __iter__(self) -> Iterator[Piece]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for file in range(first, len(self.paths), step):
+            yield from read_pieces(self.paths[file], file, self.spec, self.windows)
+
+
+def pieces(
+    paths: Sequence[Path], spec: FrameSpec, windows: Windows, workers: int = 0
+) -> Iterator[Piece]:
+    """The windows of many videos, decoded here or in ``workers`` other processes.
+
+    Pieces of one file come in order; those of several files may take turns.
+    """
+    loader = DataLoader(
+        _Files(paths, spec, windows),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+def _as_it_is(piece: Piece) -> Piece:
+    return piece
