@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.measures import (
     against_bare_product,
+    evaluation,
     every_head,
     growth,
     memory,
@@ -30,7 +31,7 @@ SMALL_GROWTH = {"N": (8, 16), "F": (2, 4), "Q": (2, 4)}
 def run(small: bool) -> dict[str, object]:
     """Every part; ``small`` checks that all of it runs, in seconds, and means nothing."""
     sizes = Sizes(D=64, F=3, L=4, Q=2, P=2) if small else Sizes()
-    N, n, repeats = (24, 20, 1) if small else (1000, 256, 7)
+    N, n, repeats = (24, 20, 1) if small else (1000, 256, 15)
     steps = SMALL_GROWTH if small else GROWTH
     backbone = "mini" if small else "ViT-B-32-quickgelu"
     items, batch = (8, 2) if small else (128, 8)
@@ -41,6 +42,7 @@ def run(small: bool) -> dict[str, object]:
         "bare_product": against_bare_product(N, sizes, repeats),
         "heads": every_head(n, 16 if small else 64, sizes, 1 if small else 3),
         "memory": memory(N, 20 if small else 64, sizes),
+        "evaluation": evaluation((60, 120) if small else (3_000, 30_000), sizes),
         "growth": growth(n if small else 500, sizes, steps, 1 if small else 3),
         "throughput": throughput(sizes, items, batch, backbone, 1 if small else 3),
     }

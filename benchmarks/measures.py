@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.data import random_features, scoring_model
-from benchmarks.memory import CASES, extra_mib
+from benchmarks.memory import CASES, GALLERY, extra_mib
 from benchmarks.released import released_macs, released_scores, unused_mlp
 from benchmarks.timing import fastest
 from glscl import flops, heads
@@ -226,6 +226,19 @@ def memory(N: int, released_N: int, sizes: Sizes) -> Data:
         name: {"N": n, "extra_mib": extra_mib(name, n, sizes)}
         for name, n in sizes_of.items()
     }
+
+
+def evaluation(captions: tuple[int, ...], sizes: Sizes) -> list[Data]:
+    """(d) Peak MiB of a whole evaluation, and of the scores that it returns."""
+    return [
+        {
+            "captions": n,
+            "videos": GALLERY,
+            "scores_mib": n * GALLERY * 4 / 2**20,
+            "extra_mib": extra_mib("evaluation", n, sizes),
+        }
+        for n in captions
+    ]
 
 
 @torch.no_grad()

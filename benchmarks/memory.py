@@ -18,9 +18,12 @@ import torch
 from benchmarks.data import random_features, scoring_model
 from benchmarks.gim_loss_memory import CLEAR, resident_mib
 from benchmarks.released import released_scores, unused_mlp
+from glscl.evaluate import caption_scores
 from glscl.flops import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
+from glscl.metrics import retrieval_metrics
+from glscl.model import GLSCL
 
 CASES = (
     "GIM, Gram form",
@@ -32,8 +35,25 @@ CASES = (
 )
 
 
+GALLERY = 1000  # videos of the evaluation below
+
+
+def evaluation(captions: int, sizes: Sizes) -> Callable[[], object]:
+    """Encoding, scoring and ranking of captions by the mini model, scores included."""
+    model = GLSCL.from_preset("mini").eval()
+    frames = torch.randn(GALLERY, sizes.F, model.backbone.embed_dim)
+    gallery = model.encode_video_features(frames, torch.ones(GALLERY, sizes.F).bool())
+    texts = ["a small red circle moves left, then a blue star spins"] * captions
+    own = torch.arange(captions) % GALLERY
+    return lambda: retrieval_metrics(
+        caption_scores(model, texts, gallery), caption_to_video=own
+    )
+
+
 def case(name: str, N: int, sizes: Sizes) -> Callable[[], object]:
     """The computation called ``name`` on N captions and N videos."""
+    if name == "evaluation":
+        return evaluation(N, sizes)
     features = random_features(N, N, sizes)
     text, video = features.text(), features.video()
     if name.startswith("GIM"):

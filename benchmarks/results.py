@@ -121,6 +121,10 @@ def markdown(results: dict[str, Any]) -> str:
             ["what", "N", "MiB"],
             [(k, m["N"], m["extra_mib"]) for k, m in results["memory"].items()],
         ),
+        table(
+            ["captions evaluated", "videos", "their scores, MiB", "MiB"],
+            [tuple(row.values()) for row in results["evaluation"]],
+        ),
         "## (e) Growth",
         table(
             ["axis", "value", "N", *results["growth"][0]["seconds"]],

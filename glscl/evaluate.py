@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from glscl import parallel
 from glscl.backbone import Backbone
 from glscl.config import EncoderConfig
 from glscl.data.loader import (
@@ -68,6 +69,7 @@ def similarity_matrix(
 ) -> Tensor:
     """Similarity (A, B) on the CPU, in evaluation mode, which is left as it was.
 
+    Processes of ``torchrun`` share the work and all get the result, so all must call.
     Videos are encoded once; captions are encoded, scored and dropped ``batch_size`` at
     a time, so memory grows with the frames of the gallery (B, F, D) and the result, not
     with the tokens of the captions (A, L, D).
@@ -75,9 +77,21 @@ def similarity_matrix(
     training = model.training
     model.to(device).eval()
     gallery = encode_gallery(model, videos, batch_size, device, workers)
-    scores = caption_scores(model, videos.split.texts, gallery, batch_size)
+    scores = shared_scores(model, videos.split.texts, gallery, batch_size)
     model.train(training)
     return scores
+
+
+@torch.no_grad()
+def shared_scores(
+    model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
+) -> Tensor:
+    """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
+    own = [texts[i] for i in parallel.own_rows(len(texts))]
+    scores = caption_scores(model, own, gallery, batch_size)
+    if parallel.world_size() == 1:
+        return scores
+    return parallel.gather(scores.to(gallery.frames.device)).cpu()[: len(texts)]
 
 
 @torch.no_grad()
@@ -86,12 +100,11 @@ def caption_scores(
 ) -> Tensor:
     """Similarity (A, B) of any captions with an encoded gallery, on the CPU."""
     device = gallery.frames.device
-    return torch.cat(
-        [
-            model.similarity(text, gallery).float().cpu()
-            for text in caption_batches(model, texts, batch_size, device)
-        ]
-    )
+    scores = torch.empty(len(texts), len(gallery.frames))
+    batches = caption_batches(model, texts, batch_size, device)
+    for rows, text in zip(scores.split(batch_size), batches, strict=True):
+        rows.copy_(model.similarity(text, gallery))
+    return scores
 
 
 @torch.no_grad()
@@ -119,16 +132,21 @@ def encode_gallery(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Any:
-    """All videos of a split, encoded once, ``batch_size`` at a time."""
-    parts = []
-    for content, mask in video_batches(videos, batch_size, workers):
+    """All videos of a split, encoded once, ``batch_size`` at a time.
+
+    Processes of ``torchrun`` share the work; each ends with the whole gallery.
+    """
+    count, parts = len(videos.split.videos), []
+    numbers = parallel.own_rows(count)
+    for content, mask in video_batches(videos, numbers, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
         parts.append(encode(content.to(device), mask.to(device)))
     fields = zip(*parts, strict=True)
     return type(parts[0])._make(
-        None if values[0] is None else torch.cat(values) for values in fields
+        None if values[0] is None else parallel.gather(torch.cat(values))[:count]
+        for values in fields
     )
 
 
@@ -147,18 +165,26 @@ def cached_videos(
     split: Split,
     backbone: Backbone,
     config: EncoderConfig,
-    root: Path,
+    cache: Path,
     patches: bool = False,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
 ) -> CachedVideos:
-    """A split as features of the visual tower, kept in ``root``/cache.
+    """A split as features of the visual tower, kept in the folder ``cache``.
 
     ``patches``: whether patches come with the frames, see ``Retriever.uses_patches``.
     """
-    cache = root / "cache"
     dataset = VideoDataset(
         split, frame_spec(backbone, config), FrameCache(cache / "frames")
     )
-    features = cached_frame_features(backbone, dataset, cache, patches=patches)
+    features = cached_frame_features(
+        backbone.to(device),
+        dataset,
+        cache,
+        workers=workers,
+        device=device,
+        patches=patches,
+    )
     return CachedVideos(split, features)
 
 

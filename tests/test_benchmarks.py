@@ -89,6 +89,9 @@ def measured():
         "bare_product": measures.against_bare_product(9, SMALL, repeats=1),
         "heads": measures.every_head(6, 5, SMALL, repeats=1),
         "memory": {"GIM, Gram form": {"N": 9, "extra_mib": 1.0}},
+        "evaluation": [
+            {"captions": 3, "videos": 2, "scores_mib": 0.1, "extra_mib": 0.2}
+        ],
         "growth": measures.growth(5, SMALL, {"N": (3,), "F": (2,)}, repeats=1),
         "throughput": measures.throughput(SMALL, 3, 2, "mini", repeats=1),
     }
