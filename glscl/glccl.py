@@ -29,7 +29,7 @@ which is what ``mask_padding=False`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,6 +39,7 @@ from torch.nn.functional import normalize, pad
 from glscl import parallel
 from glscl.backbone import Backbone
 from glscl.config import GLCCLConfig
+from glscl.data.pairs import trim
 from glscl.losses import contrastive_score_consistency, info_nce
 from glscl.means import mixed_mean
 from glscl.numeric import full, full_precision, refuse_non_finite
@@ -46,7 +47,8 @@ from glscl.retriever import Retriever, TextFeatures, VideoFeatures
 
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
 # Numbers that a chunk of videos may hold for each intermediate tensor.
-CHUNK_NUMBERS = 2_000_000
+CHUNK_NUMBERS = 1_000_000
+GROUP = 16  # captions of like length that are scored together
 
 
 class GLCCLLosses(NamedTuple):
@@ -138,15 +140,29 @@ class GLCCL(Retriever):
         if method not in ("folded", "direct"):
             raise ValueError(f"method must be 'folded' or 'direct', got {method!r}.")
         products = self._folded if method == "folded" else self._direct
-        mask = text.mask if self.config.mask_padding else None
+        masked = self.config.mask_padding
         with full_precision(video.frames):
             captions, tokens, frames = full(text.captions, text.tokens, video.frames)
-            parts = []
-            for part in self._chunks(tokens, frames):
-                real = video.mask[part] if self.config.mask_padding else None
-                found = products(captions, tokens, frames[part], real)
-                parts.append(self._levels(found, mask))
-        scores = torch.cat(parts, dim=2)
+            found = []
+            groups = self._groups(text.mask)
+            for rows in groups:
+                words, mask = tokens[rows], text.mask[rows]
+                if masked:
+                    words, mask = trim(words, mask)
+                parts = [
+                    self._levels(
+                        products(
+                            captions[rows],
+                            words,
+                            frames[part],
+                            video.mask[part] if masked else None,
+                        ),
+                        mask if masked else None,
+                    )
+                    for part in self._chunks(words, frames)
+                ]
+                found.append(torch.cat(parts, dim=2))
+            scores = torch.cat(found, dim=1)[:, torch.cat(groups).argsort()]
         refuse_non_finite(scores, captions=captions, tokens=tokens, frames=frames)
         return scores
 
@@ -226,6 +242,13 @@ class GLCCL(Retriever):
                 f"matrices, got {L}."
             )
         return [W[:L, :L] for W in self.mixes]
+
+    def _groups(self, mask: Tensor) -> Sequence[Tensor]:
+        """Rows of captions of like length, whose padding is then left out: the work
+        grows with the square of the words."""
+        if not self.config.mask_padding:
+            return [torch.arange(len(mask), device=mask.device)]
+        return mask.sum(dim=1).argsort(stable=True).split(GROUP)
 
     def _chunks(self, tokens: Tensor, frames: Tensor) -> Iterator[slice]:
         """A few videos at a time."""

@@ -18,21 +18,24 @@ def own_mean(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
     ``mask``: (..., N), broadcast, True = real; others weigh nothing.
     """
-    weights, scores = _weighed(scores, mask)
-    return (scores * weights).sum(-1)
+    return (scores * _weights(scores, mask)).sum(-1)
 
 
 def mixed_mean(scores: Tensor, mix: Tensor, mask: Tensor | None = None) -> Tensor:
     """``own_mean`` with its weights mixed by ``mix`` (N, N) first.
 
-    Mixing may give weight to what is masked, hence its scores count as 0.
+    Mixing may give weight to what is masked, which is taken away again.
     """
-    weights, scores = _weighed(scores, mask)
-    return (scores * (weights @ mix)).sum(-1)
+    weights = _weights(scores, mask) @ mix
+    if mask is not None:
+        weights = weights * mask
+    return (scores * weights).sum(-1)
 
 
-def _weighed(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _weights(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
-        return (scores / SHARP).softmax(-1), scores
-    hidden = (scores / SHARP).masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return hidden.softmax(-1), scores.masked_fill(~mask, 0.0)
+        return (scores / SHARP).softmax(-1)
+    # One pass over the scores; where a row has nothing real it is even, not NaN.
+    hidden = torch.zeros_like(mask, dtype=scores.dtype)
+    hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
+    return torch.add(hidden, scores, alpha=1 / SHARP).softmax(-1)
