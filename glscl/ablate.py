@@ -63,10 +63,11 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "separate decoders": {"share_decoder": False},
     "nothing shared": {"share_queries": False, "share_decoder": False},
 }
-#: The other methods in the mini preset, with and without the loss that is theirs.
+#: The other methods in the mini preset, with and without what is theirs.
 SIBLINGS: dict[str, dict[str, Any]] = {
     "eercf": {"method": "eercf"},
     "eercf without pearson": {"method": "eercf", "pearson_weight": 0.0},
+    "eercf without patches": {"method": "eercf", "patches": False},
     "glccl": {"method": "glccl"},
     "glccl without csc": {"method": "glccl", "csc_weight": 0.0},
 }
@@ -86,6 +87,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("eercf", "all"),
     ("glccl", "all"),
     ("eercf", "eercf without pearson"),
+    ("eercf", "eercf without patches"),
     ("glccl", "glccl without csc"),
 )
 
@@ -121,7 +123,7 @@ def mini_videos(setup: Setup, patches: bool = False) -> dict[str, CachedVideos]:
             benchmark.split(name),
             backbone,
             get_preset("mini").model,
-            Path(setup.data),
+            Path(setup.data) / "cache",
             patches,
         )
         for name in ("train", "val", "test")
@@ -234,7 +236,8 @@ def run_path(folder: Path, variant: str, seed: int) -> Path:
 
 def uses_patches(variant: str) -> bool:
     """Whether a variant needs the patches of its videos."""
-    return ALL_VARIANTS[variant].get("method") == "eercf"
+    changes = ALL_VARIANTS[variant]
+    return changes.get("method") == "eercf" and changes.get("patches", True)
 
 
 def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, Any]:
