@@ -113,13 +113,24 @@ VideoFolder = Annotated[
 ]
 
 
+Missing = Annotated[
+    str, typer.Option(help="Videos without a file: refuse, or drop them and say so.")
+]
+Report = Annotated[
+    Path | None, typer.Option(help="Report of `data verify`: what it calls unreadable.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Kept frames and features, if not in DATA/cache.")
+]
+
+
 def _every_video(
     root: Path, dataset: str | None, variant: str | None, videos: Path | None
 ) -> list[Any]:
     """The videos of a data set, after saying what it lacks, or all below a folder."""
-    from glscl.data.benchmarks import load
+    from glscl.data.benchmarks import Dataset
+    from glscl.data.source import DataSource
     from glscl.data.split import VideoItem
-    from glscl.data.synthetic import load_benchmark
     from glscl.data.videofiles import list_videos
     from glscl.evaluate import markdown
 
@@ -128,15 +139,21 @@ def _every_video(
         if not items:
             raise FileNotFoundError(f"There is no video below {videos or root}.")
         return items
-    if dataset == "mini":
-        benchmark = load_benchmark(root)
-        splits = map(benchmark.split, benchmark.sizes)
-        return [video for split in splits for video in split.videos]
-    found = load(dataset, root, variant, videos, missing="drop")
-    typer.echo(markdown(found.table()))
-    for sentence in found.differences():
-        typer.echo(sentence)
-    return found.every_video()
+    source = DataSource(dataset, root, variant, videos)
+    found = source.open()
+    if isinstance(found, Dataset):
+        typer.echo(markdown(found.table()))
+    _say(source.notes())
+    return source.every_video()
+
+
+def _say(sentences: list[str]) -> None:
+    """Print lines, once when several processes run the same command."""
+    from glscl import parallel
+
+    if parallel.rank() == 0:
+        for sentence in sentences:
+            typer.echo(sentence)
 
 
 @data.command("verify")
@@ -244,11 +261,19 @@ def _parse_changes(pairs: list[str] | None) -> dict[str, Any]:
 @sentence_errors
 def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
-    preset: Annotated[str, typer.Option(help="Model and recipe.")] = "mini",
-    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
+    dataset: Dataset = "mini",
     root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
         "data/mini"
     ),
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    missing: Missing = "refuse",
+    report: Report = None,
+    cache: Cache = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Model and recipe, if not those of DATASET.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
@@ -268,10 +293,13 @@ def train(
     ] = True,
     tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
 ) -> None:
-    """Train on the built-in benchmark; `torchrun -m glscl.cli train` for many GPUs."""
-    from glscl.runs import train_mini
+    """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
+    from glscl.data.source import DataSource
+    from glscl.runs import train_on
     from glscl.train import RunOptions
 
+    name = dataset or "mini"
+    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
     options = RunOptions(
         device=device,
         precision=precision,  # type: ignore[arg-type]
@@ -284,12 +312,15 @@ def train(
         select_on=select_on,  # type: ignore[arg-type]
         tensorboard=tensorboard,
     )
-    history = train_mini(preset, root, _parse_changes(changes), options, method)
+    history = train_on(source, preset or name, _parse_changes(changes), options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
-    typer.echo(
-        f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
-        f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
-        f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}"
+    _say(
+        [
+            *source.notes(),
+            f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
+            f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
+            f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}",
+        ]
     )
 
 
@@ -297,9 +328,15 @@ def train(
 @sentence_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    dataset: Dataset = "mini",
     root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
         "data/mini"
     ),
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    missing: Missing = "refuse",
+    report: Report = None,
+    cache: Cache = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
@@ -311,16 +348,22 @@ def evaluate(
         bool, typer.Option(help="Also with the dual softmax (transductive).")
     ] = False,
     worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
 ) -> None:
-    """Print and write the retrieval table of a model on the built-in benchmark."""
+    """Print and write the retrieval table of a model; `torchrun` shares the work."""
+    from glscl import parallel
+    from glscl.data.source import DataSource
     from glscl.evaluate import markdown, write_tables
-    from glscl.runs import evaluate_mini
+    from glscl.runs import evaluate_on
 
-    rows, failures, about = evaluate_mini(model, root, split, qb_norm, dsl, worst)
-    typer.echo(markdown(rows))
-    if failures:
-        typer.echo(markdown(failures))
-    if out is not None:
+    name = dataset or "mini"
+    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
+    rows, failures, about = evaluate_on(
+        source, model, split, qb_norm, dsl, worst, device, workers
+    )
+    _say([markdown(table) for table in (rows, failures) if table] + about["notes"])
+    if out is not None and parallel.rank() == 0:
         for path in write_tables(out, rows, failures, about):
             typer.echo(f"written to {path}")
 
@@ -345,7 +388,7 @@ def ablate(
         bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
     ] = False,
     siblings: Annotated[
-        bool, typer.Option(help="Also EERCF and GLCCL, with and without their losses.")
+        bool, typer.Option(help="Also EERCF and GLCCL, and each without its parts.")
     ] = False,
 ) -> None:
     """Train variants × seeds; whatever is there already is kept. Writes ablation.json."""

@@ -70,6 +70,22 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
+def own_rows(count: int) -> list[int]:
+    """Which of ``count`` rows this process computes: as many as every other one.
+
+    ``gather(x)[:count]`` puts them in order. Where ``count`` cannot be divided, the last
+    processes begin again at the first row.
+    """
+    size = -(-count // world_size())
+    return [(rank() * size + i) % count for i in range(size)]
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def largest(number: int) -> int:
     """The largest ``number`` of all processes."""
     if world_size() == 1:

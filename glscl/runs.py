@@ -10,19 +10,21 @@ from typing import Any
 
 import torch
 
+from glscl import parallel
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import FrameCache
-from glscl.data.pairs import DecodedVideos, Videos
-from glscl.data.synthetic import load_benchmark
+from glscl.data.pairs import CachedVideos, DecodedVideos, Videos
+from glscl.data.source import DataSource
+from glscl.data.split import Split
 from glscl.evaluate import (
     Retrieval,
     cached_videos,
-    caption_scores,
     encode_gallery,
     evaluate,
     frame_spec,
     result_table,
+    shared_scores,
     worst_queries,
 )
 from glscl.methods import METHODS, load_model
@@ -31,21 +33,23 @@ from glscl.retriever import Retriever
 from glscl.train import History, RunOptions, fit
 
 
-def train_mini(
+def train_on(
+    source: DataSource,
     preset: str,
-    root: Path,
     changes: Mapping[str, Any],
     options: RunOptions,
     method: str = "glscl",
 ) -> History:
-    """Train on the built-in benchmark under ``root``, the model and recipe of ``preset``.
+    """Train on ``source`` with the model and recipe of ``preset``.
 
     ``method``: a name in ``METHODS``. ``changes``: settings of the model or the recipe
     that differ. With the visual tower frozen its features are computed once; otherwise
-    videos are decoded, and augmented if the recipe says so. Under ``torchrun`` each
-    process takes the device of its number.
+    videos are decoded, and augmented if the recipe says so. Choosing the epoch on the
+    test split, as published results do, leaves all of train to train on. Under
+    ``torchrun`` each process takes the device of its number.
 
-    Raises ``ValueError`` for unknown settings and what ``fit`` raises.
+    Raises ``ValueError`` for unknown settings, what ``DataSource.open`` and ``fit``
+    raise.
     """
     chosen = get_preset(preset, method=method)
     ours = {field.name for field in fields(chosen.model)}
@@ -53,62 +57,80 @@ def train_mini(
         chosen.model, {k: v for k, v in changes.items() if k in ours}
     )
     recipe = override(chosen.train, {k: v for k, v in changes.items() if k not in ours})
-    benchmark = load_benchmark(root)
-    if options.device == "cuda" and "LOCAL_RANK" in os.environ:
-        options = replace(options, device=f"cuda:{os.environ['LOCAL_RANK']}")
+    chooser = "test" if options.select_on == "test" else "val"
+    data = source.open(hold_out=chooser == "val")
+    options = replace(options, device=own_device(options.device))
     torch.manual_seed(recipe.seed)
     model = METHODS[method](
         load_backbone(model_config.backbone, model_config.pretrained), model_config
     )
-    validation = "test" if options.select_on == "test" else "val"
-    train, chooser = (
-        _videos(model, recipe, benchmark.split(name), root)
-        for name in ("train", validation)
+    train, validation = (
+        _videos(model, recipe, data.split(name), source.cache_folder, options)
+        for name in ("train", chooser)
     )
-    return fit(model, train, recipe, chooser, options)
+    return fit(model, train, recipe, validation, options)
 
 
-def _videos(model: Retriever, recipe: TrainConfig, split: Any, root: Path) -> Videos:
+def own_device(device: str) -> str:
+    """The device of this process, which then stands beside the others of ``torchrun``."""
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    parallel.start(torch.device(device))
+    return device
+
+
+def _videos(
+    model: Retriever,
+    recipe: TrainConfig,
+    split: Split,
+    cache: Path,
+    options: RunOptions,
+) -> Videos:
     if recipe.freeze == "visual" and recipe.augment is None:
-        return cached_videos(
-            split, model.backbone, model.config, root, model.uses_patches
-        )
+        return _encoded(model, split, cache, options.device, options.workers)
     return DecodedVideos(
         split,
         frame_spec(model.backbone, model.config),
-        FrameCache(root / "cache" / "frames"),
+        FrameCache(cache / "frames"),
         recipe.augment if split.name == "train" else None,
     )
 
 
-def evaluate_mini(
+def _encoded(
+    model: Retriever, split: Split, cache: Path, device: str, workers: int
+) -> CachedVideos:
+    return cached_videos(
+        split, model.backbone, model.config, cache, model.uses_patches, device, workers
+    )
+
+
+def evaluate_on(
+    source: DataSource,
     folder: Path,
-    root: Path,
     split: str = "test",
     with_qb_norm: bool = False,
     with_dsl: bool = False,
     worst: int = 10,
+    device: str = "cpu",
+    workers: int = 0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """The table of a saved model on a split, its worst captions, and what was run.
 
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
     the other direction are left out.
     """
-    model = load_model(folder)
-    benchmark = load_benchmark(root)
-    chosen = benchmark.split(split)
-    videos = cached_videos(
-        chosen, model.backbone, model.config, root, model.uses_patches
-    )
-    result: Retrieval = evaluate(model, videos)
+    data, device = source.open(), own_device(device)
+    model = load_model(folder).to(device)
+    chosen = data.split(split)
+    videos = _encoded(model, chosen, source.cache_folder, device, workers)
+    result: Retrieval = evaluate(model, videos, device=device)
     scores = [("raw", result.similarity)]
     if with_dsl:
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))
     rows = result_table(scores, chosen)
     if with_qb_norm:
-        bank = caption_scores(
-            model, benchmark.split("train").texts, encode_gallery(model, videos)
-        )
+        gallery = encode_gallery(model, videos, device=device)
+        bank = shared_scores(model, data.split("train").texts, gallery)
         normed = result_table(
             [("QB-Norm, bank: training captions", qb_norm(result.similarity, bank))],
             chosen,
@@ -117,9 +139,11 @@ def evaluate_mini(
     about = {
         "model": str(folder),
         "method": model.method,
-        "data": str(root),
+        "data": source.name,
+        "root": str(source.root),
         "split": split,
+        "videos": len(chosen.videos),
+        "notes": source.notes(),
         "settings": asdict(model.config),
-        "seed of the data": benchmark.seed,
     }
     return rows, worst_queries(result, worst) if worst else [], about

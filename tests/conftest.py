@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,11 @@ def ramp_video(tmp_path_factory, write_video) -> Path:
     frames = np.broadcast_to(levels[:, None, None, None], (40, 48, 64, 3))
     folder = tmp_path_factory.mktemp("video")
     return write_video(folder / "ramp.mp4", frames.astype(np.uint8))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine where processes can meet."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

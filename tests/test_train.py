@@ -199,17 +199,9 @@ def _one_process(rank, size, folder):
     torch.save(weights(model), Path(folder) / f"trained-{rank}.pt")
 
 
-def _free_port():
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 @pytest.mark.usefixtures("double")
-def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path):
-    (tmp_path / "port").write_text(str(_free_port()))
+def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_port):
+    (tmp_path / "port").write_text(str(free_port))
     mp.spawn(_one_process, args=(2, str(tmp_path)), nprocs=2)
     losses, gradients = gradients_of(QUIET)
     for name in ("plain", "micro"):

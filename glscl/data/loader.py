@@ -19,12 +19,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from glscl import parallel
 from glscl.data.frames import normalise, pad_frames, read_item, resize_crop
 from glscl.data.split import Split, VideoItem
 
@@ -156,7 +157,7 @@ def collate(items: Sequence[tuple[Tensor, Tensor, int]]) -> VideoBatch:
 
 
 def video_loader(
-    dataset: VideoDataset, batch_size: int, workers: int = 0, shuffle: bool = False
+    dataset: Dataset, batch_size: int, workers: int = 0, shuffle: bool = False
 ) -> DataLoader:
     """Batches of ``VideoBatch``; broken files raise ``VideoError`` by name."""
     return DataLoader(
@@ -185,7 +186,7 @@ class FrameFeatures(NamedTuple):
 @torch.no_grad()
 def encode_frames(
     encode: Callable[[Tensor], Tensor],
-    dataset: VideoDataset,
+    dataset: Dataset,
     batch_size: int = 32,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -234,24 +235,46 @@ def cached_frame_features(
     workers: int = 0,
     device: torch.device | str = "cpu",
     patches: bool = False,
+    shard: int = 1024,
 ) -> FrameFeatures:
     """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
 
-    The key covers the weights of ``encoder``, the files and the sampling; a file that
-    cannot be read back is made again. Augmented datasets are refused (``ValueError``).
+    A file holds ``shard`` videos, so a run that was killed goes on at the last of them,
+    and processes of ``torchrun``, which must all call, share the files among them. The
+    key of a file covers the weights of ``encoder``, its videos and the sampling; one
+    that cannot be read back is made again. Augmented datasets are refused
+    (``ValueError``).
     """
     if dataset.augment is not None:
         raise ValueError("Features of augmented frames must not be cached.")
-    files = [_file_state(item) for item in dataset.split.videos]
+    weights, spec = weights_digest(encoder), asdict(dataset.spec)
+    encode = encoder.encode_image_with_patches if patches else encoder.encode_image
     kind = ["patches"] if patches else []
-    key = _digest([weights_digest(encoder), asdict(dataset.spec), files, *kind])
-    path = Path(folder) / f"features-{key}.safetensors"
+    numbers = range(len(dataset))
+    paths = {}
+    for first in numbers[::shard]:
+        part = numbers[first : first + shard]
+        files = [_file_state(dataset.split.videos[i]) for i in part]
+        key = _digest([weights, spec, files, *kind])
+        paths[Path(folder) / f"features-{key}.safetensors"] = part
+    for path in list(paths)[parallel.rank() :: parallel.world_size()]:
+        if not _is_whole(path):
+            own = Subset(dataset, paths[path])
+            features = encode_frames(encode, own, batch_size, workers, device)
+            with atomic_path(path) as temporary:
+                save_file(features._asdict(), temporary)
+    parallel.wait()
+    stored = [load_file(path) for path in paths]
+    return FrameFeatures(
+        torch.cat([tensors["frames"] for tensors in stored]),
+        torch.cat([tensors["frame_mask"] for tensors in stored]),
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of features can be read back; safetensors know their length."""
     try:
-        stored = load_file(path)
-        return FrameFeatures(stored["frames"], stored["frame_mask"])
-    except (FileNotFoundError, SafetensorError, KeyError, OSError):
-        encode = encoder.encode_image_with_patches if patches else encoder.encode_image
-        features = encode_frames(encode, dataset, batch_size, workers, device)
-    with atomic_path(path) as temporary:
-        save_file(features._asdict(), temporary)
-    return features
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys()) == set(FrameFeatures._fields)
+    except (FileNotFoundError, SafetensorError, OSError):
+        return False

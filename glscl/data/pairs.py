@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from glscl.config import TrainConfig
 from glscl.data.frames import normalise, pad_frames
@@ -220,12 +220,11 @@ class _VideoItems(Dataset):
 
 
 def video_batches(
-    videos: Videos, batch_size: int, workers: int = 0
+    videos: Videos, numbers: Sequence[int], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All videos in order: content (N, F, ...) and ``frame_mask`` (N, F)."""
-    yield from DataLoader(
-        _VideoItems(videos), batch_size=batch_size, num_workers=workers
-    )
+    """The videos of ``numbers``: content (N, F, ...) and ``frame_mask`` (N, F)."""
+    chosen = Subset(_VideoItems(videos), numbers)
+    yield from DataLoader(chosen, batch_size=batch_size, num_workers=workers)
 
 
 def pair_batches(
