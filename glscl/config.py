@@ -157,7 +157,7 @@ _MINI: dict[str, Changes] = {
         "alpha": 1e-2,
     },
     "eercf": {},
-    "glccl": {"temperature": 100.0},
+    "glccl": {"temperature": 100.0},  # of 30, 100 and 300 the best on validation
 }
 _MINI_RECIPE = TrainConfig(
     epochs=10,

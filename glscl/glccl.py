@@ -29,7 +29,7 @@ which is what ``mask_padding=False`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -243,12 +243,12 @@ class GLCCL(Retriever):
             )
         return [W[:L, :L] for W in self.mixes]
 
-    def _groups(self, mask: Tensor) -> Sequence[Tensor]:
+    def _groups(self, mask: Tensor) -> list[Tensor]:
         """Rows of captions of like length, whose padding is then left out: the work
         grows with the square of the words."""
         if not self.config.mask_padding:
             return [torch.arange(len(mask), device=mask.device)]
-        return mask.sum(dim=1).argsort(stable=True).split(GROUP)
+        return list(mask.sum(dim=1).argsort(stable=True).split(GROUP))
 
     def _chunks(self, tokens: Tensor, frames: Tensor) -> Iterator[slice]:
         """A few videos at a time."""
