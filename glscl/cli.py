@@ -324,6 +324,23 @@ def train(
     )
 
 
+@app.command("import")
+@sentence_errors
+def import_(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
+    preset: Annotated[str, typer.Option(help="Benchmark it was trained for.")],
+    share: Annotated[
+        bool, typer.Option(help="One set of queries and one decoder for both sides.")
+    ] = True,
+) -> None:
+    """Turn a checkpoint of the authors into a model that `eval` takes."""
+    from glscl.runs import import_checkpoint
+
+    model = import_checkpoint(file, out, preset, share)
+    typer.echo(f"{model.backbone.name}, {model.config.num_queries} queries: {out}")
+
+
 @app.command("eval")
 @sentence_errors
 def evaluate(

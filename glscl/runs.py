@@ -12,7 +12,7 @@ import torch
 
 from glscl import parallel
 from glscl.backbone import load_backbone
-from glscl.config import TrainConfig, get_preset, override
+from glscl.config import ModelConfig, TrainConfig, get_preset, override
 from glscl.data.loader import FrameCache
 from glscl.data.pairs import CachedVideos, DecodedVideos, Videos
 from glscl.data.source import DataSource
@@ -29,6 +29,7 @@ from glscl.evaluate import (
 )
 from glscl.methods import METHODS, load_model
 from glscl.metrics import dual_softmax, qb_norm
+from glscl.model import GLSCL
 from glscl.retriever import Retriever
 from glscl.train import History, RunOptions, fit
 
@@ -69,6 +70,25 @@ def train_on(
         for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
+
+
+def import_checkpoint(
+    path: Path, folder: Path, preset: str, share: bool = True
+) -> GLSCL:
+    """Save a checkpoint of the released GLSCL code as a model of this package.
+
+    ``preset``: the benchmark it was trained for, which says what the file does not:
+    temperature, weight of the local score, words and frames. ``share``: whether both
+    modalities share queries and decoder. Raises what ``GLSCL.from_authors`` raises.
+    """
+    chosen = get_preset(preset).model
+    assert isinstance(chosen, ModelConfig)
+    model = GLSCL.from_authors(path, share, chosen.temperature, chosen.local_weight)
+    names = ("max_words", "max_frames", "sample_fps")
+    lengths = {name: getattr(chosen, name) for name in names}
+    model.config = override(model.config, lengths)
+    model.save(folder)
+    return model
 
 
 def own_device(device: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import replicas
 import torch
+from test_model import authors_state, tiny_model
 from torch import nn
 from torch.multiprocessing import spawn
 from toy import toy_model
@@ -17,6 +18,7 @@ from glscl.cli import app
 from glscl.data.benchmarks import load
 from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.source import DataSource
+from glscl.methods import load_model
 from glscl.runs import evaluate_on
 
 runner = CliRunner()
@@ -97,6 +99,20 @@ def test_broken_videos_stop_training_by_name_until_they_are_left_out(
     result = runner.invoke(app, [*train, "--report", str(report), "--missing", "drop"])
     assert result.exit_code == 0, result.output
     assert "train: 1 videos are missing or unreadable, 5 remain" in result.output
+
+
+def test_an_imported_checkpoint_has_the_lengths_of_its_benchmark(tmp_path):
+    model = tiny_model(mask_padding=False)
+    path = tmp_path / "pytorch_model.bin.4"
+    torch.save(authors_state(model, share=True), path)
+    command = ["import", str(path), str(tmp_path / "model"), "--preset"]
+    result = runner.invoke(app, [*command, "didemo"])
+    assert result.exit_code == 0, result.output
+    config = load_model(tmp_path / "model").config
+    assert (config.max_words, config.max_frames, config.sample_fps) == (64, 64, 1.0)
+    result = runner.invoke(app, [*command, "imagenet"])
+    assert result.exit_code == 1
+    assert "Unknown preset" in result.output
 
 
 SPEC = FrameSpec(3, 4.0, 16, (0.0,) * 3, (1.0,) * 3)
