@@ -316,7 +316,7 @@ def train(
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     _say(
         [
-            *source.notes(),
+            *source.notes(hold_out=select_on == "validation"),
             f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
             f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
             f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}",

@@ -163,7 +163,7 @@ def evaluate_on(
         "root": str(source.root),
         "split": split,
         "videos": len(chosen.videos),
-        "notes": source.notes(),
+        "notes": source.notes(hold_out=split == "val"),
         "settings": asdict(model.config),
     }
     return rows, worst_queries(result, worst) if worst else [], about

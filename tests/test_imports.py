@@ -36,6 +36,7 @@ LAYERS = {
     "train": 5,
     "runs": 6,
     "ablate": 6,
+    "reproduce": 7,
     "search": 4,
     "heads": 4,
     "flops": 5,

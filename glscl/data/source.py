@@ -60,7 +60,7 @@ class DataSource:
             return data.every_video()
         return [video for name in data.sizes for video in data.split(name).videos]
 
-    def notes(self) -> list[str]:
+    def notes(self, hold_out: bool = True) -> list[str]:
         """Each way in which this is not the published benchmark, as a sentence."""
-        data = self.open()
+        data = self.open(hold_out)
         return data.differences() if isinstance(data, benchmarks.Dataset) else []
