@@ -3,16 +3,21 @@ PYTHON ?= python3
 PARAMS ?= cpu
 ONLY ?=
 JOBS ?= 2
+METHOD ?= glscl
+SEEDS ?= 42 43 44
+VIDEOS ?=
+PRETRAINED ?= openai
 
 BIN := .venv/bin
 CHAPTERS := $(foreach name,$(ONLY),--only $(name))
 
-.PHONY: help book test check benchmark clean
+.PHONY: help book test check benchmark reproduce clean
 
 help:
 	@echo "make book       run what changed, render the pages (PARAMS=smoke|cpu|gpu, ONLY=chapter)"
 	@echo "make test       run the tests"
 	@echo "make check      formatting, linters, types, spelling, clean notebooks"
+	@echo "make reproduce  train and test on DATASET=msrvtt DATA=folder, one run a seed of SEEDS"
 	@echo "make benchmark  measure speed and memory"
 	@echo "make clean      remove pages, caches and generated data; .venv stays"
 
@@ -33,6 +38,17 @@ check: .venv/.test
 
 benchmark: .venv/.test
 	$(BIN)/python -m benchmarks
+
+# One run of the report a seed; a run that was stopped goes on where it was.
+reproduce: .venv/.book
+	@test -n "$(DATASET)" && test -n "$(DATA)" || \
+	  { echo "Say what and where: make reproduce DATASET=msrvtt DATA=/path/to/msrvtt"; exit 1; }
+	for seed in $(SEEDS); do \
+	  $(BIN)/python book/build.py run --params gpu --only 12_reproduction_report --force \
+	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" --set "videos=$(VIDEOS)" \
+	    --set "pretrained=$(PRETRAINED)" --set "method=$(METHOD)" \
+	    --set "seed=$$seed" || exit 1; \
+	done
 
 clean:
 	rm -rf _build build data/mini data/cache .pytest_cache .ruff_cache .mypy_cache

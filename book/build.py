@@ -46,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NN_name",
         help="this chapter; may be repeated",
     )
+    selection.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of every selected chapter that has it; may be repeated",
+    )
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument(
         "--jobs", type=int, default=2, help="notebooks at a time (default: %(default)s)"
@@ -199,6 +206,8 @@ def plan(
     for name in options.only or []:
         if name not in defaults:
             raise BuildError(f"No chapter '{name}'; known: {', '.join(defaults)}.")
+    chosen = {name: defaults[name] for name in options.only or defaults}
+    values |= parameters.changed(values, parameters.assignments(options.set), chosen)
     workers = getattr(options, "jobs", 1)
     if workers < 1:
         raise BuildError(f"--jobs must be at least 1, got {workers}.")

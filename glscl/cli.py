@@ -165,6 +165,9 @@ def data_verify(
     videos: VideoFolder = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 60.0,
+    thorough: Annotated[
+        bool, typer.Option(help="Decode all frames, stop at any damage.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write a report, JSON.")] = None,
 ) -> None:
     """Open every video and decode its first and last sampled frame.
@@ -176,7 +179,7 @@ def data_verify(
     from glscl.evaluate import markdown
 
     items = _every_video(root, dataset, variant, videos)
-    report = verify(items, workers=workers, timeout=timeout)
+    report = verify(items, workers=workers, timeout=timeout, thorough=thorough)
     if out is not None:
         report.write(out)
     if report.bad:

@@ -107,7 +107,7 @@ class Result(NamedTuple):
 
 def published_results(numbers: Mapping[str, Any]) -> list[Result]:
     """Every line of GLSCL's two tables, from the content of ``paper_numbers.yml``."""
-    tables = [
+    tables: list[tuple[str, str, tuple[str, ...], Any]] = [
         ("msrvtt", backbone, MEASURES, lines)
         for backbone, lines in numbers["table_1_msrvtt"].items()
     ]

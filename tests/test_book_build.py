@@ -403,3 +403,20 @@ def test_the_makefile_has_its_targets_and_names_no_host():
     for target in ("book:", "test:", "check:", "benchmark:", "clean:"):
         assert f"\n{target}" in makefile
     assert "://" not in makefile
+
+
+def test_values_from_the_command_line_reach_the_notebooks_that_have_them():
+    defaults = {"one": {"seed": 0, "root": "data"}, "two": {"seed": 0}}
+    given = parameters.assignments(["seed=3", "root=/some/where"])
+    assert given == {"seed": 3, "root": "/some/where"}
+    values = {name: dict(of) for name, of in defaults.items()}
+    assert parameters.changed(values, given, defaults) == {
+        "one": {"seed": 3, "root": "/some/where"},
+        "two": {"seed": 3},
+    }
+    with pytest.raises(BuildError, match="unknown name 'sead'"):
+        parameters.changed(values, {"sead": 1}, defaults)
+    with pytest.raises(BuildError, match="expected int like the default"):
+        parameters.changed(values, {"seed": "x"}, defaults)
+    with pytest.raises(BuildError, match="takes NAME=VALUE"):
+        parameters.assignments(["seed"])

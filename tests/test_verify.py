@@ -97,6 +97,16 @@ def test_every_one_of_200_damaged_videos_is_accounted_for(damaged):
         assert "\n" not in video.problem
 
 
+def test_a_thorough_look_finds_damage_that_a_decoder_paints_over(damaged):
+    items = [item for item in items_of(damaged) if not item.id.startswith("cut")]
+    quick, thorough = (
+        {video.id for video in verify(items, workers=1, thorough=way).bad}
+        for way in (False, True)
+    )
+    assert quick < thorough
+    assert "whole" not in thorough
+
+
 def test_a_report_remembers_what_is_unreadable(ramp_video, tmp_path):
     items = [VideoItem("good", ramp_video), VideoItem("gone", tmp_path / "no.mp4")]
     report = verify(items, workers=1)
@@ -120,7 +130,7 @@ def test_a_segment_behind_the_end_is_a_finding(ramp_video):
 
 @pytest.mark.shared
 def test_the_real_media_files_are_told_apart(shared):
-    report = verify(items_of(shared / "media"), workers=1)
+    report = verify(items_of(shared / "media"), workers=1, thorough=True)
     assert [video.id for video in report.bad] == ["corrupted"]
     sizes = {v.id: (v.width, v.height) for v in report.videos if v.status == "ok"}
     assert sizes["rotated_90"] == sizes["rotated_0"][::-1]

@@ -7,7 +7,7 @@ default. Here an unknown name, an unknown notebook and a value of another type f
 import ast
 import io
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,35 @@ def read_set(
             _same_type(value, defaults[name], f"{path.name}, {notebook}, {name}")
         values[notebook] = defaults | given
     return values, int(content.get("cell_timeout", DEFAULT_TIMEOUT))
+
+
+def assignments(pairs: Iterable[str]) -> Values:
+    """``NAME=VALUE`` pairs; a value is a Python literal, or else plain text."""
+    found: Values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise BuildError(f"--set takes NAME=VALUE, got '{pair}'.")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def changed(
+    values: Mapping[str, Values], changes: Values, notebooks: Mapping[str, Values]
+) -> dict[str, Values]:
+    """The values of ``notebooks`` (name and defaults) with ``changes`` to those they
+    have; a name that none of them declares is refused."""
+    _only_keys(changes, {name for d in notebooks.values() for name in d}, "--set")
+    result = {}
+    for notebook, defaults in notebooks.items():
+        given = {k: v for k, v in changes.items() if k in defaults}
+        for name, value in given.items():
+            _same_type(value, defaults[name], f"--set, {notebook}, {name}")
+        result[notebook] = values[notebook] | given
+    return result
 
 
 def _only_keys(mapping: object, allowed: set[str], where: str) -> None:

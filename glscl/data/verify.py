@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from glscl.data.annotations import field, read_json
-from glscl.data.frames import VideoInfo, check_video
+from glscl.data.frames import VideoError, VideoInfo, check_video
 from glscl.data.loader import atomic_path
 from glscl.data.split import VideoItem
 from glscl.data.workers import Outcome, outcomes
@@ -91,14 +91,16 @@ def verify(
     sample_fps: float = 1.0,
     workers: int = 2,
     timeout: float = 60.0,
+    thorough: bool = False,
 ) -> Report:
     """Open every video; decode its first and last sampled frame, in ``workers``.
 
-    ``timeout``: seconds that one video may take. A crash or a hang of the decoder is a
-    finding like any other.
+    ``timeout``: seconds that one video may take. ``thorough``: decode all frames by a
+    decoder that stops at damage which others paint over. A crash or a hang of the
+    decoder is a finding like any other.
     """
     started = time.perf_counter()
-    check = partial(_check, max_frames, sample_fps)
+    check = partial(_check, max_frames, sample_fps, thorough)
     found: list[Outcome | None] = [None] * len(items)
     calls = outcomes(check, items, workers, timeout)
     for number, outcome in tqdm(
@@ -113,8 +115,32 @@ def verify(
     return Report(videos, time.perf_counter() - started)
 
 
-def _check(max_frames: int, sample_fps: float, item: VideoItem) -> VideoInfo:
-    return check_video(item.path, max_frames, sample_fps, item.start, item.end)
+def _check(
+    max_frames: int, sample_fps: float, thorough: bool, item: VideoItem
+) -> VideoInfo:
+    info = check_video(item.path, max_frames, sample_fps, item.start, item.end)
+    if thorough:
+        _decode_strictly(item.path)
+    return info
+
+
+def _decode_strictly(path: Path) -> None:
+    """Decode a whole video; ``VideoError`` at the first damaged packet or frame."""
+    import av
+
+    good = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"err_detect": "explode"}
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError("the decoder marks it as corrupt")
+                good += 1
+    except (av.FFmpegError, VideoError) as error:
+        raise VideoError(
+            f"Video {path} is damaged after {good} frames: {error}."
+        ) from error
 
 
 def _checked(item: VideoItem, outcome: Outcome) -> Checked:
