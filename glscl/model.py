@@ -9,7 +9,7 @@ Every step is in a file of its own; this one decides which are used, from a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,15 +116,22 @@ class GLSCL(Retriever):
             video.frames, video.mask if self.config.mask_padding else None
         )
 
-    def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
+    def similarity(
+        self,
+        text: TextFeatures,
+        video: VideoFeatures,
+        method: Literal["gram", "direct"] = "gram",
+    ) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).
 
-        Raises ``ValueError`` for sizes that do not fit and features that are not finite.
+        ``method`` of the GIM, see ``global_similarity``: with fewer captions than
+        frames the direct form is cheaper. Raises ``ValueError`` for sizes that do not
+        fit and features that are not finite.
         """
         config = self.config
         if config.pooling == "gim":
             scores = global_similarity(
-                text.captions, video.frames, video.mask, config.temperature
+                text.captions, video.frames, video.mask, config.temperature, method
             )
         else:
             scores = mean_similarity(text.captions, video.frames, video.mask)

@@ -80,12 +80,8 @@ def approximate_index(snapshot: Snapshot, rows: NDArray[np.int64]) -> Any:
     """A trained inverted file for ``rows``, without them."""
     faiss = load_faiss()
     D, count = snapshot.manifest.D, clusters(len(rows))
-    quantiser = faiss.IndexFlatIP(D)
-    kind = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexIVFScalarQuantizer(
-        quantiser, D, count, kind, faiss.METRIC_INNER_PRODUCT, False
-    )
-    index.own_fields, quantiser.this.own = True, False
+    index = faiss.index_factory(D, f"IVF{count},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    index.by_residual = False
     index.cp.min_points_per_centroid = 1
     step = max(1, len(rows) // (TRAIN_PER_CLUSTER * count))
     index.train(snapshot.coarse(rows[::step]).astype(np.float32))

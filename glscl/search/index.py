@@ -235,7 +235,10 @@ class VideoIndex:
         """GLSCL's similarity of captions and windows: (A, n)."""
         if not len(rows):
             return np.empty((len(text.captions), 0), np.float32)
-        return self.model.similarity(text, self._video(rows, features)).cpu().numpy()
+        few = len(text.captions) < self.snapshot.manifest.F
+        video = self._video(rows, features)
+        scores = self.model.similarity(text, video, "direct" if few else "gram")
+        return scores.cpu().numpy()
 
     def _video(
         self, rows: NDArray[np.int64], features: NDArray[np.float16]
@@ -243,9 +246,9 @@ class VideoIndex:
         F = self.snapshot.manifest.F
         counts = torch.from_numpy(self.snapshot.columns("frames", rows))
         mask = torch.arange(F) < counts[:, None]
-        both = torch.from_numpy(features).to(self._device).float()
-        concepts = both[:, F:] if self.snapshot.manifest.Q else None
-        return VideoFeatures(both[:, :F], mask.to(self._device), concepts)
+        both = torch.from_numpy(features).to(self._device)
+        concepts = both[:, F:].float() if self.snapshot.manifest.Q else None
+        return VideoFeatures(both[:, :F].float(), mask.to(self._device), concepts)
 
     # --- from rows to moments -------------------------------------------------------
 

@@ -1,0 +1,378 @@
+"""Searching large generated collections: ``python -m benchmarks.search``.
+
+For each size an index is written, then a process of its own opens it and is timed: one
+query after the other, the page cache emptied of its features before each, and again
+without. In the same run, on a sample of the queries: what exact stages would find, and
+what they would cost. Needs about 23 KB of disk a video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.data import scoring_model
+from benchmarks.results import provenance, table
+from benchmarks.search_data import generate
+from benchmarks.search_indexes import compare_indexes
+from glscl.flops import Sizes
+from glscl.gim import global_similarity
+from glscl.lim import local_similarity
+from glscl.retriever import TextFeatures
+from glscl.search.coarse import (
+    APPROXIMATE_FROM,
+    PROBED,
+    Coarse,
+    load_faiss,
+    needs_approximate,
+    write_approximate,
+)
+from glscl.search.index import VideoIndex
+from glscl.search.store import Snapshot, write_manifest
+
+Data = dict[str, Any]
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+SHORTLISTS = (50, 100, 200, 500, 1000)
+SHARPNESS = (3.0, 1.0, 0.3, 0.1, 0.03)  # τ in units of the spread of s within a video
+BEST = 10  # the moments a user looks at
+
+
+def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) -> Data:
+    """Write an index of N videos and its queries below ``path``; seconds and bytes."""
+    begin = time.perf_counter()
+    model = scoring_model(sizes)
+    collection = generate(path, N, queries, model, sizes)
+    written = time.perf_counter() - begin
+    snapshot = Snapshot(path)
+    about = None
+    if needs_approximate(snapshot, approximate_from):
+        about = write_approximate(path, snapshot)
+        write_manifest(path, replace(snapshot.manifest, approximate=about))
+    np.savez(path / "queries.npz", *collection.queries)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {
+        "N": N,
+        "approximate": about,
+        "write_seconds": written,
+        "train_and_fill_seconds": time.perf_counter() - begin - written,
+        "disk_gb": sum(file.stat().st_size for file in files) / 1e9,
+    }
+
+
+def load_queries(path: Path) -> TextFeatures:
+    with np.load(path / "queries.npz") as stored:
+        parts = [torch.from_numpy(stored[f"arr_{i}"]) for i in range(len(stored))]
+    return TextFeatures(*parts)
+
+
+def one(text: TextFeatures, a: int) -> TextFeatures:
+    return TextFeatures._make(None if x is None else x[a : a + 1] for x in text)
+
+
+def resident_mb() -> dict[str, float]:
+    """What the process holds in memory, and how much of it is pages of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    kb = {name: int(values[name].split()[0]) for name in ("VmRSS", "RssFile")}
+    return {"all": kb["VmRSS"] / 1e3, "of it files": kb["RssFile"] / 1e3}
+
+
+def forget(snapshot: Snapshot) -> None:
+    for segment in snapshot.segments:
+        segment.features.forget()
+
+
+def percentiles(seconds: Sequence[float]) -> Data:
+    p50, p95 = np.percentile(np.array(seconds) * 1e3, [50, 95])
+    return {"p50_ms": p50, "p95_ms": p95, "queries": len(seconds)}
+
+
+def timed(run: Callable[[int], Any], count: int, before: Callable[[], None]) -> Data:
+    """Latency of ``run(0)`` … ``run(count - 1)``, ``before`` not counted."""
+    seconds = []
+    for a in range(count):
+        before()
+        begin = time.perf_counter()
+        run(a)
+        seconds.append(time.perf_counter() - begin)
+    return percentiles(seconds)
+
+
+def through_a_memory_map(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    """The plain way to read candidates, for comparison."""
+    return np.load(path / "segments/000000/features.npy", mmap_mode="r")[rows]
+
+
+def latencies(index: VideoIndex, text: TextFeatures, count: int, slow: int) -> Data:
+    """Milliseconds a query: both stages, cold and warm, and each part alone."""
+    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
+    found = [np.sort(rows[rows >= 0]) for rows in index.coarse.search(queries, 100)]
+
+    def search(a: int) -> None:
+        index.ranked(one(text, a), 100, BEST)
+
+    def cold() -> None:
+        forget(index.snapshot)
+
+    def nothing() -> None:
+        pass
+
+    features = [index.snapshot.features(rows) for rows in found[:count]]
+    return {
+        "cold": timed(search, count, cold),
+        "warm": timed(search, count, nothing),
+        "coarse": timed(
+            lambda a: index.coarse.search(queries[a : a + 1], 100), count, nothing
+        ),
+        "reading, cold": timed(
+            lambda a: index.snapshot.features(found[a]), count, cold
+        ),
+        "reading through a memory map, cold": timed(
+            lambda a: through_a_memory_map(index.path, found[a]), slow, cold
+        ),
+        "scoring": timed(
+            lambda a: index.scores(one(text, a), found[a], features[a]), count, nothing
+        ),
+    }
+
+
+def kept(found: Sequence[NDArray], wanted: Sequence[NDArray]) -> float:
+    """Mean share of ``wanted`` that is in ``found``, query by query."""
+    shares = [np.isin(w, f).mean() for f, w in zip(found, wanted, strict=True)]
+    return float(np.mean(shares))
+
+
+def exact_coarse(index: VideoIndex, queries: NDArray, k: int) -> tuple[NDArray, Data]:
+    """The k nearest of all by the coarse vector, and what that costs a query."""
+    plain = replace(index.snapshot.manifest, approximate=None)
+    snapshot = Snapshot(index.path)
+    snapshot.manifest, snapshot.approximate = plain, None
+    coarse = Coarse(snapshot)
+    rows = coarse.search(queries, k)
+    count = min(len(queries), 20)
+    cost = timed(lambda a: coarse.search(queries[a : a + 1], 100), count, lambda: None)
+    return rows, cost
+
+
+def spread_of(text: TextFeatures, index: VideoIndex) -> float:
+    """Standard deviation of s = caption · frame over the frames of a video, on average."""
+    rows = np.arange(min(len(index.snapshot.ids), 500))
+    frames = index._video(rows, index.snapshot.features(rows)).frames
+    return float(torch.einsum("ad,bfd->abf", text.captions[:50], frames).std(-1).mean())
+
+
+def exhaustive(
+    index: VideoIndex, text: TextFeatures, taus: Sequence[float]
+) -> list[NDArray]:
+    """The BEST rows of all by GLSCL's score, for every τ: (A, BEST) each."""
+    weight = index.model.config.local_weight
+    best = [(torch.empty(len(text.captions), 0),) * 2 for _ in taus]
+    for rows, features in index.snapshot.spans():
+        video = index._video(rows, features)
+        local = 0.0
+        if text.concepts is not None and video.concepts is not None:
+            local = weight * local_similarity(text.concepts, video.concepts)
+        numbers = torch.from_numpy(rows).expand(len(text.captions), -1)
+        for i, tau in enumerate(taus):
+            scores = local + global_similarity(
+                text.captions, video.frames, video.mask, tau
+            )
+            scores = torch.cat([best[i][0], scores], dim=1)
+            every = torch.cat([best[i][1].long(), numbers], dim=1)
+            scores, order = scores.topk(min(BEST, scores.shape[1]), dim=1)
+            best[i] = scores, every.gather(1, order)
+    return [rows.numpy() for _, rows in best]
+
+
+def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
+    """What two stages keep of what exact stages find."""
+    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
+    most = min(max(SHORTLISTS), len(index.snapshot.ids))
+    nearest, cost = exact_coarse(index, queries, most)
+    near = index.coarse.search(queries, most)
+    final = [rows for rows, _ in index.ranked(text, 100, BEST)]
+    wanted = []
+    for a, rows in enumerate(nearest[:, :100]):
+        rows = np.sort(rows)
+        scores = index.scores(one(text, a), rows, index.snapshot.features(rows))[0]
+        wanted.append(rows[np.argsort(-scores, kind="stable")[:BEST]])
+    some = TextFeatures._make(None if x is None else x[:sample] for x in text)
+    spread = spread_of(text, index)
+    taus = [spread * sharpness for sharpness in SHARPNESS]
+    begin = time.perf_counter()
+    best = exhaustive(index, some, taus)
+    seconds = time.perf_counter() - begin
+    return {
+        "queries": len(queries),
+        "top10_of_exact_coarse_and_rerank_kept": kept(final, wanted),
+        "coarse_recall_at_100": kept(list(near[:, :100]), list(nearest[:, :100])),
+        "coarse_top10_among_100": kept(list(near[:, :100]), list(nearest[:, :BEST])),
+        "exact_coarse": cost,
+        "exhaustive": {
+            "queries": sample,
+            "spread_of_s": spread,
+            "seconds_a_query_and_tau": seconds / sample / len(taus),
+            "rows": [
+                {
+                    "tau_over_spread": sharpness,
+                    "k": k,
+                    "in_exact_coarse": kept(list(nearest[:sample, :k]), list(wanted)),
+                    "in_coarse": kept(list(near[:sample, :k]), list(wanted)),
+                }
+                for sharpness, wanted in zip(SHARPNESS, best, strict=True)
+                for k in SHORTLISTS
+                if k <= most
+            ],
+        },
+    }
+
+
+def ask(path: Path, threads: int, timed_queries: int, sample: int) -> Data:
+    """Everything that is measured of one index, in this process."""
+    torch.set_num_threads(threads)
+    load_faiss().omp_set_num_threads(threads)
+    stored = json.loads((path / "index.json").read_text())
+    sizes = Sizes(D=stored["D"], F=stored["F"], Q=stored["Q"])
+    before = resident_mb()
+    begin = time.perf_counter()
+    index = VideoIndex(path, scoring_model(sizes))
+    opened = time.perf_counter() - begin
+    text = load_queries(path)
+    for a in range(3):  # threads and libraries start
+        index.ranked(one(text, a), 100, BEST)
+    spent = latencies(index, text, timed_queries, min(20, timed_queries))
+    return {
+        "open_seconds": opened,
+        "resident_mb_before": before,
+        "resident_mb": resident_mb(),
+        "milliseconds": spent,
+        "recalls": recalls(index, text, sample),
+    }
+
+
+def measure(N: int, arguments: argparse.Namespace, sizes: Sizes) -> Data:
+    """Make an index of N videos, ask it in a process of its own, delete it."""
+    with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+        path = Path(folder)
+        made = make(path, N, arguments.queries, sizes, arguments.approximate_from)
+        command = [sys.executable, "-m", "benchmarks.search", "--ask", str(path)]
+        command += ["--threads", str(arguments.threads)]
+        command += ["--queries", str(arguments.queries)]
+        command += ["--sample", str(arguments.sample)]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        return {**made, **json.loads(result.stdout)}
+
+
+def markdown(results: Data) -> str:
+    """The main numbers as tables."""
+    columns = [
+        "N",
+        "cold p50",
+        "p95",
+        "warm p50",
+        "p95",
+        "resident MB",
+        "disk GB",
+        "kept",
+    ]
+    rows = [
+        (
+            r["N"],
+            *(
+                r["milliseconds"][how][p]
+                for how in ("cold", "warm")
+                for p in ("p50_ms", "p95_ms")
+            ),
+            r["resident_mb"]["all"],
+            r["disk_gb"],
+            r["recalls"]["top10_of_exact_coarse_and_rerank_kept"],
+        )
+        for r in results["sizes"]
+    ]
+    last = results["sizes"][-1]
+    parts = [
+        "# Search",
+        ", ".join(f"{key} {value}" for key, value in results["provenance"].items()),
+        "## Milliseconds a query, two stages",
+        table(columns, rows),
+        f"## N = {last['N']:,}: each part",
+        table(
+            ["part", "p50 ms", "p95 ms"],
+            [(n, m["p50_ms"], m["p95_ms"]) for n, m in last["milliseconds"].items()],
+        ),
+        "## Of the exhaustive top 10, found among k",
+        table(
+            ["τ / spread", "k", "exact coarse", "this index"],
+            [tuple(row.values()) for row in last["recalls"]["exhaustive"]["rows"]],
+        ),
+        f"## Indexes of {results['indexes']['N']:,} coarse vectors",
+        table(
+            ["index", "setting", "p50 ms", "recall@100", "top 10", "MB", "build s"],
+            [tuple(row.values()) for row in results["indexes"]["rows"]],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("_build/benchmark"))
+    parser.add_argument("--record", type=Path, help="a second place for the JSON")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--concepts", type=int, default=8, help="Q, from 1")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--sample", type=int, default=50, help="exhaustive queries")
+    parser.add_argument("--compared", type=int, default=100_000)
+    parser.add_argument("--approximate-from", type=int, default=APPROXIMATE_FROM)
+    parser.add_argument("--ask", type=Path, help="measure this index and print")
+    arguments = parser.parse_args()
+    if arguments.ask:
+        measured = ask(
+            arguments.ask, arguments.threads, arguments.queries, arguments.sample
+        )
+        print(json.dumps(measured))
+        return
+    torch.set_num_threads(arguments.threads)
+    load_faiss().omp_set_num_threads(arguments.threads)
+    started = provenance(arguments.threads, small=False)
+    started["command"] = "python -m benchmarks.search"
+    if len(sys.argv) > 1:
+        started["command"] += " " + " ".join(sys.argv[1:])
+    sizes = Sizes(Q=arguments.concepts)
+    begin = time.perf_counter()
+    free = shutil.disk_usage(arguments.work).free / 1e9
+    results = {
+        "provenance": started,
+        "probed": PROBED,
+        "free_disk_gb": free,
+        "sizes": [measure(N, arguments, sizes) for N in sorted(arguments.sizes)],
+        "indexes": compare_indexes(arguments.compared, arguments.queries, sizes),
+    }
+    started["load_after"] = os.getloadavg()[0]
+    started["seconds"] = time.perf_counter() - begin
+    data = json.dumps(results, indent=1) + "\n"
+    for place in filter(None, (arguments.out / "search.json", arguments.record)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(data, encoding="utf-8")
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()

@@ -1,0 +1,131 @@
+"""A collection of any size, generated: its features are as hard to search as real ones.
+
+Tight clusters make every index look perfect. Here the spectrum decays slowly, clusters
+are wide, frames differ within a video, and queries come from elsewhere than videos: each
+is about one video, moved by an offset that all queries share, with noise of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from glscl.flops import Sizes
+from glscl.model import GLSCL, TextFeatures, VideoFeatures
+from glscl.search import store
+from glscl.search.build import described, pooled, stored
+from glscl.search.store import FileState, Manifest, SegmentWriter
+from glscl.search.windows import Windows
+
+NORM = 10.0  # length of a feature, about CLIP's
+CENTRES = 2000  # wide clusters
+DECAY = 0.5  # the i-th axis has a standard deviation of i^-DECAY
+WITHIN = 1.0  # spread within a cluster, in units of that of the centres
+FRAME_NOISE = 0.7  # of a frame, in units of a video's spread
+QUERY_NOISE = 1.0  # of a query, in the same units
+GAP = 0.5  # length of the queries' common offset, in units of a feature's length
+BANK = 32_768  # noise vectors that frames and concepts draw from
+CHUNK = 10_000  # videos generated at a time
+
+
+class World:
+    """Where videos and queries come from: one seed, one world."""
+
+    def __init__(self, sizes: Sizes, seed: int = 0):
+        self.sizes, self.generator = sizes, torch.Generator().manual_seed(seed)
+        D = sizes.D
+        spectrum = torch.arange(1, D + 1).float() ** -DECAY
+        self.spectrum = spectrum / spectrum.norm()  # noise has length 1
+        self.centres = self.noise(CENTRES)
+        self.bank = self.noise(BANK)
+        self.gap = normalize(self.noise(1), dim=-1)
+        self.concept_bases = self.noise(sizes.Q)
+
+    def noise(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, self.sizes.D, generator=self.generator) * (
+            self.spectrum
+        )
+
+    def drawn(self, *shape: int) -> Tensor:
+        """Noise from the bank: quicker than fresh, by a factor."""
+        rows = torch.randint(BANK, shape, generator=self.generator)
+        return self.bank.index_select(0, rows.flatten()).view(*shape, -1)
+
+    def topics(self, count: int) -> Tensor:
+        """What videos are about: (count, D)."""
+        cluster = torch.randint(CENTRES, (count,), generator=self.generator)
+        return (self.centres[cluster] + WITHIN * self.noise(count)) / (
+            1 + WITHIN**2
+        ) ** 0.5
+
+    def videos(self, topics: Tensor) -> VideoFeatures:
+        """Frames and concepts of videos about ``topics`` (B, D)."""
+        B, F, Q = len(topics), self.sizes.F, self.sizes.Q
+        scale = NORM / (1 + FRAME_NOISE**2) ** 0.5
+        frames = scale * (topics[:, None] + FRAME_NOISE * self.drawn(B, F))
+        concepts = topics[:, None] + self.concept_bases + self.drawn(B, Q)
+        mask = torch.ones(B, F, dtype=torch.bool)
+        return VideoFeatures(frames, mask, normalize(concepts, dim=-1) if Q else None)
+
+    def queries(self, topics: Tensor) -> TextFeatures:
+        """Captions about ``topics`` (A, D), with their concepts."""
+        A, Q = len(topics), self.sizes.Q
+        captions = normalize(topics + QUERY_NOISE * self.noise(A), dim=-1)
+        captions = NORM * normalize(captions + GAP * self.gap, dim=-1)
+        concepts = topics[:, None] + self.concept_bases + self.noise(A, Q)
+        mask = torch.ones(A, 1, dtype=torch.bool)
+        return TextFeatures(
+            captions,
+            captions[:, None],
+            mask,
+            normalize(concepts, dim=-1) if Q else None,
+        )
+
+
+class Collection(NamedTuple):
+    """An index at ``path``, and the queries asked of it."""
+
+    path: Path
+    queries: TextFeatures
+
+
+def generate(
+    path: Path, N: int, queries: int, model: GLSCL, sizes: Sizes, seed: int = 0
+) -> Collection:
+    """Write an index of N generated videos, one window each, in one segment."""
+    world = World(sizes, seed)
+    manifest = Manifest(
+        folder=str(path / "videos"),
+        model={**described(model), "source": None},
+        windows=asdict(Windows()),
+        F=sizes.F,
+        Q=sizes.Q if model.config.local else 0,
+        D=sizes.D,
+        segments=("000000",),
+        next_segment=1,
+        next_id=N,
+    )
+    wanted = torch.randint(N, (queries,), generator=world.generator)
+    about = torch.empty(queries, sizes.D)
+    with SegmentWriter(path, "000000", N, manifest) as writer:
+        names = [f"{i // 1000:04d}/{i:07d}.mp4" for i in range(N)]
+        writer.add_files(names, [FileState(0, i) for i in range(N)])
+        for start in range(0, N, CHUNK):
+            count = min(CHUNK, N - start)
+            topics = world.topics(count)
+            mine = (wanted >= start) & (wanted < start + count)
+            about[mine] = topics[wanted[mine] - start]
+            video = world.videos(topics)
+            rows = np.zeros(count, store.ROW)
+            rows["id"] = rows["file"] = start + np.arange(count)
+            rows["frames"], rows["end"] = sizes.F, 10.0
+            times = np.tile(np.linspace(0, 9, sizes.F, dtype=np.float32), (count, 1))
+            writer.add(rows, times, stored(video), pooled(video))
+    store.write_manifest(path, manifest)
+    return Collection(path, world.queries(about))
