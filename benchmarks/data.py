@@ -51,15 +51,6 @@ def random_features(A: int, B: int, sizes: Sizes, seed: int = 0) -> Features:
 def scoring_model(sizes: Sizes, seed: int = 0) -> GLSCL:
     """GLSCL with the published head; its towers are stubs, since none is run."""
     torch.manual_seed(seed)
-    tower = {"width": 64, "layers": 1}
-    backbone = Backbone(
-        "stub",
-        {
-            "embed_dim": sizes.D,
-            "vision_cfg": {"image_size": 32, "patch_size": 32, **tower},
-            "text_cfg": {"context_length": 8, "vocab_size": 8, "heads": 1, **tower},
-        },
-    )
     config = ModelConfig(
         temporal_layers=0,
         num_queries=sizes.Q,
@@ -67,4 +58,17 @@ def scoring_model(sizes: Sizes, seed: int = 0) -> GLSCL:
         num_heads=sizes.H,
         mask_padding=False,
     )
-    return GLSCL(backbone, config).eval()
+    return GLSCL(stub_backbone(sizes), config).eval()
+
+
+def stub_backbone(sizes: Sizes) -> Backbone:
+    """A CLIP of one thin layer with features of the right size."""
+    tower = {"width": 64, "layers": 1}
+    return Backbone(
+        "stub",
+        {
+            "embed_dim": sizes.D,
+            "vision_cfg": {"image_size": 32, "patch_size": 32, **tower},
+            "text_cfg": {"context_length": 8, "vocab_size": 8, "heads": 1, **tower},
+        },
+    )

@@ -42,9 +42,10 @@ CHUNK_NUMBERS = 2_000_000
 
 
 class EERCFText(NamedTuple):
-    """``captions``: (A, D), unit norm."""
+    """``captions``: (A, D), t, unit norm; ``mapped``: (A, D), t M."""
 
     captions: Tensor
+    mapped: Tensor
 
 
 class EERCFVideo(NamedTuple):
@@ -115,8 +116,9 @@ class EERCF(Retriever):
 
         Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
         """
-        captions, *_ = full(self._read_text(token_ids, token_mask).captions)
-        return EERCFText(normalize(captions, dim=-1))
+        (captions,) = full(self._read_text(token_ids, token_mask).captions)
+        t = normalize(captions, dim=-1)
+        return EERCFText(t, t @ self.video_map)
 
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
@@ -172,7 +174,8 @@ class EERCF(Retriever):
 
         def score(captions: Tensor, b: int) -> Tensor:
             one = some_videos(video, slice(b, b + 1))
-            levels = self.levels(EERCFText(text.captions[captions]), one)
+            some = EERCFText(text.captions[captions], text.mapped[captions])
+            levels = self.levels(some, one)
             return reranking_score(levels)[:, 0]
 
         with full_precision(video.frames):
@@ -180,7 +183,7 @@ class EERCF(Retriever):
 
     def coarse(self, text: EERCFText, video: EERCFVideo) -> Tensor:
         """The video score alone: one product, (A, B)."""
-        return (text.captions @ self.video_map) @ video.videos.T
+        return text.mapped @ video.videos.T
 
     def levels(self, text: EERCFText, video: EERCFVideo) -> Levels:
         """Every level of every pair, each caption gating each video."""

@@ -126,15 +126,10 @@ def two_stage_sweep(
     """
     own = videos.split.caption_to_video
     video = encode_gallery(model, videos, batch_size)
-    texts = caption_batches(model, videos.split.texts, batch_size)
-    text = EERCFText(torch.cat([part.captions for part in texts]))
-    A, B = len(text.captions), len(video.frames)
-    dense = torch.cat(
-        [
-            model.similarity(EERCFText(part), video)
-            for part in text.captions.split(batch_size)
-        ]
-    )
+    parts = list(caption_batches(model, videos.split.texts, batch_size))
+    dense = torch.cat([model.similarity(part, video) for part in parts])
+    text = EERCFText._make(map(torch.cat, zip(*parts, strict=True)))
+    A, B = dense.shape
     rows = []
     for k in (*(k for k in shortlists if k < B), B):
         by_caption = dense if k == B else model.two_stage(text, video, k)
