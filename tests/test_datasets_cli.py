@@ -101,6 +101,20 @@ def test_broken_videos_stop_training_by_name_until_they_are_left_out(
     assert "train: 1 videos are missing or unreadable, 5 remain" in result.output
 
 
+def test_a_part_of_any_data_is_had_by_the_same_call(tmp_path, write_video):
+    replicas.replica("vatex", tmp_path / "vatex", write_video)
+    for source in (
+        DataSource("vatex", tmp_path / "vatex"),
+        DataSource("mini", tmp_path / "mini"),
+    ):
+        splits = source.some(train=3, val=1, test=2)
+        sizes = {name: len(split.videos) for name, split in splits.items()}
+        assert sizes == {"train": 3, "val": 1, "test": 2}
+        for split in splits.values():
+            described = {caption.video for caption in split.captions}
+            assert described == set(range(len(split.videos)))
+
+
 def test_an_imported_checkpoint_has_the_lengths_of_its_benchmark(tmp_path):
     model = tiny_model(mask_padding=False)
     path = tmp_path / "pytorch_model.bin.4"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from glscl.data import benchmarks, synthetic
-from glscl.data.split import VideoItem
+from glscl.data.split import Split, VideoItem
 from glscl.data.verify import read_unreadable
 
 MINI = "mini"
@@ -52,6 +52,20 @@ class DataSource:
             read_unreadable(self.report) if self.report else (),
             hold_out,
         )
+
+    def some(self, train: int, val: int, test: int, seed: int = 0) -> dict[str, Split]:
+        """Train, val and test with as many videos, the first ones of each.
+
+        The built-in benchmark is made, with ``seed``, where it is not there yet.
+        """
+        sizes = {"train": train, "val": val, "test": test}
+        if self.name == MINI:
+            made = synthetic.make_benchmark(
+                self.root, train, val, test, seed=seed, progress=False
+            )
+            return {name: made.split(name) for name in sizes}
+        data = self.open()
+        return {name: data.split(name).first(size) for name, size in sizes.items()}
 
     def every_video(self) -> list[VideoItem]:
         """The videos of all splits, missing ones where they should be."""

@@ -81,6 +81,11 @@ class Split:
 
         return torch.tensor([caption.video for caption in self.captions])
 
+    def first(self, count: int) -> Split:
+        """Its first ``count`` videos, or all if there are fewer, with their captions."""
+        captions = tuple(caption for caption in self.captions if caption.video < count)
+        return Split(self.name, self.videos[:count], captions)
+
     def captions_of_kind(self, kind: str) -> torch.Tensor:
         """Indices of the captions of one kind; ``ValueError`` if there are none."""
         import torch
