@@ -39,8 +39,8 @@ def load_faiss() -> Any:
 
 
 def clusters(N: int) -> int:
-    """How many clusters N windows are divided into: about 4 √N, a power of two."""
-    return 2 ** max(0, round(np.log2(4 * np.sqrt(max(N, 1)))))
+    """How many clusters N windows are divided into: 4 √N, to the nearest power of two."""
+    return max(1, min(2 ** round(np.log2(4 * np.sqrt(max(N, 1)))), N // 4))
 
 
 def needs_approximate(snapshot: Snapshot, threshold: int) -> bool:
@@ -101,6 +101,7 @@ class Coarse:
         self.below = about["ids_below"] if about else 0
         self.near = None
         if about and snapshot.approximate:
+            snapshot.approximate.seek(0)
             reader = faiss.PyCallbackIOReader(snapshot.approximate.read, 2**20)
             self.near = faiss.read_index(reader)
             self.near.parallel_mode = 1  # threads share the clusters of one query

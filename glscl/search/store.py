@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -371,19 +372,15 @@ def segment_name(manifest: Manifest) -> str:
 def count_to_merge(rows: Sequence[int]) -> int:
     """How many of the last segments, of so many windows each, should become one.
 
-    Sizes are compared by their order of magnitude in base MERGE: as soon as MERGE of
-    the last are no larger than a power of it, they are merged. So every window is
-    copied a few times at most, and there are few segments.
+    Sizes are compared by their order of magnitude in base MERGE: MERGE segments of one
+    order become one of the next, with the smaller ones after them. So every window is
+    copied once an order, and there are few segments.
     """
-    best = 0
-    limit = MERGE
+    best, limit = 0, MERGE
     while limit <= MERGE * max(rows, default=0):
-        small = 0
-        for count in reversed(rows):
-            if count > limit:
-                break
-            small += 1
-        best = small if small >= MERGE else best
+        last = [*takewhile(lambda count: count <= limit, reversed(rows))]  # noqa: B023
+        if sum(count > limit // MERGE for count in last) >= MERGE:
+            best = len(last)
         limit *= MERGE
     return best
 
