@@ -99,8 +99,8 @@ def test_every_fold_costs_what_its_formula_says(name, sizes, tool):
 
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("patches", [False, True])
-def test_two_stages_pay_for_the_shortlist_alone(patches, tool):
-    sizes = UNEVEN[0]
+@pytest.mark.parametrize("sizes", UNEVEN, ids=["small", "published"])
+def test_two_stages_pay_for_the_shortlist_alone(sizes, patches, tool):
     head = heads.EERCFTwoStage(sizes.D, sizes.F, patches, shortlist=2)
     found = phase_macs(head, *inputs(sizes), tool)
     assert found == expected(flops.eercf_macs(sizes, patches, shortlist=2))
