@@ -69,6 +69,13 @@ def search_model(source: str | Path) -> GLSCL:
     )
 
 
+def known_source(path: Path) -> str | None:
+    """What the model of the index at ``path`` was made from, if there is an index."""
+    if not (path / store.MANIFEST).exists():
+        return None
+    return store.read_manifest(path).model["source"]
+
+
 def described(model: GLSCL) -> dict[str, Any]:
     """Which model it is: a digest of its weights, its settings, its backbone's name."""
     return {
