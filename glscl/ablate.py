@@ -332,7 +332,6 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
 def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "changes": runs[0]["changes"],
-        "parameters": runs[0].get("parameters"),
         "seeds": [run["seed"] for run in runs],
         "seconds": sum(run["seconds"] for run in runs) / len(runs),
         "validation_R1": _spread([run["val"]["t2v"]["R1"] for run in runs]),
