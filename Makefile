@@ -7,6 +7,7 @@ METHOD ?= glscl
 SEEDS ?= 42 43 44
 VIDEOS ?=
 MICRO_BATCH ?= 16
+MISSING ?= refuse
 PRETRAINED ?= openai
 
 BIN := .venv/bin
@@ -48,7 +49,7 @@ reproduce: .venv/.book
 	  $(BIN)/python book/build.py run --params gpu --only 12_reproduction_report --force \
 	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" --set "videos=$(VIDEOS)" \
 	    --set "pretrained=$(PRETRAINED)" --set "method=$(METHOD)" \
-	    --set "micro_batch=$(MICRO_BATCH)" \
+	    --set "micro_batch=$(MICRO_BATCH)" --set "missing=$(MISSING)" \
 	    --set "seed=$$seed" || exit 1; \
 	done
 

@@ -139,7 +139,8 @@ def evaluate_on(
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
     the other direction are left out.
     """
-    data, device = source.open(), own_device(device)
+    # Held-out videos are videos of train for whoever is tested on something else.
+    data, device = source.open(hold_out=split == "val"), own_device(device)
     model = load_model(folder).to(device)
     chosen = data.split(split)
     videos = _encoded(model, chosen, source.cache_folder, device, workers)
