@@ -23,7 +23,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("torch", "torchvision", "torchaudio", "numpy")
-NOTEBOOK_EXTRAS = ("matplotlib", "seaborn", "pandas", "fvcore", "pyyaml")
+NOTEBOOK_EXTRAS = ("matplotlib", "seaborn", "pandas", "fvcore", "pyyaml", "faiss-cpu")
 
 
 def installed(name: str) -> str | None:

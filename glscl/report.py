@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from glscl.search import Moment
+
 _ROOT = Path(__file__).resolve().parent.parent
 _GLUED = "application/papermill.record/"
 _NAME = re.compile(r"(?:ch\d\d|a\d)_[a-z0-9_]+")  # a: appendices
@@ -104,6 +106,17 @@ def show_clips(
         f'<div class="glscl-clips" style="{row}">{"".join(items)}</div>',
         " | ".join(alts),
     )
+
+
+def show_moments(moments: Sequence[Moment]) -> None:
+    """Show what a search found: each moment as a film, its frames and their weights."""
+    from glscl.search.page import clock, moments_html
+
+    lines = [
+        f"{one.path.name} {clock(one.start)} to {clock(one.end)} {one.score:.3f}"
+        for one in moments
+    ]
+    _display(moments_html(moments), "\n".join(lines))
 
 
 def table(frame: DataFrame, caption: str, digits: int = 1) -> None:
