@@ -49,6 +49,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SHORTLISTS = (50, 100, 200, 500, 1000)
 SHARPNESS = (3.0, 1.0, 0.3, 0.1, 0.03)  # τ in units of the spread of s within a video
 BEST = 10  # the moments a user looks at
+PROBES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # shares of the clusters to try
 
 
 def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) -> Data:
@@ -198,6 +199,28 @@ def exhaustive(
     return [rows.numpy() for _, rows in best]
 
 
+def probed(
+    index: VideoIndex, text: TextFeatures, wanted: Sequence[NDArray]
+) -> list[Data]:
+    """What looking at fewer clusters saves and loses; leaves the index as it was."""
+    if index.coarse.near is None:
+        return []
+    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
+    usual, rows = index.coarse.probed, []
+    for share in PROBES:
+        index.coarse.probed = max(1, round(share * index.coarse.near.nlist))
+        found = [rows for rows, _ in index.ranked(text, 100, BEST)]
+        cost = timed(
+            lambda a: index.coarse.search(queries[a : a + 1], 100),
+            len(queries),
+            lambda: None,
+        )
+        kept_share = kept(found, wanted)
+        rows.append({"clusters": index.coarse.probed, **cost, "kept": kept_share})
+    index.coarse.probed = usual
+    return rows
+
+
 def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
     """What two stages keep of what exact stages find."""
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
@@ -222,6 +245,7 @@ def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
         "coarse_recall_at_100": kept(list(near[:, :100]), list(nearest[:, :100])),
         "coarse_top10_among_100": kept(list(near[:, :100]), list(nearest[:, :BEST])),
         "exact_coarse": cost,
+        "by_clusters_probed": probed(index, text, wanted),
         "exhaustive": {
             "queries": sample,
             "spread_of_s": spread,
@@ -241,7 +265,9 @@ def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
     }
 
 
-def ask(path: Path, threads: int, timed_queries: int, sample: int) -> Data:
+def ask(
+    path: Path, threads: int, timed_queries: int, sample: int, probe: float
+) -> Data:
     """Everything that is measured of one index, in this process."""
     torch.set_num_threads(threads)
     load_faiss().omp_set_num_threads(threads)
@@ -249,7 +275,7 @@ def ask(path: Path, threads: int, timed_queries: int, sample: int) -> Data:
     sizes = Sizes(D=stored["D"], F=stored["F"], Q=stored["Q"])
     before = resident_mb()
     begin = time.perf_counter()
-    index = VideoIndex(path, scoring_model(sizes))
+    index = VideoIndex(path, scoring_model(sizes), probe=probe)
     opened = time.perf_counter() - begin
     text = load_queries(path)
     for a in range(3):  # threads and libraries start
@@ -273,6 +299,7 @@ def measure(N: int, arguments: argparse.Namespace, sizes: Sizes) -> Data:
         command += ["--threads", str(arguments.threads)]
         command += ["--queries", str(arguments.queries)]
         command += ["--sample", str(arguments.sample)]
+        command += ["--probe", str(arguments.probe)]
         result = subprocess.run(command, check=True, capture_output=True, text=True)
         return {**made, **json.loads(result.stdout)}
 
@@ -314,6 +341,14 @@ def markdown(results: Data) -> str:
             ["part", "p50 ms", "p95 ms"],
             [(n, m["p50_ms"], m["p95_ms"]) for n, m in last["milliseconds"].items()],
         ),
+        "## Clusters probed",
+        table(
+            ["clusters", "p50 ms", "p95 ms", "kept"],
+            [
+                (row["clusters"], row["p50_ms"], row["p95_ms"], row["kept"])
+                for row in last["recalls"]["by_clusters_probed"]
+            ],
+        ),
         "## Of the exhaustive top 10, found among k",
         table(
             ["τ / spread", "k", "exact coarse", "this index"],
@@ -338,13 +373,18 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=8, help="Q, from 1")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--sample", type=int, default=50, help="exhaustive queries")
+    parser.add_argument("--probe", type=float, default=PROBED, help="clusters, share")
     parser.add_argument("--compared", type=int, default=100_000)
     parser.add_argument("--approximate-from", type=int, default=APPROXIMATE_FROM)
     parser.add_argument("--ask", type=Path, help="measure this index and print")
     arguments = parser.parse_args()
     if arguments.ask:
         measured = ask(
-            arguments.ask, arguments.threads, arguments.queries, arguments.sample
+            arguments.ask,
+            arguments.threads,
+            arguments.queries,
+            arguments.sample,
+            arguments.probe,
         )
         print(json.dumps(measured))
         return
@@ -359,7 +399,7 @@ def main() -> None:
     free = shutil.disk_usage(arguments.work).free / 1e9
     results = {
         "provenance": started,
-        "probed": PROBED,
+        "probed": arguments.probe,
         "free_disk_gb": free,
         "sizes": [measure(N, arguments, sizes) for N in sorted(arguments.sizes)],
         "indexes": compare_indexes(arguments.compared, arguments.queries, sizes),
