@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.data import scoring_model
 from benchmarks.results import provenance, table
 from benchmarks.search_data import generate
+from benchmarks.search_encoding import encoding
 from benchmarks.search_indexes import compare_indexes
 from glscl.flops import Sizes
 from glscl.gim import global_similarity
@@ -330,7 +331,7 @@ def markdown(results: Data) -> str:
         )
         for r in results["sizes"]
     ]
-    last = results["sizes"][-1]
+    last, encoded = results["sizes"][-1], results["encoding"]
     parts = [
         "# Search",
         ", ".join(f"{key} {value}" for key, value in results["provenance"].items()),
@@ -354,6 +355,15 @@ def markdown(results: Data) -> str:
             ["τ / spread", "k", "exact coarse", "this index"],
             [tuple(row.values()) for row in last["recalls"]["exhaustive"]["rows"]],
         ),
+        f"## Encoding, {encoded['backbone']}, {encoded['video']}",
+        f"{encoded['windows_per_second']:.2f} windows a second",
+        table(
+            ["stage", "share", "seconds"],
+            [
+                (stage, share, encoded["seconds"][stage])
+                for stage, share in encoded["share"].items()
+            ],
+        ),
         f"## Indexes of {results['indexes']['N']:,} coarse vectors",
         table(
             ["index", "setting", "p50 ms", "recall@100", "top 10", "MB", "build s"],
@@ -375,6 +385,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=50, help="exhaustive queries")
     parser.add_argument("--probe", type=float, default=PROBED, help="clusters, share")
     parser.add_argument("--compared", type=int, default=100_000)
+    parser.add_argument("--backbone", default="ViT-B-32-quickgelu")
+    parser.add_argument("--videos", type=int, default=12, help="to encode")
     parser.add_argument("--approximate-from", type=int, default=APPROXIMATE_FROM)
     parser.add_argument("--ask", type=Path, help="measure this index and print")
     arguments = parser.parse_args()
@@ -402,6 +414,7 @@ def main() -> None:
         "probed": arguments.probe,
         "free_disk_gb": free,
         "sizes": [measure(N, arguments, sizes) for N in sorted(arguments.sizes)],
+        "encoding": encoding(arguments.backbone, arguments.videos),
         "indexes": compare_indexes(arguments.compared, arguments.queries, sizes),
     }
     started["load_after"] = os.getloadavg()[0]

@@ -25,7 +25,7 @@ from glscl.search.windows import Windows
 
 NORM = 10.0  # length of a feature, about CLIP's
 CENTRES = 2000  # wide clusters
-DECAY = 0.5  # the i-th axis has a standard deviation of i^-DECAY
+DECAY = 0.4  # the i-th axis has a standard deviation of i^-DECAY
 WITHIN = 1.0  # spread within a cluster, in units of that of the centres
 FRAME_NOISE = 0.7  # of a frame, in units of a video's spread
 QUERY_NOISE = 1.0  # of a query, in the same units

@@ -61,7 +61,8 @@ def test_shares_are_of_what_is_wanted():
 
 def test_the_whole_benchmark_runs(tmp_path, monkeypatch, capsys):
     arguments = "--sizes 400 --queries 6 --sample 3 --compared 400 --threads 1"
-    arguments += f" --approximate-from 200 --concepts 2 --work {tmp_path}"
+    arguments += " --approximate-from 200 --concepts 2 --backbone mini --videos 1"
+    arguments += f" --work {tmp_path}"
     monkeypatch.setattr(search_indexes, "INDEXES", {"Flat": ("Flat", "", ())})
     out = tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["search", *arguments.split(), "--out", str(out)])
@@ -74,5 +75,8 @@ def test_the_whole_benchmark_runs(tmp_path, monkeypatch, capsys):
     rows = one["recalls"]["exhaustive"]["rows"]
     assert all(0 <= row["in_coarse"] <= row["in_exact_coarse"] + 0.2 for row in rows)
     assert one["milliseconds"]["cold"]["p50_ms"] > 0
+    stages = {"decode", "CLIP", "windows", "write"}
+    assert written["encoding"]["share"].keys() == stages
+    assert written["encoding"]["windows"] == 3
     assert "# Search" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
