@@ -18,6 +18,7 @@ from glscl.cli import app
 from glscl.data.benchmarks import load
 from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.source import DataSource
+from glscl.data.verify import read_unreadable
 from glscl.methods import load_model
 from glscl.runs import evaluate_on
 
@@ -58,6 +59,32 @@ def test_each_benchmark_trains_a_step_and_is_evaluated(name, tmp_path, write_vid
     assert (about["data"], about["videos"]) == (name, replicas.TEST)
     assert any("published" in note for note in about["notes"])
     assert not (root / "cache").exists()
+
+
+@pytest.mark.parametrize("name", replicas.NAMES)
+def test_holes_of_each_benchmark_are_found_and_can_be_left_out(
+    name, tmp_path, write_video
+):
+    root, report = tmp_path / "data", tmp_path / "report.json"
+    replicas.replica(name, root, write_video)
+    verify = ["data", "verify", str(root), "--dataset", name, "--workers", "1"]
+    result = runner.invoke(app, verify)
+    assert result.exit_code == 0, result.output
+    gone, broken, _ = load(name, root).split("test").videos
+    gone.path.unlink()
+    broken.path.write_bytes(broken.path.read_bytes()[:500])
+    result = runner.invoke(app, [*verify, "--out", str(report)])
+    assert result.exit_code == 1
+    assert set(read_unreadable(report)) == {gone.id, broken.id}
+    toy_model(max_frames=3, sample_fps=4.0).save(tmp_path / "model")
+    data = ["--dataset", name, "--data", str(root), "--report", str(report)]
+    result = runner.invoke(app, ["eval", str(tmp_path / "model"), *data])
+    assert result.exit_code == 1
+    assert "2 of 3 videos are missing" in result.output
+    drop = ["--missing", "drop"]
+    result = runner.invoke(app, ["eval", str(tmp_path / "model"), *data, *drop])
+    assert result.exit_code == 0, result.output
+    assert "2 videos are missing or unreadable, 1 remain" in result.output
 
 
 def test_choosing_on_the_test_split_trains_on_all_of_train(tmp_path, write_video):
