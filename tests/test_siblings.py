@@ -10,11 +10,13 @@ from toy import toy_model, toy_recipe, toy_sibling, toy_videos, weights
 from typer.testing import CliRunner
 
 import glscl
+from benchmarks.siblings import per_query, two_stage
 from glscl import parallel
 from glscl.ablate import Setup, train_variant
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
 from glscl.evaluate import similarity_matrix
+from glscl.flops import Sizes
 from glscl.losses import channel_correlation
 from glscl.methods import load_model
 from glscl.optim import freeze
@@ -253,3 +255,19 @@ def test_a_shortlist_is_of_captions_or_of_videos():
     columns = recalled(coarse, 1, "captions of videos")
     assert columns.tolist() == [[False] * 3, [True] * 3]
     assert recalled(coarse, 9).all()
+
+
+def test_the_benchmark_counts_what_runs_and_its_formula_agrees():
+    """The one difference: a recalled pair's coarse score is taken once more."""
+    N, k, sizes = 20, 4, Sizes(D=64, F=3, L=4, Q=2, P=2)
+    found = two_stage(N, sizes, (k, N), 1)
+    assert found["dense_macs"] == found["formula_dense_macs"]
+    some, everything = found["shortlists"]
+    assert some["macs"] == some["formula_macs"] + N * k * sizes.D
+    assert some["times_fewer_macs"] > 2
+    assert everything["top10"] == 1
+    rows = {row["method"]: row for row in per_query(N, sizes, 1)}
+    frames = sizes.F * (sizes.D * 4 + 1)  # float32 and one byte of mask
+    assert rows["GLCCL, folded"]["video_bytes"] == frames
+    assert rows["GLSCL"]["video_bytes"] == frames + 4 * sizes.Q * sizes.D
+    assert all(row["seconds"] > 0 for row in rows.values())
