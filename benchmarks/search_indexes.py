@@ -27,6 +27,9 @@ INDEXES = {
 }
 
 
+TRAINED = 40_000  # vectors that an index learns its clusters from
+
+
 def vectors(N: int, queries: int, sizes: Sizes) -> tuple[NDArray, NDArray]:
     """Coarse vectors (N, D) and queries (A, D) of a generated collection."""
     world = World(sizes)
@@ -62,7 +65,7 @@ def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
         index = faiss.index_factory(
             x.shape[1], recipe.format(n=count), faiss.METRIC_INNER_PRODUCT
         )
-        index.train(x)
+        index.train(x[:TRAINED])
         index.add(x)
         seconds = time.perf_counter() - begin
         size = faiss.serialize_index(index).nbytes / 1e6
