@@ -31,7 +31,7 @@ FRAME_NOISE = 0.7  # of a frame, in units of a video's spread
 QUERY_NOISE = 1.0  # of a query, in the same units
 GAP = 0.5  # length of the queries' common offset, in units of a feature's length
 BANK = 32_768  # noise vectors that frames and concepts draw from
-CHUNK = 10_000  # videos generated at a time
+CHUNK = 1_000  # videos generated at a time: more would not stay in cache
 
 
 class World:
