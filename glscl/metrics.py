@@ -94,8 +94,8 @@ def _checked(similarity: Tensor, caption_to_video: Tensor | None) -> Tensor:
     A, B = check_shape(similarity, "A B", "similarity").values()
     if A == 0 or B == 0:
         raise ValueError(f"similarity is empty: shape {(A, B)}.")
-    bad = ~similarity.isfinite()
-    if bad.any():
+    # A sum meets every NaN and infinity without a copy of the scores.
+    if not similarity.sum().isfinite() and (bad := ~similarity.isfinite()).any():
         a, b = bad.nonzero()[0].tolist()
         raise ValueError(
             f"similarity has {int(bad.sum())} values that are not finite, the first at "
