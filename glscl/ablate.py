@@ -318,7 +318,7 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
         "command": command,
         "setup": records[0]["setup"],
         "clip": records[0]["clip"],
-        "provenance": records[0]["provenance"],
+        "provenance": _all_values([record["provenance"] for record in records]),
         "seconds": sum(record["seconds"] for record in records),
         "variants": {name: _row(list(of.values())) for name, of in runs.items()},
         "differences": [
@@ -326,6 +326,14 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
             for one, two in PAIRS
             if one in runs and two in runs and runs[one].keys() & runs[two].keys()
         ],
+    }
+
+
+def _all_values(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Every value that a key of the provenances has, as one text."""
+    return {
+        key: ", ".join(sorted({str(found[key]) for found in provenances}))
+        for key in provenances[0]
     }
 
 

@@ -130,11 +130,13 @@ _RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
     },
     # Released for MSR-VTT; the others have its recipe and their benchmark's lengths.
     "eercf": {
-        "msrvtt": ({}, _EERCF),
-        "didemo": (_LONG, _EERCF),
-        "vatex": ({}, _EERCF),
+        **{name: ({}, _EERCF) for name in ("msrvtt", "msvd", "lsmdc", "vatex")},
+        **{name: (_LONG, _EERCF) for name in ("didemo", "activitynet")},
     },
+    # Released for MSR-VTT, DiDeMo and VATEX; the others as these of like length.
     "glccl": {
+        **{name: ({}, _GLCCL) for name in ("msvd", "lsmdc")},
+        "activitynet": (_LONG, {**_GLCCL, "batch_size": 64, "eval_batch_size": 32}),
         "msrvtt": ({}, _GLCCL),
         "didemo": (
             _LONG,

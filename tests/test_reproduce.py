@@ -11,6 +11,7 @@ from glscl.reproduce import (
     Result,
     compare,
     ours,
+    published_eercf,
     published_results,
     read_records,
     reproduce,
@@ -60,6 +61,21 @@ def test_every_published_line_is_read_with_the_name_of_each_number():
     # What is not printed is not there.
     assert "R10" not in of["didemo", "ViT-B/32", "X-CLIP", "text to video"]
     assert ("didemo", "ViT-B/32", "TS2-Net", "video to text") not in of
+
+
+def test_eercf_is_compared_with_runs_of_eercf_on_the_same_gallery():
+    results = published_eercf(yaml.safe_load(NUMBERS.read_text()))
+    of = {(r.dataset, r.variant, r.direction): r for r in results}
+    assert ("vatex", None, "video to text") not in of  # not printed
+    for variant in (None, "full"):
+        result = of["msrvtt", variant, "text to video"]
+        for method, split, counts in (
+            ("eercf", variant, True),
+            ("glscl", variant, False),
+            ("eercf", "7k", False),
+        ):
+            found = ours([run(method=method, variant=split)], result, "R1")
+            assert found == ([47.0] if counts else [])
 
 
 def test_a_verdict_needs_seeds_and_respects_their_spread():
