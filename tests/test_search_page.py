@@ -279,15 +279,12 @@ def test_typing_shows_moments_that_play(server):
         assert played[2] is None
         pictures = page.locator("#moments img")
         pictures.first.scroll_into_view_if_needed()
-        page.wait_for_function(
-            "document.querySelector('#moments img').naturalWidth > 0"
-        )
+        pictures.first.evaluate("picture => picture.decode()")
+        assert pictures.first.evaluate("picture => picture.naturalWidth") > 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.get_by_label("What is to be seen?").fill(" ")
         page.get_by_role("button", name="Search").click()
-        page.wait_for_function(
-            "document.getElementById('state').textContent.startsWith('Type')"
-        )
+        page.locator("#state", has_text=re.compile("^Type")).wait_for()
         chromium.close()
     # The empty question is refused with a status that the console reports.
     assert [p for p in problems if "400" not in p] == []

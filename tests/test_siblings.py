@@ -140,13 +140,12 @@ def test_words_are_padded_to_the_longest_process_without_changing_the_loss(monke
 
 @pytest.mark.parametrize("method", METHODS)
 def test_presets_are_there_for_the_same_benchmarks(method):
-    assert preset_names(method) == ["mini", "msrvtt", "didemo", "vatex"]
-    assert "vatex" in preset_names()
+    assert set(preset_names(method)) == set(preset_names())
     released = get_preset("didemo", method=method)
     assert (released.model.max_words, released.model.max_frames) == (64, 64)
     assert released.train.freeze == "embeddings"
-    with pytest.raises(ValueError, match="Unknown preset 'lsmdc'"):
-        get_preset("lsmdc", method=method)
+    with pytest.raises(ValueError, match="Unknown preset 'charades'"):
+        get_preset("charades", method=method)
     with pytest.raises(ValueError, match="Unknown method 'x-clip'"):
         get_preset("mini", method="x-clip")
 
