@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from glscl.diagrams import Drawing
+    from glscl.listen import Heard
     from glscl.search import Moment
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,22 @@ def show(figure: Figure, alt: str, caption: str = "") -> None:
     _display_figure(drawing, caption, alt)
 
 
+def show_diagrams(
+    drawings: Sequence[Drawing], alts: Sequence[str], captions: Sequence[str] = ()
+) -> None:
+    """Show drawings of ``glscl.diagrams``, side by side where there is room."""
+    captions = captions or [""] * len(drawings)
+    items = []
+    for drawing, alt, caption in zip(drawings, alts, captions, strict=True):
+        _need_alt(alt)
+        items.append(
+            '<figure class="glscl-figure" style="flex:1 1 300px;margin:0">'
+            f"{drawing.svg(alt)}{_caption(caption)}</figure>"
+        )
+    row = "display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0"
+    _display(f'<div style="{row}">{"".join(items)}</div>', " | ".join(alts))
+
+
 def show_clips(
     clips: Sequence[str | Path | NDArray[np.uint8]],
     alts: Sequence[str],
@@ -82,13 +100,14 @@ def show_clips(
     Small MP4 files go into the page as they are, others as a few resized frames. A
     reader who asked for less motion gets them paused.
     """
+    from glscl.listen import CALM
+
     captions = list(captions) if captions is not None else [""] * len(clips)
     if not len(clips) == len(alts) == len(captions):
         raise ValueError(
             f"{len(clips)} clips need as many alts and captions, "
             f"got {len(alts)} and {len(captions)}."
         )
-    calm = "matchMedia('(prefers-reduced-motion: reduce)').matches&&this.pause()"
     items = []
     for clip, alt, caption in zip(clips, alts, captions, strict=True):
         _need_alt(alt)
@@ -96,7 +115,7 @@ def show_clips(
         items.append(
             f'<figure style="margin:0;max-width:{width}px">'
             f'<video aria-label="{html.escape(alt)}" width="{width}" autoplay loop muted '
-            f'playsinline controls onplay="{calm}" '
+            f'playsinline controls onplay="{CALM}" '
             'style="max-width:100%;image-rendering:pixelated" '
             f'src="data:video/mp4;base64,{source}"></video>'
             f"{_caption(caption)}</figure>"
@@ -106,6 +125,20 @@ def show_clips(
         f'<div class="glscl-clips" style="{row}">{"".join(items)}</div>',
         " | ".join(alts),
     )
+
+
+def show_listening(
+    path: Path, frames: NDArray[np.uint8], heard: Sequence[Heard], gallery: int
+) -> None:
+    """Show a film with the weights (F) that sentences give to its frames (F, H, W, 3).
+
+    ``gallery`` is the number of videos among which each sentence ranks this one.
+    """
+    from glscl.listen import listening_html
+
+    film = _clip_bytes(path, 168)
+    lines = [f"“{one.sentence}” rank {one.rank} of {gallery}" for one in heard]
+    _display(listening_html(film, frames, heard, gallery), "\n".join(lines))
 
 
 def show_moments(moments: Sequence[Moment]) -> None:

@@ -41,12 +41,20 @@ LAYERS = {
     "heads": 4,
     "flops": 5,
     "plots": 9,
+    "diagrams": 9,
+    "listen": 9,
     "report": 9,
     "cli": 9,
 }
-LEAVES = {"plots", "report", "cli"}
-# The one exception: what shows a figure asks what draws it for its SVG.
-ALLOWED = {("report", "plots")}
+LEAVES = {"plots", "diagrams", "listen", "report", "cli"}
+# The exceptions: what shows a drawing asks what draws it, and all share one palette.
+ALLOWED = {
+    ("report", "plots"),
+    ("report", "diagrams"),
+    ("report", "listen"),
+    ("diagrams", "plots"),
+    ("listen", "plots"),
+}
 HOMES = {
     "matplotlib": {"plots"},
     "seaborn": {"plots"},

@@ -9,8 +9,9 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from glscl import metrics, plots, report
+from glscl import diagrams, metrics, plots, report
 from glscl.data.render import decode_mp4
+from glscl.listen import Heard
 
 
 @pytest.fixture
@@ -147,6 +148,45 @@ def test_a_large_file_is_made_small(shown, tmp_path, write_video, monkeypatch):
 def test_clips_and_words_must_match(shown):
     with pytest.raises(ValueError, match="2 clips need as many alts"):
         report.show_clips([moving(), moving()], ["A bar moves right."])
+
+
+def test_a_film_is_calm_once_and_then_obeys_its_reader(shown):
+    report.show_clips([moving()], ["A bar moves right."])
+    assert soup(shown).video["onplay"].startswith("this.onplay=null;")
+
+
+def test_listening_shows_a_film_its_frames_and_every_weight(
+    shown, tmp_path, write_video
+):
+    path = write_video(tmp_path / "clip.mp4", moving(size=32))
+    weights = [0.1, 0.2, 0.4, 0.2, 0.1, 0.0]
+    heard = [Heard("a <bar> moves", weights, 2), Heard("a bar", weights[::-1], 1)]
+    report.show_listening(path, moving(size=32), heard, gallery=9)
+    page = soup(shown)
+    assert films(shown) == [path.read_bytes()]
+    assert page.img["alt"] == "6 frames of the video, in order"
+    assert "“a <bar> moves”" in page.get_text()
+    assert [tag.get_text() for tag in page("strong")] == ["rank 2 of 9", "rank 1 of 9"]
+    rows = page.find_all(role="img")
+    assert rows[0]["aria-label"].endswith("10, 20, 40, 20, 10, 0")
+    heights = [re.search(r"height:(\d+)px", bar["style"]) for bar in rows[0]("span")]
+    assert [int(h[1]) for h in heights if h] == [9, 18, 36, 18, 9, 1]
+    assert "rank 1 of 9" in shown[-1][0]["text/plain"]
+
+
+def test_listening_needs_a_weight_for_every_frame(shown, tmp_path, write_video):
+    path = write_video(tmp_path / "clip.mp4", moving(size=32))
+    with pytest.raises(ValueError, match="F"):
+        report.show_listening(path, moving(size=32), [Heard("a bar", [1.0], 1)], 3)
+
+
+def test_diagrams_stand_side_by_side_each_with_its_words(shown):
+    drawings = [diagrams.local(2), diagrams.losses(2)]
+    report.show_diagrams(drawings, ["How concepts are made", "What losses want here"])
+    names = [svg["aria-label"] for svg in soup(shown)("svg")]
+    assert names == ["How concepts are made", "What losses want here"]
+    with pytest.raises(ValueError, match="alt text must say"):
+        report.show_diagrams(drawings[:1], ["short"])
 
 
 # ---- tables ------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from . import manifest, sources
+from . import inserts, manifest, sources
 from .project import BuildError, Project, git
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
@@ -89,7 +89,10 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "book").mkdir(parents=True)
     for path in sorted(project.book.iterdir()):
-        if path.suffix in (".md", ".bib", ".yml"):
+        if path.suffix == ".md":
+            page = inserts.fill(project, path.name, path.read_text(encoding="utf-8"))
+            (tree / "book" / path.name).write_text(page, encoding="utf-8")
+        elif path.suffix in (".bib", ".yml"):
             shutil.copyfile(path, tree / "book" / path.name)
     shutil.copytree(project.book / "_static", tree / "book/_static")
     shutil.copyfile(mathjax(), tree / "book/_static" / MATHJAX)

@@ -1,0 +1,89 @@
+"""Drawings and computed outputs on prose pages, put in while the pages are staged.
+
+A prose page asks with a comment of its own line::
+
+    <!-- output: 06_full_model opening -->
+    <!-- drawing: method -->
+
+The first shows what the cell ``opening`` of that chapter put out when it was run, so
+that a page without code can show something computed. The second shows the map of the
+method, its boxes linked to the chapters.
+"""
+
+import re
+from collections.abc import Callable
+
+from . import sources
+from .project import BuildError, Project
+
+_MARK = re.compile(r"^<!-- (output|drawing): (.+?) -->$", re.MULTILINE)
+#: The chapters behind the boxes of ``glscl.diagrams.method``.
+CHAPTERS = {
+    "sentence": "01_task_and_data",
+    "video": "01_task_and_data",
+    "text tower": "02_clip_adaptation",
+    "image tower": "02_clip_adaptation",
+    "temporal": "02_clip_adaptation",
+    "global": "03_gim",
+    "local": "04_lim",
+    "score": "06_full_model",
+    "losses": "05_auxiliary_losses",
+    "training": "07_training",
+    "ranks": "08_results",
+    "search": "11_search",
+}
+MAP = (
+    "From top to bottom: a sentence goes through CLIP's text tower, the frames of a "
+    "video through CLIP's image tower and the frame transformer. Both meet in the "
+    "global and in the local module, whose sum is the score. In training the score "
+    "goes into the losses, in evaluation it becomes ranks. Every box links to its "
+    "chapter."
+)
+
+
+def fill(project: Project, page: str, text: str) -> str:
+    """``text`` of the prose page of that name, with everything put in."""
+    makers: dict[str, Callable[[Project, str], str]] = {
+        "output": output,
+        "drawing": drawing,
+    }
+
+    def put(match: re.Match[str]) -> str:
+        try:
+            found = makers[match[1]](project, match[2])
+        except BuildError as error:
+            raise BuildError(f"{page}: {error}") from None
+        return f"```{{raw}} html\n{found}\n```"
+
+    return _MARK.sub(put, text)
+
+
+def output(project: Project, words: str) -> str:
+    """The HTML that a cell showed: ``words`` name the chapter and the cell."""
+    name, _, cell_id = words.partition(" ")
+    source = project.notebooks / f"{name}.ipynb"
+    if not source.is_file():
+        raise BuildError(f"No chapter '{name}' to take an output from.")
+    if all(cell.id != cell_id for cell in sources.read(source).cells):
+        raise BuildError(f"{name} has no cell '{cell_id}' to take an output from.")
+    executed = project.executed / f"{name}.ipynb"
+    if not executed.is_file():
+        return "<p><em>Shown when the chapters have been run.</em></p>"
+    cell = next((c for c in sources.read(executed).cells if c.id == cell_id), None)
+    shown = [
+        output["data"]["text/html"]
+        for output in (cell.outputs if cell else [])
+        if "text/html" in output.get("data", {})
+    ]
+    return "\n".join(shown) or "<p><em>Shown when the chapters have been run.</em></p>"
+
+
+def drawing(project: Project, words: str) -> str:
+    """The map of the method; its links lead from ``book/`` to the chapters."""
+    # Imported late: most calls of the build draw nothing.
+    from glscl.diagrams import method
+
+    if words != "method":
+        raise BuildError(f"No drawing '{words}'; there is 'method'.")
+    links = {box: f"../notebooks/{name}.html" for box, name in CHAPTERS.items()}
+    return f'<nav class="book-map">{method(links).svg(MAP, role="group")}</nav>'
