@@ -31,7 +31,7 @@ SMALL_GROWTH = {"N": (8, 16), "F": (2, 4), "Q": (2, 4)}
 def run(small: bool) -> dict[str, object]:
     """Every part; ``small`` checks that all of it runs, in seconds, and means nothing."""
     sizes = Sizes(D=64, F=3, L=4, Q=2, P=2) if small else Sizes()
-    N, n, repeats = (24, 20, 1) if small else (1000, 256, 15)
+    N, n, repeats = (24, 20, 1) if small else (1000, 256, 25)
     steps = SMALL_GROWTH if small else GROWTH
     backbone = "mini" if small else "ViT-B-32-quickgelu"
     items, batch = (8, 2) if small else (128, 8)

@@ -506,6 +506,7 @@ NOT_MULTIPLYING = frozenset(
         "sqrt",
         "square",
         "sub",
+        "where",
         "sum",
         "topk",
         "unflatten",

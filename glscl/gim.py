@@ -22,7 +22,7 @@ from glscl.shapes import check_shape
 
 # Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
 # CPU they should stay in cache, on an accelerator fewer, larger launches win.
-CHUNK_NUMBERS = {"cpu": 1_000_000, "other": 32_000_000}
+CHUNK_NUMBERS = {"cpu": 1_350_000, "other": 32_000_000}
 # Where ||Σ_f w v_f||² falls below this part of (Σ_f w ||v_f||)², the frames cancel and
 # the Gram form has lost digits: those pairs are computed directly. See gram_scores.
 CANCELLING = 1e-2
@@ -107,60 +107,55 @@ def mean_similarity(captions: Tensor, frames: Tensor, frame_mask: Tensor) -> Ten
 
 
 def gram_scores(
-    captions: Tensor,
-    frames: Tensor,
-    frame_mask: Tensor,
-    temperature: float,
-    room: Tensor | None = None,
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, room: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """GIM from inner products only: ||captions_a|| · global_ab as (B, A), and a flag.
+
+    ``captions``: (A, D), multiplied by ``log₂e / τ``: powers of two are faster than
+    those of e, and the length of a caption drops out of the similarity.
 
     With s_f = captions_a · frames_bf and the Gram matrix G_b = frames_b frames_bᵀ,
 
         ||captions_a|| global_ab = (w · s) / sqrt(wᵀ G_b w),
 
-    since Σ_f w_f s_f = captions_a · pooled_ab and wᵀ G_b w = ||pooled_ab||². Per pair
-    FD + F² + 2F multiply-adds instead of 2FD + D.
+    since Σ_f w_f s_f = captions_a · pooled_ab and wᵀ G_b w = ||pooled_ab||². A factor
+    of w drops out too, so the softmax is not normalised: its largest value is 1. Per
+    pair FD + F² + 2F multiply-adds instead of 2FD + D.
 
     The flag (B, A) marks pairs whose frames nearly cancel. Rounding leaves an error of
     about ε (Σ_f w_f ||v_f||)² in wᵀ G w, so the score is good to ε / 2 times
     (Σ_f w_f ||v_f||)² / (wᵀ G w); where that quotient exceeds 1 / CANCELLING the value
     here is a placeholder and the caller computes the pair directly.
 
-    ``room``: two buffers (2, at least bF, A) to work in, where no gradient needs what
-    they hold; fresh memory for every chunk costs more than the arithmetic on it.
+    ``room``: two buffers (2, at least b (F + 1), A) to work in, where no gradient needs
+    what they hold; fresh memory for every chunk costs more than the arithmetic on it.
     """
     b, F, D = frames.shape
+    s_room = w_room = Gw_room = None
+    if room is not None:
+        s_room, w_room = room[0, : b * F], room[1, : b * F].view(b, F, -1)
+        Gw_room = room[0, : b * (F + 1)].view(b, F + 1, -1)
     # All of it in the layout (b, F, A): one matrix product, then sums over an outer
     # axis, on a chunk that stays in cache.
-    s_room, w_room = (None, None) if room is None else room[:, : b * F]
-    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room).view(b, F, -1)
-    w = _unscaled_weights(s, frame_mask, temperature, w_room)
+    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room)
+    padded = (~frame_mask).flatten().nonzero().flatten()
+    if len(padded):
+        # The lowest finite number: times its weight, which is zero, it is zero.
+        s.index_fill_(0, padded, torch.finfo(s.dtype).min)
+    s = s.view(b, F, -1)
+    z = torch.sub(s, s.detach().amax(dim=1, keepdim=True), out=w_room)
+    w = torch.exp2(z, out=w_room)
+    along = torch.mul(w, s, out=None if room is None else s).sum(
+        dim=1
+    )  # captions · pooled, (b, A)
     G = frames @ frames.transpose(1, 2)  # (b, F, F)
     lengths = G.detach().diagonal(dim1=1, dim2=2).sqrt()  # ||v_f||, (b, F)
-    reach = (lengths[:, None, :] @ w.detach()).squeeze(1)
-    spent = None if room is None else s
-    along = torch.mul(w, s, out=spent).sum(dim=1)  # captions · pooled, (b, A)
-    square = torch.mul(w, torch.matmul(G, w, out=spent), out=spent).sum(dim=1)
-    cancelling = square <= CANCELLING * reach.square()
-    square = square.masked_fill(cancelling, 1.0)
+    # One product for G w and, in the last row, for Σ_f w_f ||v_f||.
+    Gw = torch.matmul(torch.cat([G, lengths[:, None]], dim=1), w, out=Gw_room)
+    square = torch.mul(w, Gw[:, :F], out=w_room).sum(dim=1)  # ||pooled||²
+    cancelling = square <= CANCELLING * Gw[:, F].square()
+    square = torch.where(cancelling, 1.0, square)
     return along * square.rsqrt(), cancelling
-
-
-def _unscaled_weights(
-    s: Tensor, frame_mask: Tensor, temperature: float, room: Tensor | None
-) -> Tensor:
-    """softmax_f(s / τ) of ``s`` (b, F, A) up to a factor per pair, the largest being 1.
-
-    The Gram form divides by the length of the pooled video, so the factor drops out
-    and the softmax need not be normalised. 2^(x log₂e) is e^x, and faster.
-    """
-    hidden = torch.zeros_like(frame_mask, dtype=s.dtype)
-    hidden = hidden.masked_fill(~frame_mask, float("-inf"))[:, :, None]
-    room = None if room is None else room.view_as(s)
-    z = torch.add(hidden, s, alpha=math.log2(math.e) / temperature, out=room)
-    z = torch.sub(z, z.detach().amax(dim=1, keepdim=True), out=room)
-    return torch.exp2(z, out=room)
 
 
 def _gram_similarity(
@@ -171,27 +166,28 @@ def _gram_similarity(
     parts: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
     """Chunks of ``gram_scores`` put together, cancelling pairs replaced: (A, B)."""
+    scaled = captions * (math.log2(math.e) / temperature)
     if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
         # Recomputing a chunk in the backward pass costs one matrix product; keeping
         # its weights for all chunks would cost several tensors of the size (A, B, F).
         results = [
             checkpoint(
                 gram_scores,
-                captions,
+                scaled,
                 v,
                 m,
-                temperature,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
             for v, m in parts
         ]
     else:
-        largest = max(v.shape[:2].numel() for v, _ in parts)
-        room = frames.new_empty(2, largest, len(captions))
-        results = [gram_scores(captions, v, m, temperature, room) for v, m in parts]
+        most = max(len(v) for v, _ in parts) * (1 + frames.shape[1])
+        room = frames.new_empty(2, most, len(captions))
+        results = [gram_scores(scaled, v, m, room) for v, m in parts]
+    lengths = scaled.norm(dim=-1).clamp_min(1e-12)
     scores = torch.cat([score for score, _ in results])  # (B, A)
-    scores = scores / captions.norm(dim=-1).clamp_min(1e-12)
+    scores = scores / lengths
     b, a = torch.cat([flag for _, flag in results]).nonzero(as_tuple=True)
     if len(a):
         step = max(1, PAIR_NUMBERS // frames[0].numel())

@@ -155,7 +155,7 @@ def test_the_package_pays_for_its_safety_check_and_no_more(tool):
     # one product of F lengths.
     s = UNEVEN[0]
     texts, videos = inputs(s)
-    gram = Call(lambda c, f, m: gram_scores(c, f, m, 3.0))
+    gram = Call(lambda c, f, m: gram_scores(c, f, m))
     mask = torch.ones(B, s.F, dtype=torch.bool)
     pair = s.F * s.D + s.F**2 + s.F
     found = tool(gram, texts.captions, videos.frames, mask)

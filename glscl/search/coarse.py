@@ -20,7 +20,7 @@ from glscl.search.store import Snapshot
 APPROXIMATE_FROM = (
     200_000  # windows; below, comparing with all takes a few milliseconds
 )
-PROBED = 0.125  # share of the clusters that are looked at: far fewer lose much
+PROBED = 0.0625  # share of the clusters that are looked at: far fewer lose much
 TRAIN_PER_CLUSTER = 50
 STALE = 0.1  # share of windows it lacks or has in vain, from which it is made again
 FEW = 20_000  # allowed windows that are compared one by one whatever the index
