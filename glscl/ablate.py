@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,11 +25,22 @@ from typing import Any
 import torch
 
 from glscl.backbone import load_backbone
-from glscl.config import get_preset, override
+from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import atomic_path, weights_digest
 from glscl.data.pairs import CachedVideos
-from glscl.data.synthetic import make_benchmark
-from glscl.evaluate import Retrieval, cached_videos, concept_measures, evaluate
+from glscl.data.synthetic import (
+    SIBLING_KINDS,
+    load_benchmark,
+    make_benchmark,
+    with_siblings,
+)
+from glscl.evaluate import (
+    Retrieval,
+    cached_videos,
+    concept_measures,
+    evaluate,
+    sibling_wins,
+)
 from glscl.methods import METHODS
 from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
 from glscl.model import GLSCL
@@ -71,8 +82,19 @@ SIBLINGS: dict[str, dict[str, Any]] = {
     "glccl": {"method": "glccl"},
     "glccl without csc": {"method": "glccl", "csc_weight": 0.0},
 }
+_FAMILY = ["colour", "motion", "order"]
+_FAMILIES: dict[str, Any] = {"siblings": _FAMILY, "group_size": 1 + len(_FAMILY)}
+#: The full model with more steps, and with hard negatives: clips of which one thing is
+#: changed, anywhere in the epoch or in the batch of the original. An epoch of families
+#: is four times as long, so the first three have the same number of steps.
+LONGER: dict[str, dict[str, Any]] = {
+    "all, longer": {"epochs": 30},
+    "siblings apart": {**_FAMILIES, "group_size": 1, "epochs": 8},
+    "siblings together": {**_FAMILIES, "epochs": 8},
+    "siblings together, longer": {**_FAMILIES, "epochs": 30},
+}
 #: Every variant by name.
-ALL_VARIANTS = {**VARIANTS, **SWEEPS, **SIBLINGS}
+ALL_VARIANTS = {**VARIANTS, **SWEEPS, **SIBLINGS, **LONGER}
 #: Which differences the summary reports, each seed against the same seed.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("temporal", "mean pooling"),
@@ -89,6 +111,10 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("eercf", "eercf without pearson"),
     ("eercf", "eercf without patches"),
     ("glccl", "glccl without csc"),
+    ("all, longer", "all"),
+    ("siblings apart", "all, longer"),
+    ("siblings together", "siblings apart"),
+    ("siblings together, longer", "siblings together"),
 )
 
 
@@ -104,11 +130,14 @@ class Setup:
     pretrained: str | None = "builtin"
 
 
-@lru_cache(maxsize=2)
-def mini_videos(setup: Setup, patches: bool = False) -> dict[str, CachedVideos]:
+@lru_cache(maxsize=3)
+def mini_videos(
+    setup: Setup, patches: bool = False, siblings: tuple[str, ...] = ()
+) -> dict[str, CachedVideos]:
     """The splits of the built-in benchmark as features of the mini CLIP, cached.
 
     ``patches``: whether patches come with the frames, as EERCF needs them.
+    ``siblings``: the kinds of siblings that follow each training clip.
     """
     backbone = load_backbone("mini", setup.pretrained)
     benchmark = make_benchmark(
@@ -118,16 +147,29 @@ def mini_videos(setup: Setup, patches: bool = False) -> dict[str, CachedVideos]:
         setup.test_clips,
         progress=False,
     )
+    splits = {name: benchmark.split(name) for name in ("train", "val", "test")}
+    if siblings:
+        splits["train"] = with_siblings(benchmark, "train", siblings)
     return {
         name: cached_videos(
-            benchmark.split(name),
+            split,
             backbone,
             get_preset("mini").model,
             Path(setup.data) / "cache",
             patches,
         )
-        for name in ("train", "val", "test")
+        for name, split in splits.items()
     }
+
+
+@lru_cache(maxsize=1)
+def sibling_videos(setup: Setup) -> CachedVideos:
+    """The validation clips of ``mini_videos``, each followed by all its siblings."""
+    backbone = load_backbone("mini", setup.pretrained)
+    sizes = setup.train_clips, setup.val_clips, setup.test_clips
+    families = with_siblings(load_benchmark(setup.data, *sizes), "val")
+    config, cache = get_preset("mini").model, Path(setup.data) / "cache"
+    return cached_videos(families, backbone, config, cache)
 
 
 @lru_cache(maxsize=1)
@@ -145,17 +187,18 @@ def train_variant(
 ) -> tuple[Retriever, dict[str, Any]]:
     """A variant of a mini model, trained with one seed, and the record of its run.
 
-    ``changes``: the ``method`` (GLSCL where it is not said) and settings of its model
-    that differ from the mini preset. ``videos``: with patches if the model uses them.
+    ``changes``: the ``method`` (GLSCL where it is not said), settings of its model and
+    recipe that differ from the mini preset, and the ``siblings`` among the training
+    videos. ``videos``: as ``variant_videos`` gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
     on a CPU.
     """
     setup = setup or Setup()
-    changes = {"method": "glscl", **changes}
-    method = changes.pop("method")
+    method = changes.get("method", "glscl")
     preset = get_preset("mini", method=method)
-    config = override(preset.model, {**changes, "pretrained": setup.pretrained})
-    recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed})
+    of_model, of_recipe = settings_of(changes)
+    config = override(preset.model, {**of_model, "pretrained": setup.pretrained})
+    recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed, **of_recipe})
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -183,6 +226,16 @@ def train_variant(
     if method != "glscl":
         record["measures"] = sibling_measures(model, videos["val"], videos["test"])
     return model, record
+
+
+def settings_of(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The changes of a variant that are settings of the model, and of the recipe."""
+    recipe = {field.name for field in fields(TrainConfig)}
+    others = {"method", "siblings"}
+    return (
+        {k: v for k, v in changes.items() if k not in recipe | others},
+        {k: v for k, v in changes.items() if k in recipe},
+    )
 
 
 def new_parameters(model: Retriever) -> int:
@@ -234,10 +287,11 @@ def run_path(folder: Path, variant: str, seed: int) -> Path:
     return folder / f"{words.lower()}-seed{seed}.json"
 
 
-def uses_patches(variant: str) -> bool:
-    """Whether a variant needs the patches of its videos."""
+def variant_videos(variant: str, setup: Setup) -> dict[str, CachedVideos]:
+    """The videos that a variant trains and is measured on."""
     changes = ALL_VARIANTS[variant]
-    return changes.get("method") == "eercf" and changes.get("patches", True)
+    patches = changes.get("method") == "eercf" and changes.get("patches", True)
+    return mini_videos(setup, patches, tuple(changes.get("siblings", ())))
 
 
 def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, Any]:
@@ -253,8 +307,11 @@ def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, A
         stored = json.loads(path.read_text())
         if all(stored.get(name) == value for name, value in settings.items()):
             return stored
-    videos = mini_videos(setup, uses_patches(variant))
-    _, record = train_variant(settings["changes"], seed, videos, setup)
+    videos = variant_videos(variant, setup)
+    model, record = train_variant(settings["changes"], seed, videos, setup)
+    if variant in LONGER:
+        families = sibling_videos(setup)
+        record["sibling_wins"] = sibling_wins(model, families, SIBLING_KINDS)
     record = {**settings, **record, "provenance": provenance()}
     _write_json(path, record)
     return record
@@ -279,8 +336,8 @@ def run_all(
                 f"Unknown variant {name!r}: expected one of {list(ALL_VARIANTS)}."
             )
     jobs = [(name, seed) for seed in seeds for name in variants]
-    for patches in {uses_patches(name) for name in variants}:
-        mini_videos(setup, patches)  # decoded once, here, not by every process
+    for name in variants:
+        variant_videos(name, setup)  # decoded once, here, not by every process
     job = partial(_job, folder=folder, setup=setup)
     with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
         return list(pool.map(job, jobs))
@@ -357,6 +414,11 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row["concepts"] = {
             name: _spread([run["concepts"][name] for run in runs])
             for name in runs[0]["concepts"]
+        }
+    told = [run["sibling_wins"] for run in runs if "sibling_wins" in run]
+    if told:
+        row["sibling_wins"] = {
+            kind: _spread([wins[kind] for wins in told]) for kind in told[0]
         }
     return row
 

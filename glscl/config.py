@@ -85,6 +85,7 @@ class TrainConfig:
     decay: Literal["released", "matrices"] = "released"  # what weight decay acts on
     # An epoch sees every caption with its video, or every video with one caption.
     epoch_over: Literal["captions", "videos"] = "captions"
+    group_size: int = 1  # so many videos in a row of the split share a batch
     # Which part of CLIP is not trained.
     freeze: Literal["conv1", "embeddings", "visual"] = "conv1"
     augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment

@@ -188,6 +188,33 @@ def cached_videos(
     return CachedVideos(split, features)
 
 
+@torch.no_grad()
+def sibling_wins(
+    model: Retriever, families: Videos, kinds: Sequence[str], batch_size: int = 64
+) -> dict[str, float]:
+    """How often a caption prefers its clip to one that differs in one thing, in %.
+
+    ``families``: a split of ``synthetic.with_siblings`` with ``kinds``. For each kind,
+    the captions of the siblings that name what differs choose between the sibling and
+    the original; one half is chance.
+    """
+    model.eval()
+    gallery = encode_gallery(model, families, batch_size)
+    split, size = families.split, 1 + len(kinds)
+    wins: dict[str, list[bool]] = {kind: [] for kind in kinds}
+    for first in range(0, len(split.videos), size):
+        here = slice(first, first + size)
+        family = type(gallery)._make(None if x is None else x[here] for x in gallery)
+        said = [c for c in split.captions if c.video in range(first, first + size)]
+        shared = {c.text for c in said if c.video == first}
+        telling = [c for c in said if c.text not in shared]
+        scores = caption_scores(model, [c.text for c in telling], family)
+        for caption, row in zip(telling, scores, strict=True):
+            member = caption.video - first
+            wins[kinds[member - 1]].append(bool(row[member] > row[0]))
+    return {kind: 100 * sum(found) / len(found) for kind, found in wins.items()}
+
+
 def _concepts(parts: Iterable[TextFeatures | VideoFeatures]) -> Tensor:
     return torch.cat([part.concepts for part in parts if part.concepts is not None])
 

@@ -16,11 +16,13 @@ from glscl.ablate import (
     difference,
     run_once,
     run_path,
+    settings_of,
     stored_runs,
     summarise,
     train_variant,
 )
-from glscl.config import MODEL_CONFIGS, override
+from glscl.config import MODEL_CONFIGS, TrainConfig, override
+from glscl.data.synthetic import SIBLING_KINDS
 
 TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None)
 
@@ -28,7 +30,7 @@ TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None
 @pytest.fixture
 def videos(monkeypatch):
     made = {name: toy_videos(8, 2, name) for name in ("train", "val", "test")}
-    monkeypatch.setattr(runner, "mini_videos", lambda setup, patches: made)
+    monkeypatch.setattr(runner, "mini_videos", lambda *_: made)
     return made
 
 
@@ -40,8 +42,10 @@ def weights(monkeypatch):
 
 def test_variants_name_real_settings_and_pairs_real_variants():
     for changes in ALL_VARIANTS.values():
-        settings = {"method": "glscl", **changes}
-        override(MODEL_CONFIGS[settings.pop("method")](), settings)
+        of_model, of_recipe = settings_of(changes)
+        override(MODEL_CONFIGS[changes.get("method", "glscl")](), of_model)
+        override(TrainConfig(), of_recipe)
+        assert set(changes.get("siblings", ())) <= set(SIBLING_KINDS)
     assert {name for pair in PAIRS for name in pair} <= ALL_VARIANTS.keys()
 
 
@@ -63,6 +67,16 @@ def test_a_variant_is_trained_as_it_says_and_repeats(videos):
     assert record["loss"] == again["loss"] != other["loss"]
     assert record["test"] == again["test"]
     assert len(record["test"]["ranks"]) == 16
+
+
+def test_a_variant_may_change_the_recipe_too(videos):
+    changes = {**VARIANTS["+ GIM"], "temporal_layers": 1, "siblings": ["motion"]}
+    changes |= {"epochs": 2, "group_size": 2, "batch_size": 4}
+    model, record = train_variant(changes, 0, videos, TINY)
+    assert record["recipe"]["epochs"] == 2
+    assert record["recipe"]["group_size"] == 2
+    assert len(record["loss"]) == 4
+    assert model.config.temporal_layers == 1
 
 
 def test_a_run_with_a_file_is_not_run_again_unless_settings_changed(

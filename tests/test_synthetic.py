@@ -41,6 +41,7 @@ from glscl.data.synthetic import (
     oracle_scores,
     relevant_frames,
     siblings,
+    with_siblings,
 )
 
 SIZES = {"train": 4, "val": 40, "test": 3}
@@ -233,6 +234,29 @@ def test_sibling_captions_are_the_same_sentences_with_one_thing_replaced():
                 assert len(different) <= 1
                 changed_words[kind] += len(different)
     assert min(changed_words.values()) > 20
+
+
+def test_a_split_with_siblings_is_families_whose_captions_tell_them_apart(benchmark):
+    kinds = ("motion", "size")
+    plain, grown = benchmark.split("train"), with_siblings(benchmark, "train", kinds)
+    assert [video.id for video in grown.videos] == [
+        name
+        for video in plain.videos
+        for name in (video.id, f"{video.id}-motion", f"{video.id}-size")
+    ]
+    assert all(video.path.is_file() for video in grown.videos)
+    texts = {
+        video.id: [c.text for c in grown.captions if c.video == number]
+        for number, video in enumerate(grown.videos)
+    }
+    for number, video in enumerate(plain.videos):
+        own = [c.text for c in plain.captions if c.video == number]
+        assert texts[video.id] == own
+        assert texts[f"{video.id}-motion"]
+        shared = set(texts[f"{video.id}-motion"]) & set(own)
+        assert not shared, "motion is named by some caption of every clip here"
+    with pytest.raises(ValueError, match="'taste'"):
+        with_siblings(benchmark, "train", ("taste",))
 
 
 def test_files_are_h264_and_decord_reads_36_faithful_frames(benchmark):

@@ -416,6 +416,29 @@ def test_epoch_orders_cover_the_split_and_differ():
     assert len({caption for order in orders for caption in order}) > 10
 
 
+def test_groups_of_videos_stay_together_in_an_order_that_changes():
+    split, recipe = toy_split(10, 3), toy_recipe(epoch_over="videos", group_size=4)
+    orders = [
+        [split.captions[caption].video for caption in epoch_order(split, recipe, epoch)]
+        for epoch in range(4)
+    ]
+    groups = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    for order in orders:
+        assert sorted(order) == list(range(10))
+        firsts = [video for video in order if video % 4 == 0]
+        assert order == [video for first in firsts for video in groups[first // 4]]
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_groups_that_cannot_be_kept_together_are_refused():
+    over_captions = toy_recipe(epoch_over="captions", group_size=2)
+    with pytest.raises(ValueError, match="epoch_over = 'videos'"):
+        epoch_order(toy_split(), over_captions, 0)
+    torn = toy_recipe(epoch_over="videos", group_size=3)
+    with pytest.raises(ValueError, match="divide the batch of 8, got 3"):
+        epoch_order(toy_split(), torn, 0)
+
+
 def test_features_of_another_split_are_refused():
     with pytest.raises(ValueError, match="axis 0"):
         CachedVideos(toy_split(3), toy_videos(4).features)

@@ -194,18 +194,34 @@ def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
     """The captions of one epoch, shuffled by the seed of the recipe and the epoch.
 
     With ``epoch_over="captions"`` every caption; with ``"videos"`` every video once,
-    with one of its captions drawn at random.
+    with one of its captions drawn at random. Then ``group_size`` videos that follow one
+    another in the split stay together, such as a clip and its hard negatives.
+
+    Raises ``ValueError`` for groups of captions, or a group that is no whole part of a
+    batch.
     """
     rng = random.Random(stable_seed("order", config.seed, epoch))
+    size = config.group_size
     if config.epoch_over == "captions":
+        if size != 1:
+            raise ValueError(
+                f"group_size = {size} needs epoch_over = 'videos': captions of one "
+                "video are no negatives of each other."
+            )
         order = list(range(len(split.captions)))
-    else:
-        own: list[list[int]] = [[] for _ in split.videos]
-        for position, caption in enumerate(split.captions):
-            own[caption.video].append(position)
-        order = [rng.choice(captions) for captions in own]
-    rng.shuffle(order)
-    return order
+        rng.shuffle(order)
+        return order
+    if size < 1 or config.batch_size % size:
+        raise ValueError(
+            f"group_size must divide the batch of {config.batch_size}, got {size}."
+        )
+    own: list[list[int]] = [[] for _ in split.videos]
+    for position, caption in enumerate(split.captions):
+        own[caption.video].append(position)
+    order = [rng.choice(captions) for captions in own]
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    rng.shuffle(groups)
+    return [caption for group in groups for caption in group]
 
 
 class _VideoItems(Dataset):

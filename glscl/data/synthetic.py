@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -385,6 +385,45 @@ def siblings(clip: Clip, seed: int = 0) -> dict[str, Clip]:
         swap = _swap_two if kind == "order" else _change_attribute
         found[kind] = Clip(f"{clip.id}-{kind}", swap(rng, clip.shots, kind))
     return found
+
+
+def with_siblings(
+    benchmark: Benchmark,
+    split: str,
+    kinds: Sequence[str] = SIBLING_KINDS,
+    workers: int = 2,
+    progress: bool = False,
+) -> Split:
+    """A split in families: each clip followed by its siblings of ``kinds``.
+
+    Every family is ``1 + len(kinds)`` videos in a row. A sibling keeps the captions
+    that name what was changed, or all five where none does. Clips that are not there
+    yet are drawn. Raises ``ValueError`` for an unknown split or kind.
+    """
+    for kind in kinds:
+        if kind not in SIBLING_KINDS:
+            raise ValueError(
+                f"Unknown kind of sibling {kind!r}: expected one of {SIBLING_KINDS}."
+            )
+    families = [
+        [(clip, captions), *_siblings_of(clip, captions, kinds, benchmark.seed)]
+        for clip, captions in benchmark._items(split)
+    ]
+    contents = {split: tuple(item for family in families for item in family)}
+    grown = replace(benchmark, contents=contents)
+    write_clips(benchmark.root, grown.clips(split), workers, progress)
+    return grown.split(split)
+
+
+def _siblings_of(
+    clip: Clip, captions: Sequence[Caption], kinds: Sequence[str], seed: int
+) -> Iterator[tuple[Clip, tuple[Caption, ...]]]:
+    known = {caption.text for caption in captions}
+    found = siblings(clip, seed)
+    for kind in kinds:
+        said = tuple(captions_of(found[kind], seed, style=clip.id))
+        telling = tuple(caption for caption in said if caption.text not in known)
+        yield found[kind], telling or said
 
 
 def _change_attribute(
