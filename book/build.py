@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from builder import execute, manifest, parameters, shared, site, sources
+from builder import execute, manifest, parameters, prose, shared, site, sources
 from builder.project import BuildError, Project, commit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def book(project: Project, options: argparse.Namespace) -> int:
     """Run what changed, then render."""
+    refuse_typed_results(project)
     status = run(project, options)
     if status:
         return status
@@ -180,8 +181,16 @@ def check_sources(project: Project, options: argparse.Namespace) -> int:
     defaults = {source.name: source.defaults for source in found}
     for path in sorted((project.notebooks / "params").glob("*.yaml")):
         parameters.read_set(path, defaults)
-    print(f"{len(found)} notebooks are clean and their parameter sets fit")
+    refuse_typed_results(project)
+    print(f"{len(found)} notebooks are clean, their sets fit, no result is typed")
     return 0
+
+
+def refuse_typed_results(project: Project) -> None:
+    """Every number that a page states as a result comes from a run or a citation."""
+    found = list(prose.check(project))
+    if found:
+        raise BuildError("\n".join(found))
 
 
 def bootstrap(project: Project, options: argparse.Namespace) -> int:
