@@ -97,7 +97,7 @@ def markdown(results: dict[str, Any]) -> str:
         ),
         "## (b) Against the bare matrix product",
         table(
-            ["what", "seconds", "× the product"],
+            ["what", "fastest, s", "× the product, median"],
             [(k, s, b["times_the_product"][k]) for k, s in b["seconds"].items()],
         ),
         "## (c) Every head, 10⁶ pairs",

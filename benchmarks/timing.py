@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,23 +16,39 @@ def clock_name() -> str:
     return "CPU time" if torch.get_num_threads() == 1 else "wall time"
 
 
-def fastest(
+def rounds(
     functions: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True
-) -> dict[str, float]:
-    """Seconds (see ``clock_name``) of the fastest of ``repeats`` runs of each function.
+) -> dict[str, list[float]]:
+    """Seconds (see ``clock_name``) of ``repeats`` runs of each function.
 
-    The functions take turns, so a burst of other work hits all of them, and the
-    fastest run is the one that it hit least. One run of each goes before, uncounted,
-    unless ``warm`` is False (for runs so long that a cold start is nothing).
+    The functions take turns, so a burst of other work hits all of them. One run of each
+    goes before, uncounted, unless ``warm`` is False (for runs so long that a cold start
+    is nothing).
     """
     if warm:
         for function in functions.values():
             function()
     clock = time.process_time if clock_name() == "CPU time" else time.perf_counter
-    best = dict.fromkeys(functions, float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             begin = clock()
             function()
-            best[name] = min(best[name], clock() - begin)
-    return best
+            seconds[name].append(clock() - begin)
+    return seconds
+
+
+def fastest(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True
+) -> dict[str, float]:
+    """The fastest of the ``rounds`` of each function: the one least disturbed."""
+    return {k: min(s) for k, s in rounds(functions, repeats, warm).items()}
+
+
+def typical_ratio(seconds: list[float], reference: list[float]) -> float:
+    """Median over rounds of ``seconds`` / ``reference``, both of the same round.
+
+    For things so short that the fastest run of one may fall into a burst of the clock
+    that the other never met.
+    """
+    return median(x / y for x, y in zip(seconds, reference, strict=True))

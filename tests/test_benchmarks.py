@@ -44,6 +44,13 @@ def test_the_cost_of_the_released_schedule_is_counted(mlp, tiles):
     assert torch_macs(Schedule()) == released_macs(N, SMALL, mlp)
 
 
+def test_a_ratio_compares_runs_of_the_same_round():
+    lucky, slow = [1.0, 4.0, 4.0], [6.0, 6.0, 8.0]
+    assert timing.typical_ratio(slow, lucky) == 2.0
+    with pytest.raises(ValueError, match="shorter"):
+        timing.typical_ratio(slow, lucky[:2])
+
+
 def test_functions_take_turns_and_the_fastest_run_counts(monkeypatch):
     calls, clock = [], iter([0.0, 5.0, 0.0, 2.0, 0.0, 3.0, 0.0, 4.0])
     monkeypatch.setattr(timing.time, "process_time", lambda: next(clock))
