@@ -6,6 +6,7 @@ is run again only when something it is made from changed.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from builder import execute, manifest, parameters, prose, shared, site, sources
+from builder import execute, manifest, parameters, prose, records, shared, site, sources
 from builder.project import BuildError, Project, commit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         ("repeat", repeat, [selection, running], "run again, compare the outputs"),
         ("sources", check_sources, [], "check the committed notebooks"),
         ("bootstrap", bootstrap, [], "write the bootstrap cell into all notebooks"),
+        ("record", record_runs, [], "keep what this build ran, for the status page"),
     ):
         sub = commands.add_parser(name, parents=parents, help=text)
         sub.set_defaults(command=command)
@@ -117,12 +119,17 @@ def run(project: Project, options: argparse.Namespace) -> int:
             return
         print(f"    done  {outcome.name} in {outcome.seconds:.1f} s", flush=True)
         job = jobs[outcome.name]
+        cost = {
+            "device": shared.device(job.values),
+            "seconds": round(outcome.seconds, 2),
+        }
+        before = entries.get(job.name, {}).get("runs", {})
         entries[job.name] = {
             **ingredients[job.name],
             **about,
-            "device": shared.device(job.values),
-            "seconds": round(outcome.seconds, 2),
+            **cost,
             "output": manifest.digest([job.target], project.root),
+            "runs": before | {options.params: cost | {"commit": about["commit"]}},
         }
         manifest.save(manifest_path(project), entries)
 
@@ -197,6 +204,15 @@ def bootstrap(project: Project, options: argparse.Namespace) -> int:
     """Bring every notebook's first code cell up to date."""
     for name in list(sources.put_bootstrap(project)):
         print(f"updated {name}")
+    return 0
+
+
+def record_runs(project: Project, options: argparse.Namespace) -> int:
+    """Write every run that is known into the sources; commit the file to keep it."""
+    path = project.book / records.KEPT
+    found = {name: of for name, of in records.runs(project).items() if of}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"{project.show(path)}: runs of {len(found)} chapters")
     return 0
 
 

@@ -4,19 +4,20 @@ A prose page asks with a comment of its own line::
 
     <!-- output: 06_full_model opening -->
     <!-- drawing: method -->
+    <!-- record: provenance -->
 
 The first shows what the cell ``opening`` of that chapter put out when it was run, so
 that a page without code can show something computed. The second shows the map of the
-method, its boxes linked to the chapters.
+method, its boxes linked to the chapters. The third is about the build: ``records.py``.
 """
 
 import re
 from collections.abc import Callable
 
-from . import sources
+from . import records, sources
 from .project import BuildError, Project
 
-_MARK = re.compile(r"^<!-- (output|drawing): (.+?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (output|drawing|record): (.+?) -->$", re.MULTILINE)
 #: The chapters behind the boxes of ``glscl.diagrams.method``.
 CHAPTERS = {
     "sentence": "01_task_and_data",
@@ -46,6 +47,7 @@ def fill(project: Project, page: str, text: str) -> str:
     makers: dict[str, Callable[[Project, str], str]] = {
         "output": output,
         "drawing": drawing,
+        "record": records.make,
     }
 
     def put(match: re.Match[str]) -> str:

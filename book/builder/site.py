@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from . import inserts, manifest, sources
+from . import archive, downloads, inserts, manifest, records, sources
 from .project import BuildError, Project, git
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
@@ -46,23 +46,6 @@ def configuration(project: Project) -> dict[str, Any]:
     if urlsplit(url).hostname == "github.com":
         config["launch_buttons"] = {"colab_url": COLAB}
     return config
-
-
-def runtime(entry: Mapping[str, Any]) -> str:
-    """The measured cost of a chapter, in words."""
-    seconds = entry["seconds"]
-    took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-    chosen = f", parameters `{entry['parameter_set']}`"
-    return f"{took} on {entry['device']}{chosen}"
-
-
-def fill_runtime(notebook: Any, entry: Mapping[str, Any]) -> None:
-    """Put the measured runtime between its two marks."""
-    opening, closing = sources.RUNTIME
-    pattern = re.compile(f"{re.escape(opening)}.*?{re.escape(closing)}", re.DOTALL)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = pattern.sub(lambda _: runtime(entry), cell.source)
 
 
 def mathjax() -> Path:
@@ -106,7 +89,8 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
             executed if shown else project.notebooks / f"{name}.ipynb"
         )
         if shown:
-            fill_runtime(notebook, entries[name])
+            downloads.offer(notebook, name)
+            records.fill_runtime(notebook, entries[name])
         sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
     return tree
 
@@ -121,6 +105,7 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     now = {
         "stage": manifest.digest([tree], tree),
         "tools": manifest.versions(TOOLS),
+        "package": manifest.digest([project.root / "glscl"], project.root),
         "strict": strict,
     }
     index = project.html / "index.html"
@@ -148,8 +133,12 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
         raise BuildError(
             f"{said}\nJupyter Book failed (see above; all of it is in _build/site.log)."
         )
+    pages = output / "_build/html"
+    downloads.write_all(project, pages / "downloads")
+    size = archive.write(pages)
+    print(f" archive  {archive.NAME}: {size / 1e6:.1f} MB", flush=True)
     shutil.rmtree(project.html, ignore_errors=True)
-    (output / "_build/html").replace(project.html)
+    pages.replace(project.html)
     shutil.rmtree(output, ignore_errors=True)
     record.write_text(json.dumps(now), encoding="utf-8")
     return True

@@ -1,0 +1,42 @@
+"""The whole book as one file that works from disk once it is unpacked."""
+
+import zipfile
+from pathlib import Path
+
+from . import records
+
+NAME = "glscl-book.zip"
+EPOCH = (2020, 1, 1, 0, 0, 0)  # the same pages give the same archive
+
+
+def write(folder: Path) -> int:
+    """Pack all pages below ``folder`` into it, link the archive; its size in bytes.
+
+    The copy inside the archive has no link to the archive.
+    """
+    path = folder / NAME
+    partial = path.with_name(f".{NAME}.partial")
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f != partial)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as pack:
+        for file in files:
+            name = f"glscl-book/{file.relative_to(folder).as_posix()}"
+            about = zipfile.ZipInfo(name, EPOCH)
+            about.external_attr = 0o644 << 16
+            pack.writestr(about, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    partial.replace(path)
+    size = path.stat().st_size
+    for page in folder.glob("book/*.html"):
+        text = page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(records.ARCHIVE[0])
+        _, closing, after = rest.partition(records.ARCHIVE[1])
+        if closing:
+            page.write_text(before + _link(size) + after, encoding="utf-8")
+    return size
+
+
+def _link(size: int) -> str:
+    return (
+        f'<p>The whole book: <a href="../{NAME}" download>{NAME}</a> '
+        f"({size / 1e6:.1f} MB). Unpack it and open <code>index.html</code>; it needs "
+        "no network.</p>"
+    )

@@ -1,0 +1,158 @@
+"""Chapters to take away: notebook, script, and one page that needs nothing else.
+
+What only the book understands is put into plain Markdown first: quoted numbers become
+numbers, references become words. So the copies read well in Jupyter, too.
+"""
+
+import ast
+import copy
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from . import records, sources
+from .project import BuildError, Project
+
+TEMPLATE = Path(__file__).resolve().parent / "template"
+ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
+EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
+TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
+
+
+class Words:
+    """What stands for a role of the book in plain Markdown."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    @cached_property
+    def values(self) -> dict[tuple[str, str], object]:
+        """Glued values by chapter and name, from the executed chapters."""
+        found = {}
+        for path in self.project.executed.glob("*.ipynb"):
+            for cell in sources.read(path).cells:
+                for output in cell.get("outputs", []):
+                    glued = output.get("metadata", {}).get("scrapbook", {})
+                    if "name" in glued:
+                        text = output.data[glued["mime_prefix"] + "text/plain"]
+                        found[path.stem, glued["name"]] = ast.literal_eval(text)
+        return found
+
+    @cached_property
+    def equations(self) -> dict[str, int]:
+        """The number of every labelled equation; each chapter counts from one."""
+        numbers = {}
+        for name in sources.chapters(self.project):
+            notebook = sources.read(self.project.notebooks / f"{name}.ipynb")
+            labels = EQUATION.findall(prose(notebook))
+            numbers |= {label: place for place, label in enumerate(labels, start=1)}
+        return numbers
+
+    def put(self, text: str, chapter: str) -> str:
+        """``text`` of that chapter without labels and roles."""
+        makers: dict[str, Callable[[str], str]] = {
+            "glue:text": lambda words: self.value(words, chapter),
+            "doc": lambda words: f"*{self.heading(words)}*",
+            "eq": lambda words: f"({self.equations[words]})",
+            "ref": lambda words: words.partition(" <")[0],
+            "term": lambda words: words.partition(" <")[0],
+            "cite": lambda words: f"[{words}]",
+        }
+
+        def plain(role: re.Match[str]) -> str:
+            if role[1] not in makers:
+                raise BuildError(f"{chapter}: no plain words for the role {role[0]}.")
+            return makers[role[1]](role[2])
+
+        def tag(label: re.Match[str]) -> str:
+            return rf"\tag{{{self.equations[label[1]]}}}$$"
+
+        return EQUATION.sub(tag, ROLE.sub(plain, TARGET.sub("", text)))
+
+    def value(self, words: str, chapter: str) -> str:
+        """A quoted number, as the page shows it."""
+        source, _, rest = words.rpartition("::")
+        name, _, form = rest.partition(":")
+        found = self.values.get((Path(source).stem or chapter, name))
+        return "(not run)" if found is None else format(found, form)
+
+    def heading(self, words: str) -> str:
+        """What a page is called."""
+        given, _, target = words.rpartition("<")
+        if given:
+            return given.strip()
+        name = Path(target).name
+        if (self.project.notebooks / f"{name}.ipynb").is_file():
+            return records.title(self.project, name)
+        text = (self.project.book / f"{name}.md").read_text(encoding="utf-8")
+        return next(x[2:] for x in text.splitlines() if x.startswith("# "))
+
+
+def prose(notebook: NotebookNode) -> str:
+    """All Markdown of a notebook."""
+    return "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+
+
+def write_all(project: Project, folder: Path) -> None:
+    """Write the copies of every chapter that was run into ``folder``."""
+    words = Words(project)
+    folder.mkdir(parents=True)
+    for name, entry in records.entries(project).items():
+        notebook = sources.read(project.executed / f"{name}.ipynb")
+        records.fill_runtime(notebook, entry)
+        write(folder, name, notebook, words)
+
+
+def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None:
+    """Write the three copies of one executed chapter into ``folder``."""
+    from nbconvert import PythonExporter
+
+    plain = copy.deepcopy(notebook)
+    for cell in plain.cells:
+        if cell.cell_type == "markdown":
+            cell.source = words.put(cell.source, name)
+        elif cell.cell_type == "code":
+            cell.outputs = [
+                o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})
+            ]
+    sources.write(plain, folder / f"{name}.ipynb")
+    script, _ = PythonExporter(exclude_input_prompt=True).from_notebook_node(plain)
+    (folder / f"{name}.py").write_text(script, encoding="utf-8")
+    title = records.title(words.project, name)
+    (folder / f"{name}.html").write_text(page(plain, title), encoding="utf-8")
+
+
+def page(notebook: NotebookNode, title: str) -> str:
+    """One HTML file with everything in it, the formulas' program included."""
+    from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    from . import site
+
+    exporter = HTMLExporter(
+        template_name=TEMPLATE.name,
+        extra_template_basedirs=[str(TEMPLATE.parent)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    about = {
+        "title": title,
+        "pygments": HtmlFormatter(style="friendly").get_style_defs(".highlight"),
+        "mathjax": site.mathjax().read_text(encoding="utf-8"),
+    }
+    body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
+    return body
+
+
+def offer(notebook: NotebookNode, name: str) -> None:
+    """Link the copies from *At a glance*, in front of the runtime."""
+    links = ", ".join(records.link("../", name, kind) for kind in records.KINDS)
+    line = f"- **Take it along.** As {links}.\n"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and sources.RUNTIME[0] in cell.source:
+            place = cell.source.rfind("\n", 0, cell.source.index(sources.RUNTIME[0]))
+            cell.source = cell.source[: place + 1] + line + cell.source[place + 1 :]
