@@ -52,7 +52,7 @@ def listening_html(
     count = check_shape(frames, "F H W 3", "frames")["F"]
     for one in heard:
         check_shape(np.asarray(one.weights), "F", "weights", F=count)
-    most = max(float(np.max(one.weights)) for one in heard)
+    most = max(float(np.asarray(one.weights).max()) for one in heard)
     rows = "".join(_row(one, most, gallery) for one in heard)
     moving = base64.b64encode(film).decode()
     still = base64.b64encode(jpeg(np.concatenate(list(frames), axis=1))).decode()

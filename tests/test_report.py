@@ -160,7 +160,10 @@ def test_listening_shows_a_film_its_frames_and_every_weight(
 ):
     path = write_video(tmp_path / "clip.mp4", moving(size=32))
     weights = [0.1, 0.2, 0.4, 0.2, 0.1, 0.0]
-    heard = [Heard("a <bar> moves", weights, 2), Heard("a bar", weights[::-1], 1)]
+    heard = [
+        Heard("a <bar> moves", torch.tensor(weights), 2),
+        Heard("a bar", weights[::-1], 1),
+    ]
     report.show_listening(path, moving(size=32), heard, gallery=9)
     page = soup(shown)
     assert films(shown) == [path.read_bytes()]
