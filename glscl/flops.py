@@ -506,10 +506,10 @@ NOT_MULTIPLYING = frozenset(
         "sqrt",
         "square",
         "sub",
-        "where",
         "sum",
         "topk",
         "unflatten",
+        "where",
     ]
 )
 

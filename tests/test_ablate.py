@@ -99,6 +99,18 @@ def test_a_run_with_a_file_is_not_run_again_unless_settings_changed(
         run_once("mean pooling", 0, tmp_path, TINY)
 
 
+def test_longer_runs_say_how_often_siblings_are_told_apart(
+    videos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runner, "sibling_videos", lambda _: toy_videos(16, 2, "val"))
+    monkeypatch.setitem(ALL_VARIANTS, "all, longer", {"local": False})
+    record = run_once("all, longer", 0, tmp_path, TINY)
+    assert set(record["sibling_wins"]) == set(SIBLING_KINDS)
+    assert "sibling_wins" not in run_once("mean pooling", 0, tmp_path, TINY)
+    told = summarise([record], "c")["variants"]["all, longer"]["sibling_wins"]
+    assert told["motion"]["mean"] == record["sibling_wins"]["motion"]
+
+
 def fake_run(variant, seed, ranks):
     """A record whose test ranks are given, two captions per video."""
     R1 = 100 * sum(rank <= 1 for rank in ranks) / len(ranks)
