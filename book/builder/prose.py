@@ -24,7 +24,7 @@ RESULT = re.compile(
 # What is no prose: listings, code, comments, roles and their content, formulas.
 NO_PROSE = re.compile(
     r"^(`{3,}|~{3,}).*?^\1"
-    r"|<!--.*?-->|\{[\w:]+\}`[^`]*`|`[^`]*`|\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\s*\n))+\$",
+    r"|<!--.*?-->|\{[\w:]+\}`[^`]*`|(`+)[^`]+\2|\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\s*\n))+\$",
     re.DOTALL | re.MULTILINE,
 )
 

@@ -1,6 +1,7 @@
 """From executed notebooks to pages: a staged tree, then Jupyter Book on it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -118,12 +119,15 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     run = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", run, "build", str(tree), "--all", *gate]
     command += ["--path-output", str(output)]
+    # Sphinx reads the docstrings of this tree's package, and our extension.
+    found_in = (project.root, Path(__file__).resolve().parent.parent)
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=project.root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, found_in))},
     )
     log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     (project.build / "site.log").write_text(log, encoding="utf-8")
