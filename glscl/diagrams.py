@@ -142,9 +142,9 @@ def _letters(words: str, size: float) -> Iterator[str]:
             )
         else:
             yield re.sub(
-                r"(?<![^\W_])([A-Za-zτ])(?![^\W_])",
+                r"(?<![\w'])([A-Za-zτ])(?![^\W_])",
                 r'<tspan font-style="italic">\1</tspan>',
-                html.escape(part),
+                html.escape(part, quote=False),
             )
 
 
@@ -221,7 +221,7 @@ def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
         drawn.line((x, 47), (x, 66), colour, heads=1)
     steps = ["queries see each other", "queries look at the item"]
     steps += ["each query thinks for itself"]
-    drawn.box(middle, 66, 330, [f"decoder, {num_layers} layers", *steps])
+    drawn.box(middle, 66, 330, [f"decoder, {num_layers} layers, one for both", *steps])
     for x, colour in ((left, TEXT), (right, VIDEO)):
         drawn.line((x, 139), (x, 158), colour, heads=1)
     drawn.text(left, 174, "text_concepts_{a}", SMALL)
@@ -233,9 +233,9 @@ def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
         drawn.dot(right, y, VIDEO, str(q + 1))
     drawn.text(middle, 186, "cosine", SMALL)
     y = 192 + 24.0 * num_queries
-    words = "local_{ab} = 1/Q Σ_{q} text_concepts_{aq} · video_concepts_{bq}"
+    words = "local_{ab} = 1/Q Σ_{q} text_{aq} · video_{bq}"
     drawn.line((middle, y - 16), (middle, y + 4), SCORE, heads=1)
-    drawn.box(middle, y + 4, 340, [words], SCORE)
+    drawn.box(middle, y + 4, 300, [words], SCORE)
     return drawn
 
 
@@ -244,7 +244,7 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
     push = COLOURS[3]
     places = np.linspace(50, WIDTH - 50, num_concepts)
     deepest = 34 * (num_concepts - 1) / 2
-    drawn = Drawing(226 + deepest)
+    drawn = Drawing(244 + deepest)
     drawn.text(WIDTH / 2, 16, "text_concepts_{a}  (Q, D)", SMALL)
     drawn.text(WIDTH / 2, 118, f"ICL: c_{{q}} towards {target:g}")
     for q, x in enumerate(places):
@@ -264,9 +264,9 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
             if 0 <= q + way < num_concepts:
                 drawn.line((x + 22 * way, 172), (x + 11 * way, 172), push, 2, heads=1)
     bottom = 196 + deepest
-    drawn.text(WIDTH / 2, 152, "video_concepts_{b}  (Q, D)", SMALL)
     words = f"IDL: C_{{qr}} for q ≠ r not above {1 - margin:g}"
     drawn.text(WIDTH / 2, bottom + 14, words)
+    drawn.text(WIDTH / 2, bottom + 36, "video_concepts_{b}  (Q, D)", SMALL)
     return drawn
 
 

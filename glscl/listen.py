@@ -57,11 +57,11 @@ def listening_html(
     moving = base64.b64encode(film).decode()
     still = base64.b64encode(jpeg(np.concatenate(list(frames), axis=1))).decode()
     return (
-        '<figure class="glscl-listening" style="margin:1rem 0;display:flex;'
+        '<figure class="glscl-listening" style="margin:1rem 0;padding:0;display:flex;'
         'flex-wrap:wrap;gap:1rem;align-items:flex-start">'
-        '<video aria-label="The video that the sentences are about" width="168" '
+        '<video aria-label="The video that the sentences are about" width="190" '
         f'autoplay loop muted playsinline controls onplay="{CALM}" '
-        f'ontimeupdate="{_FOLLOW}" style="flex:0 0 168px;border-radius:6px;'
+        f'ontimeupdate="{_FOLLOW}" style="flex:0 0 190px;border-radius:6px;'
         f'image-rendering:pixelated" src="data:video/mp4;base64,{moving}"></video>'
         '<div style="flex:1 1 18rem;min-width:0">'
         '<div style="position:relative">'

@@ -136,7 +136,7 @@ def show_listening(
     """
     from glscl.listen import listening_html
 
-    film = _clip_bytes(path, 168)
+    film = _clip_bytes(path, 190)
     lines = [f"“{one.sentence}” rank {one.rank} of {gallery}" for one in heard]
     _display(listening_html(film, frames, heard, gallery), "\n".join(lines))
 

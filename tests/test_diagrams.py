@@ -61,9 +61,9 @@ def test_bars_are_as_high_as_the_weights_and_padding_is_dashed():
 
 def test_indices_are_lowered_and_single_letters_slanted():
     drawing = diagrams.Drawing(20)
-    drawing.text(10, 10, "s_{ab} < τ of all")
+    drawing.text(10, 10, "s_{ab} < τ of one's")
     tree = parsed(drawing)
-    assert said(tree)[0].replace("\u200b", "") == "sab < τ of all"
+    assert said(tree)[0].replace("\u200b", "") == "sab < τ of one's"
     slanted = [t.text for t in tree.iter(f"{SVG}tspan") if t.get("font-style")]
     assert slanted == ["s", "ab", "τ"]
 
@@ -72,7 +72,7 @@ def test_every_concept_is_compared_with_its_own():
     words = said(parsed(diagrams.local(5, 2)))
     for q in "12345":
         assert words.count(q) == 2
-    assert "decoder, 2 layers" in words
+    assert "decoder, 2 layers, one for both" in words
 
 
 def test_only_named_boxes_are_links():
