@@ -412,14 +412,18 @@ def ablate(
     siblings: Annotated[
         bool, typer.Option(help="Also EERCF and GLCCL, and each without its parts.")
     ] = False,
+    longer: Annotated[
+        bool, typer.Option(help="Also more epochs, and siblings in the batch.")
+    ] = False,
 ) -> None:
     """Train variants × seeds; whatever is there already is kept. Writes ablation.json."""
     import sys
 
-    from glscl.ablate import SIBLINGS, SWEEPS, VARIANTS, Setup
+    from glscl.ablate import LONGER, SIBLINGS, SWEEPS, VARIANTS, Setup
     from glscl.ablate import ablate as run
 
-    more = {**(SWEEPS if sweeps else {}), **(SIBLINGS if siblings else {})}
+    tables = ((SWEEPS, sweeps), (SIBLINGS, siblings), (LONGER, longer))
+    more = [name for table, asked in tables if asked for name in table]
     names = variants or [*VARIANTS, *more]
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
     command = shlex.join(["glscl", *sys.argv[1:]])
