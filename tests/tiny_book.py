@@ -63,7 +63,7 @@ def tiny_book(root: Path, chapters: Mapping[str, object]) -> Project:
     (root / "book/references.bib").write_text(
         "@misc{someone, title={Title}, author={Some One}, year={2020}}\n"
     )
-    for name in ("custom.css", "logo.svg", "favicon.svg"):
+    for name in ("custom.css", "tables.css", "tables.js", "logo.svg", "favicon.svg"):
         shutil.copyfile(ROOT / "book/_static" / name, root / "book/_static" / name)
     shutil.copyfile(ROOT / "book/bootstrap.py", root / "book/bootstrap.py")
     shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")

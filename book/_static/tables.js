@@ -1,0 +1,66 @@
+/* Tables sort by a click on a column's name: up, down, and as they were computed.
+   Missing values stay at the end. Without JavaScript the tables are as they are. */
+"use strict";
+
+(() => {
+  const NUMBER = /^[+\-−]?[\d,]*\.?\d+(e[+-]?\d+)?/i;
+  const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
+
+  const textOf = (row, place) => row.cells[place].textContent.trim();
+
+  const numberOf = (text) => {
+    const found = text.match(NUMBER);
+    return found ? Number(found[0].replaceAll(",", "").replace("−", "-")) : NaN;
+  };
+
+  const missing = (text) => text === "" || text === "–" || text === "—";
+
+  /* How two cells of one column compare: as numbers where all of them are. */
+  const comparison = (texts) => {
+    const known = texts.filter((text) => !missing(text));
+    const numeric = known.every((text) => !Number.isNaN(numberOf(text)));
+    return numeric
+      ? (a, b) => numberOf(a) - numberOf(b)
+      : (a, b) => a.localeCompare(b, undefined, { numeric: true });
+  };
+
+  const sorted = (rows, place, direction) => {
+    if (direction === "none") return rows;
+    const compare = comparison(rows.map((row) => textOf(row, place)));
+    const sign = direction === "ascending" ? 1 : -1;
+    return [...rows].sort((one, other) => {
+      const [a, b] = [textOf(one, place), textOf(other, place)];
+      if (missing(a) || missing(b)) return missing(a) - missing(b);
+      return sign * compare(a, b);
+    });
+  };
+
+  const makeSortable = (table) => {
+    const body = table.tBodies[0];
+    const rows = body ? [...body.rows] : [];
+    const heads = table.tHead?.rows.length === 1 ? [...table.tHead.rows[0].cells] : [];
+    const plain = rows.every((row) => row.cells.length === heads.length);
+    if (rows.length < 3 || !plain || table.querySelector("[colspan], [rowspan]")) return;
+    heads.forEach((head, place) => {
+      if (head.tagName !== "TH" || !head.textContent.trim()) return;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "table-sort";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const direction = NEXT[head.getAttribute("aria-sort") ?? "none"];
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        if (direction !== "none") head.setAttribute("aria-sort", direction);
+        body.append(...sorted(rows, place, direction));
+      });
+    });
+  };
+
+  const start = () => document.querySelectorAll("article table").forEach(makeSortable);
+  if (document.readyState === "loading") {
+    document.addEventListener("DOMContentLoaded", start);
+  } else {
+    start();
+  }
+})();
