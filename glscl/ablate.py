@@ -91,7 +91,7 @@ LONGER: dict[str, dict[str, Any]] = {
     "all, longer": {"epochs": 30},
     "siblings apart": {**_FAMILIES, "group_size": 1, "epochs": 8},
     "siblings together": {**_FAMILIES, "epochs": 8},
-    "siblings together, longer": {**_FAMILIES, "epochs": 30},
+    "siblings together, longer": {**_FAMILIES, "epochs": 20},
 }
 #: Every variant by name.
 ALL_VARIANTS = {**VARIANTS, **SWEEPS, **SIBLINGS, **LONGER}
