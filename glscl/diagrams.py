@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glscl.plots import COLOURS
+from glscl.shapes import check_shape
 
 TEXT, VIDEO, SCORE = COLOURS[:3]
 PLAIN = "currentColor"
@@ -150,6 +151,7 @@ def _letters(words: str, size: float) -> Iterator[str]:
 
 def pooling(
     weights: ArrayLike,
+    mask: ArrayLike | None = None,
     asks: Sequence[str] = ("captions_{a}", "(D)"),
     keys: str = "frames_{b}",
     values: str = "",
@@ -159,25 +161,28 @@ def pooling(
 ) -> Drawing:
     """Text-guided pooling: who asks, of which keys, and what is mixed.
 
-    ``weights``: (F), drawn as bars; a weight of exactly 0 is a padded frame. With
-    ``values`` they are mixed in place of the keys. GLSCL's GIM as it stands; EERCF's
-    TIB and GLCCL's GLIM with other words.
+    ``weights``: (F), drawn as bars; ``mask``: (F), true for a real frame, all if not
+    given. With ``values`` they are mixed in place of the keys. GLSCL's GIM as it
+    stands; EERCF's TIB and GLCCL's GLIM with other words.
     """
     w = np.asarray(weights, dtype=float)
+    check_shape(w, "F", "weights")
+    real = np.ones(len(w), bool) if mask is None else np.asarray(mask, dtype=bool)
+    check_shape(real, "F", "mask", F=len(w))
     cell = (WIDTH - 20) / len(w)
     middles = 10 + cell * (np.arange(len(w)) + 0.5)
     drawn = Drawing(392 if values else 344)
     drawn.box(WIDTH / 2, 4, 200, asks, TEXT)
     top = 4 + box_height(asks)
-    for x, real in zip(middles, w > 0, strict=True):
-        drawn.line((WIDTH / 2, top), (x, 78), TEXT, opacity=0.6 if real else 0.15)
-    _row(drawn, middles, 78, cell, w > 0)
+    for x, there in zip(middles, real, strict=True):
+        drawn.line((WIDTH / 2, top), (x, 78), TEXT, opacity=0.6 if there else 0.15)
+    _row(drawn, middles, 78, cell, real)
     drawn.text(WIDTH / 2, 122, f"{keys}  (F, D)", SMALL)
     drawn.text(WIDTH / 2, 150, weight)
     _bars(drawn, middles, 214, cell, w)
     y = 220.0
     if values:
-        _row(drawn, middles, 226, cell, w > 0)
+        _row(drawn, middles, 226, cell, real)
         drawn.text(WIDTH / 2, 270, f"{values}  (F, D)", SMALL)
         y = 278.0
     for x, share in zip(middles, w / w.max(), strict=True):

@@ -10,6 +10,7 @@ from glscl import diagrams
 
 SVG = "{http://www.w3.org/2000/svg}"
 WEIGHTS = np.array([0.5, 0.2, 0.3, 0.0, 0.0])
+MASK = [True, True, True, True, False]
 DRAWINGS = {
     "gim": lambda: diagrams.pooling(WEIGHTS),
     "tib": lambda: diagrams.pooling(WEIGHTS, values="others"),
@@ -51,12 +52,17 @@ def test_letters_have_the_colour_of_the_page(name):
 
 
 def test_bars_are_as_high_as_the_weights_and_padding_is_dashed():
-    tree = parsed(diagrams.pooling(WEIGHTS))
+    tree = parsed(diagrams.pooling(WEIGHTS, MASK))
     solid = [r for r in tree.iter(f"{SVG}rect") if r.get("fill-opacity") == "0.75"]
     heights = np.array([float(bar.get("height")) for bar in solid])
     np.testing.assert_allclose(heights / heights.max(), WEIGHTS / WEIGHTS.max())
     dashed = [r for r in tree.iter(f"{SVG}rect") if r.get("stroke-dasharray")]
-    assert len(dashed) == 2
+    assert len(dashed) == 1
+
+
+def test_a_mask_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="mask"):
+        diagrams.pooling(WEIGHTS, MASK[:4])
 
 
 def test_indices_are_lowered_and_single_letters_slanted():
