@@ -1,9 +1,10 @@
 """Look at the rendered pages: ``python book/check_html.py [FOLDER]``.
 
 Without a browser: nothing is loaded from outside, every picture has words, links lead
-somewhere, nothing was left unrendered. With Chromium, from disk and with no network:
-formulas are drawn, nothing is requested or goes wrong, nothing is wider than the
-window, in both themes; and axe-core finds nothing, where it is installed.
+somewhere, nothing was left unrendered, the markup is what the standard calls HTML. With
+Chromium, from disk and with no network: formulas are drawn, nothing is requested or goes
+wrong, nothing is wider than the window, in both themes; no page is heavy, the heaviest
+shows itself soon; and axe-core finds nothing, where it is installed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from builder import browser, pages
 
 ROOT = Path(__file__).resolve().parent.parent
+MAX_PAINT = 2.0  # seconds, of the heaviest page, from disk
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         if axe is None:
             print("axe-core left out: node_modules/axe-core is not installed")
         faults += browser.check(options.folder, axe)
+        heaviest = max(pages.book_pages(options.folder), key=lambda p: p.stat().st_size)
+        seconds = browser.first_paint(heaviest)
+        print(f"first paint of {heaviest.name}: {seconds:.2f} s")
+        if seconds > MAX_PAINT:
+            faults.append(f"{heaviest.name}: first paint after {seconds:.1f} s")
         looked = "with Chromium" + (" and axe-core" if axe else "")
     for fault in faults:
         print(fault, file=sys.stderr)

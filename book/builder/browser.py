@@ -1,12 +1,15 @@
 """What only a browser can say about the pages: opened from disk, with no network."""
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from .pages import pages_below
+from .pages import COPIES, MAX_BYTES, pages_below
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LAUNCH = (
@@ -56,6 +59,8 @@ _READY = """() => document.readyState === 'complete' &&
   (!document.querySelector('span.math, div.math') ||
    document.querySelector('mjx-container'))"""
 
+_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
 
 @dataclass
 class Visit:
@@ -99,6 +104,8 @@ def check(
                 f"localStorage.setItem('theme', '{theme}');"
             )
             for path in pages:
+                if COPIES in path.parts and theme != themes[0]:
+                    continue  # they have one theme
                 name = f"{path.relative_to(folder).as_posix()} ({theme})"
                 page = context.new_page()
                 faults = _visit(page, path, theme, widths, axe, theme == themes[0])
@@ -140,7 +147,36 @@ def _visit(
     local = ("file:", "data:", "blob:", "about:")
     outside = [url for url in visit.requests if not url.startswith(local)]
     faults += [f"asks the network for {url[:100]}" for url in outside]
+    weight = _weight(path, visit.requests)
+    if weight > MAX_BYTES:
+        faults.append(f"loads {weight} bytes without films, at most {MAX_BYTES}")
     return faults + visit.errors
+
+
+def _weight(page: Path, requests: Iterable[str]) -> int:
+    """Bytes of everything a page loads from disk, itself included, without films."""
+    files = {Path(url2pathname(urlsplit(url).path)) for url in requests}
+    loaded = sum(f.stat().st_size for f in files if f.is_file() and f.suffix != ".mp4")
+    films = re.findall(r"data:video/[^\"']+", page.read_text(encoding="utf-8"))
+    return loaded - sum(map(len, films))
+
+
+def first_paint(page: Path, tries: int = 3) -> float:
+    """Seconds until a fresh browser shows something of the page, the best of some."""
+    from playwright.sync_api import sync_playwright
+
+    seen = []
+    with sync_playwright() as play:
+        for _ in range(tries):
+            chromium = play.chromium.launch(
+                executable_path=program(), args=list(LAUNCH)
+            )
+            opened = chromium.new_page()
+            opened.goto(page.resolve().as_uri())
+            opened.wait_for_function(_PAINTED, timeout=PATIENCE)
+            seen.append(opened.evaluate(_PAINTED) / 1000)
+            chromium.close()
+    return min(seen)
 
 
 def _console(visit: Visit, message: Any) -> None:

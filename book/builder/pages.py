@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import html5lib
 from bs4 import BeautifulSoup, Tag
+from html5lib import HTMLParser
 
 #: Attributes by which a page makes a browser fetch something.
 FETCHED = {
@@ -34,11 +36,20 @@ TRACES = (
     r"<!-- runtime -->",
 )
 MAX_BYTES = 4_000_000
+#: The folder of chapters to take away; each is one file with its scripts inside.
+COPIES = "downloads"
+#: What HTML allows by now: `&` in a script or an address, a page that only forwards.
+ALLOWED = {"expected-named-entity", "expected-doctype-but-got-start-tag"}
 
 
 def pages_below(folder: Path) -> list[Path]:
     """The book's own pages, without the theme's files."""
     return sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+
+
+def book_pages(folder: Path) -> list[Path]:
+    """Those that are read in the book, without the copies to take away."""
+    return [page for page in pages_below(folder) if COPIES not in page.parts]
 
 
 def check(folder: Path) -> Iterator[str]:
@@ -59,6 +70,8 @@ def check(folder: Path) -> Iterator[str]:
             *_traces(soup),
             *_structure(soup),
         ]
+        if COPIES not in page.parts:
+            faults += _standard(page.read_text(encoding="utf-8"))
         if page.stat().st_size > MAX_BYTES:
             faults.append(
                 f"{page.stat().st_size} bytes, at most {MAX_BYTES} are allowed"
@@ -150,6 +163,15 @@ def _without_code(article: Tag) -> str:
     for listing in copy.select("pre, .cell_input"):
         listing.decompose()
     return str(copy)
+
+
+def _standard(text: str) -> Iterator[str]:
+    """What the standard's parser calls an error: tags left open, crossed or misplaced."""
+    parser = HTMLParser()
+    parser.parse(text)
+    for (line, _), code, about in parser.errors:
+        if code not in ALLOWED:
+            yield f"line {line}: {html5lib.constants.E[code] % about}"
 
 
 def _structure(soup: BeautifulSoup) -> Iterator[str]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from . import archive, downloads, inserts, manifest, records, sources
+from . import archive, downloads, inserts, manifest, records, sources, trim
 from .project import BuildError, Project, git
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
@@ -138,6 +138,7 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
             f"{said}\nJupyter Book failed (see above; all of it is in _build/site.log)."
         )
     pages = output / "_build/html"
+    trim.trim(pages)
     downloads.write_all(project, pages / "downloads")
     size = archive.write(pages)
     print(f" archive  {archive.NAME}: {size / 1e6:.1f} MB", flush=True)
