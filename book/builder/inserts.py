@@ -88,4 +88,5 @@ def drawing(project: Project, words: str) -> str:
     if words != "method":
         raise BuildError(f"No drawing '{words}'; there is 'method'.")
     links = {box: f"../notebooks/{name}.html" for box, name in CHAPTERS.items()}
-    return f'<nav class="book-map">{method(links).svg(MAP, role="group")}</nav>'
+    shown = method(links).svg(MAP, role="group")
+    return f'<nav class="book-map" aria-label="The method">{shown}</nav>'
