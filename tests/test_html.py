@@ -68,12 +68,27 @@ def test_a_good_page_has_no_fault(tmp_path):
         ("<h1>Second</h1>", "2 top headings"),
         ('<p id="top">x</p>', "two elements have the id top"),
         ("<p>" + "x" * pages.MAX_BYTES + "</p>", "bytes, at most"),
+        ("<p><b>x</p>", "line "),
+        ("<div>", "line "),
+        ('<p class="a" class="b">x</p>', "line "),
+        ("<table><p>x</p></table>", "line "),
     ],
 )
 def test_each_fault_is_found_without_a_browser(tmp_path, fault, message):
     found = list(pages.check(book(tmp_path, fault)))
     assert any(message in line for line in found), found
     assert all(line.startswith("index.html: ") for line in found)
+
+
+def test_copies_to_take_away_are_no_pages_of_the_book(tmp_path):
+    book(tmp_path)
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads/copy.html").write_text(OTHER)
+    assert {page.name for page in pages.pages_below(tmp_path)} > {"copy.html"}
+    assert {page.name for page in pages.book_pages(tmp_path)} == {
+        "index.html",
+        "other.html",
+    }
 
 
 def test_an_empty_folder_is_a_fault(tmp_path):
@@ -98,6 +113,7 @@ FAULTS = {
         "films that do not play",
     ),
     "undrawn": ('<span class="math">\\(x\\)</span>', "only 0 of 1 formulas"),
+    "heavy": ('<script src="heavy.js"></script>', "without films, at most"),
     "waiting": ('<span class="math">\\(x\\)</span>', "formulas are not drawn"),
 }
 AXE_FAULTS = {
@@ -117,6 +133,7 @@ AXE_FAULTS = {
 def look_at(folder, faults, axe=None):
     """Open one page for each fault, and one without; the faults found on each."""
     book(folder)
+    (folder / "heavy.js").write_text("//" + "x" * pages.MAX_BYTES)
     for name, (fault, _) in faults.items():
         (folder / f"{name}.html").write_text(GOOD.replace("FAULT", fault))
     found = {name: [] for name in ("index", "other", *faults)}
@@ -151,6 +168,18 @@ def test_good_pages_open_without_a_fault(seen):
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_found_by_the_browser(seen, name):
     assert any(FAULTS[name][1] in line for line in seen[name]), seen[name]
+
+
+@pytest.mark.browser
+def test_the_first_paint_of_a_page_is_measured(tmp_path):
+    if browser.program() is None:
+        pytest.skip("needs Chromium")
+    book(
+        tmp_path, "<script>for (const t = Date.now(); Date.now() - t < 300;);</script>"
+    )
+    slow = browser.first_paint(tmp_path / "index.html", tries=1)
+    assert 0.3 <= slow < 60
+    assert browser.first_paint(tmp_path / "other.html", tries=1) > 0
 
 
 @pytest.mark.browser

@@ -61,12 +61,13 @@ def check(folder: Path) -> Iterator[str]:
         page.resolve(): BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
         for page in pages
     }
+    anchors = {page: _anchors(soup) for page, soup in soups.items()}
     for page, soup in soups.items():
         name = page.relative_to(folder.resolve()).as_posix()
         faults = [
             *_resources(page, soup),
             *_names(soup),
-            *_links(page, soup, soups),
+            *_links(page, soup, anchors),
             *_traces(soup),
             *_structure(soup),
         ]
@@ -125,7 +126,7 @@ def _names(soup: BeautifulSoup) -> Iterator[str]:
 
 
 def _links(
-    page: Path, soup: BeautifulSoup, soups: dict[Path, BeautifulSoup]
+    page: Path, soup: BeautifulSoup, anchors: dict[Path, set[str]]
 ) -> Iterator[str]:
     """Links inside the book must lead somewhere, to the very anchor."""
     for tag in soup.find_all("a", href=True):
@@ -135,15 +136,18 @@ def _links(
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
         if not target.exists():
             yield f"link to {tag['href']}, which is not there"
-        elif not _has_anchor(soups.get(target), unquote(parts.fragment)):
+        elif target in anchors and unquote(parts.fragment) not in anchors[target]:
             yield f"link to {tag['href']}: no such place on the page"
 
 
-def _has_anchor(soup: BeautifulSoup | None, name: str) -> bool:
-    """Whether the page has this anchor; every file has the empty one."""
-    if soup is None or not name:
-        return True
-    return bool(soup.find(id=name) or soup.find(attrs={"name": name}))
+def _anchors(soup: BeautifulSoup) -> set[str]:
+    """Every place of a page that a link may name; the whole page is the empty one."""
+    named = soup.find_all(True, attrs={"name": True})
+    return {
+        "",
+        *(str(tag["id"]) for tag in soup.find_all(id=True)),
+        *(str(tag["name"]) for tag in named),
+    }
 
 
 def _traces(soup: BeautifulSoup) -> Iterator[str]:
