@@ -63,8 +63,9 @@ def tiny_book(root: Path, chapters: Mapping[str, object]) -> Project:
     (root / "book/references.bib").write_text(
         "@misc{someone, title={Title}, author={Some One}, year={2020}}\n"
     )
-    for name in ("custom.css", "tables.css", "tables.js", "logo.svg", "favicon.svg"):
-        shutil.copyfile(ROOT / "book/_static" / name, root / "book/_static" / name)
+    for pattern in ("*.css", "*.js", "*.svg"):
+        for path in (ROOT / "book/_static").glob(pattern):
+            shutil.copyfile(path, root / "book/_static" / path.name)
     shutil.copyfile(ROOT / "book/bootstrap.py", root / "book/bootstrap.py")
     shutil.copyfile(ROOT / "_config.yml", root / "_config.yml")
     files = [f"notebooks/{name}" for name in chapters] + ["book/references"]

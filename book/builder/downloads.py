@@ -17,6 +17,7 @@ from . import records, sources
 from .project import BuildError, Project
 
 TEMPLATE = Path(__file__).resolve().parent / "template"
+CODE = "github-light-high-contrast"  # as in the book by day
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
@@ -141,7 +142,7 @@ def page(notebook: NotebookNode, title: str) -> str:
     )
     about = {
         "title": title,
-        "pygments": HtmlFormatter(style="friendly").get_style_defs(".highlight"),
+        "pygments": HtmlFormatter(style=CODE).get_style_defs(".highlight"),
         "mathjax": site.mathjax().read_text(encoding="utf-8"),
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
