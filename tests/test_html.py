@@ -147,7 +147,7 @@ def seen(tmp_path_factory):
     if browser.program() is None:
         pytest.skip("needs Chromium")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(browser, "PATIENCE", 300)
+        patch.setattr(browser, "PATIENCE", 2000)
         return look_at(tmp_path_factory.mktemp("pages"), FAULTS)
 
 
