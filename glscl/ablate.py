@@ -115,6 +115,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("siblings apart", "all, longer"),
     ("siblings together", "siblings apart"),
     ("siblings together, longer", "siblings together"),
+    ("siblings together, longer", "all, longer"),
     # A loss at another weight stands alone: its model is compared with that of none.
     *(
         (name, "GIM + LIM" if "icl_weight" in SWEEPS[name] else "all")
