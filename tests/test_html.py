@@ -36,7 +36,9 @@ def test_a_good_page_has_no_fault(tmp_path):
     code = "<pre>Traceback (most recent call last) {glue:text}</pre>"
     outside = '<a href="https://example.org/x">outside</a>'
     data = '<video aria-label="A film." src="data:video/mp4;base64,AA"></video>'
-    assert list(pages.check(book(tmp_path, drawing + code + outside + data))) == []
+    docstring = '<dl class="py function"><dt>f</dt><dd>{glue:text}</dd></dl>'
+    good = drawing + code + outside + data + docstring
+    assert list(pages.check(book(tmp_path, good))) == []
 
 
 @pytest.mark.parametrize(

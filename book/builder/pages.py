@@ -162,9 +162,10 @@ def _traces(soup: BeautifulSoup) -> Iterator[str]:
 
 
 def _without_code(article: Tag) -> str:
-    """The article's text and markup, without listings that may quote anything."""
+    """The article's text and markup, without what may quote anything: listings, and
+    docstrings in the reference."""
     copy = BeautifulSoup(str(article), "html.parser")
-    for listing in copy.select("pre, .cell_input"):
+    for listing in copy.select("pre, .cell_input, dl.py"):
         listing.decompose()
     return str(copy)
 
