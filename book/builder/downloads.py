@@ -146,7 +146,9 @@ def page(notebook: NotebookNode, title: str) -> str:
         "mathjax": site.mathjax().read_text(encoding="utf-8"),
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
-    return body
+    head, main, rest = body.partition("<main>")
+    # What scrolls sideways can be reached by the keyboard.
+    return head + main + rest.replace("<pre>", '<pre tabindex="0">')
 
 
 def offer(notebook: NotebookNode, name: str) -> None:
