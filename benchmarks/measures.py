@@ -105,26 +105,32 @@ def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
     mask = torch.ones(N, sizes.F, dtype=torch.bool)
     rows = x.frames.reshape(N * sizes.F, sizes.D)
     text, video = (torch.randn(N, sizes.Q, sizes.D) for _ in range(2))
-    seconds = rounds(
-        {
-            "bare product": lambda: rows @ x.captions.T,
-            "GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask),
-            "LIM, one product": lambda: local_similarity(text, video),
-            "GIM, direct, 8 videos at a time": lambda: global_similarity(
-                x.captions, x.frames, mask, method="direct", chunk=8
-            ),
-        },
-        repeats,
-    )
+    product = {"bare product": lambda: rows @ x.captions.T}
+    ours = {
+        "GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask),
+        "LIM, one product": lambda: local_similarity(text, video),
+    }
+    direct = {
+        "GIM, direct, 8 videos at a time": lambda: global_similarity(
+            x.captions, x.frames, mask, method="direct", chunk=8
+        ),
+    }
+    # Apart: what the direct form gives back to the allocator slows down the one that
+    # runs after it and speeds up the product, neither of which happens in an evaluation.
+    seconds = rounds(product | ours, repeats)
+    ratios = {k: typical_ratio(s, seconds["bare product"]) for k, s in seconds.items()}
+    slow = rounds(product | direct, max(1, repeats // 5))
+    for name in direct:
+        seconds[name] = slow[name]
+        ratios[name] = typical_ratio(slow[name], slow["bare product"])
     gram = global_similarity(x.captions, x.frames, mask)
     direct = global_similarity(
         x.captions.double(), x.frames.double(), mask, method="direct", chunk=8
     )
-    bare = seconds["bare product"]
     return {
         "N": N,
         "seconds": {name: min(s) for name, s in seconds.items()},
-        "times_the_product": {k: typical_ratio(s, bare) for k, s in seconds.items()},
+        "times_the_product": ratios,
         "largest_error": float((gram - direct).abs().max()),
     }
 
