@@ -398,7 +398,8 @@ def with_siblings(
 
     Every family is ``1 + len(kinds)`` videos in a row. A sibling keeps the captions
     that name what was changed, or all five where none does. Clips that are not there
-    yet are drawn. Raises ``ValueError`` for an unknown split or kind.
+    yet are drawn. A sibling may have a composition of another split, which original
+    clips never have. Raises ``ValueError`` for an unknown split or kind.
     """
     for kind in kinds:
         if kind not in SIBLING_KINDS:
