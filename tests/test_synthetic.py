@@ -29,6 +29,7 @@ from glscl.data.scenes import (
     composition,
     draw_clip,
     draw_shot,
+    split_of,
 )
 from glscl.data.synthetic import (
     INDEX,
@@ -218,6 +219,16 @@ def test_siblings_differ_in_exactly_one_thing():
                 for shot in sibling.shots
             )
             assert digest(sibling) != digest(clip)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_siblings_keep_the_compositions_of_other_splits_apart(split):
+    found = Counter(
+        split_of(sibling)
+        for index in range(150)
+        for sibling in siblings(draw_clip(split, index)).values()
+    )
+    assert found.keys() <= {"train", split}
 
 
 def test_sibling_captions_are_the_same_sentences_with_one_thing_replaced():

@@ -34,6 +34,7 @@ from glscl.data.scenes import (
     clip_from_dict,
     draw_clip,
     motions_of,
+    split_of,
 )
 from glscl.data.split import CaptionItem, Split, VideoItem
 
@@ -377,13 +378,16 @@ def siblings(clip: Clip, seed: int = 0) -> dict[str, Clip]:
     Keys: the attribute of one shot that is another one ("colour", "shape", "size",
     "pattern", "tone", "motion"), or "order" when two shots changed places. Captions of
     a sibling: ``captions_of(sibling, seed, style=clip.id)``, the same sentences with
-    the changed words replaced.
+    the changed words replaced. A changed object never makes a composition of another
+    split that is measured on, so training on siblings keeps the splits apart.
     """
+    allowed = {"train", split_of(clip)}
     found = {}
     for kind in SIBLING_KINDS:
         rng = random.Random(f"glscl sibling {seed} {clip.id} {kind}")
         swap = _swap_two if kind == "order" else _change_attribute
-        found[kind] = Clip(f"{clip.id}-{kind}", swap(rng, clip.shots, kind))
+        while kind not in found or split_of(found[kind]) not in allowed:
+            found[kind] = Clip(f"{clip.id}-{kind}", swap(rng, clip.shots, kind))
     return found
 
 
@@ -398,8 +402,7 @@ def with_siblings(
 
     Every family is ``1 + len(kinds)`` videos in a row. A sibling keeps the captions
     that name what was changed, or all five where none does. Clips that are not there
-    yet are drawn. A sibling may have a composition of another split, which original
-    clips never have. Raises ``ValueError`` for an unknown split or kind.
+    yet are drawn. Raises ``ValueError`` for an unknown split or kind.
     """
     for kind in kinds:
         if kind not in SIBLING_KINDS:
