@@ -472,6 +472,7 @@ def _nothing(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 HANDLES: Mapping[str, Callable[..., int]] = {
     "aten::matmul": _matmul,
+    "aten::bmm": _matmul,  # fvcore's does not know it with ``out``
     "aten::mv": _matmul,
     "aten::dot": _matmul,
     "aten::baddbmm": _baddbmm,

@@ -10,7 +10,8 @@ Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 """
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +24,14 @@ from glscl.shapes import check_shape
 # Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
 # CPU they should stay in cache, on an accelerator fewer, larger launches win.
 CHUNK_NUMBERS = {"cpu": 1_350_000, "other": 32_000_000}
-# Where ||Σ_f w v_f||² falls below this part of (Σ_f w ||v_f||)², the frames cancel and
-# the Gram form has lost digits: those pairs are computed directly. See gram_scores.
+# Where ‖Σ_f w v_f‖² falls below this part of (Σ_f w ‖v_f‖)², the frames cancel and the
+# Gram form has lost digits: those pairs are computed directly. See doubtful_pairs.
 CANCELLING = 1e-2
+# Weights are powers of two, and the lengths of captions and frames bound the exponents.
+# Below this bound hardly any pair (one with a cosine near 1) leaves the range of float32,
+# and that one is computed directly. Above it, and where a gradient is wanted, in which
+# third powers appear, the largest exponent of every pair is shifted to 0 first.
+MAX_EXPONENT = 64
 # Numbers held at once (pairs × F × D) when such pairs are computed directly.
 PAIR_NUMBERS = 4_000_000
 
@@ -78,15 +84,14 @@ def global_similarity(
     B, F, _ = frames.shape
     if chunk is None:
         chunk = B if method == "direct" else _chunk_size(len(captions), F, frames)
-    # split, unlike slices, gathers the gradient of all chunks in one step.
-    parts = [*zip(frames.split(chunk), frame_mask.split(chunk), strict=True)]
     with full_precision(frames):
         if method == "direct":
+            parts = zip(frames.split(chunk), frame_mask.split(chunk), strict=True)
             scores = torch.cat(
                 [_direct_scores(captions, v, m, temperature) for v, m in parts], dim=1
             )
         else:
-            scores = _gram_similarity(captions, frames, frame_mask, temperature, parts)
+            scores = _gram_similarity(captions, frames, frame_mask, temperature, chunk)
     refuse_non_finite(scores, captions=captions, frames=frames)
     return scores
 
@@ -106,35 +111,61 @@ def mean_similarity(captions: Tensor, frames: Tensor, frame_mask: Tensor) -> Ten
     return scores
 
 
-def gram_scores(
-    captions: Tensor, frames: Tensor, frame_mask: Tensor, room: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """GIM from inner products only: ||captions_a|| · global_ab as (B, A), and a flag.
+class GramSums(NamedTuple):
+    """What GIM needs to know of every pair, each (b, A), for weights w_f of any scale.
 
-    ``captions``: (A, D), multiplied by ``log₂e / τ``: powers of two are faster than
-    those of e, and the length of a caption drops out of the similarity.
+    ``along``: Σ_f w_f s_f = ‖captions_a‖ unit(captions_a) · pooled_ab,
+    ``square``: wᵀ G_b w = ‖pooled_ab‖², ``spread``: Σ_f w_f ‖v_f‖ ≥ ‖pooled_ab‖.
+    """
+
+    along: Tensor
+    square: Tensor
+    spread: Tensor
+
+
+def gram_matrices(frames: Tensor, frame_mask: Tensor) -> Tensor:
+    """G_b = frames_b frames_bᵀ, and below it the lengths ‖v_f‖: (B, F + 1, F).
+
+    ``frames``: (B, F, D); the length of a padded frame is 0.
+    """
+    G = frames @ frames.transpose(1, 2)
+    lengths = G.detach().diagonal(dim1=1, dim2=2).sqrt()
+    return torch.cat([G, lengths.masked_fill(~frame_mask, 0.0)[:, None]], dim=1)
+
+
+def gram_sums(
+    captions: Tensor,
+    frames: Tensor,
+    gram: Tensor,
+    frame_mask: Tensor,
+    shifted: bool = True,
+    room: Tensor | None = None,
+    out: Tensor | None = None,
+) -> GramSums:
+    """GIM of b videos from inner products only.
+
+    ``captions``: (A, D), multiplied by ``log₂e / τ``: powers of two need no other base,
+    and the length of a caption drops out of the similarity. ``gram``: (b, F + 1, F),
+    see ``gram_matrices``.
 
     With s_f = captions_a · frames_bf and the Gram matrix G_b = frames_b frames_bᵀ,
 
-        ||captions_a|| global_ab = (w · s) / sqrt(wᵀ G_b w),
+        global_ab = (w · s) / (‖captions_a‖ sqrt(wᵀ G_b w)),
 
-    since Σ_f w_f s_f = captions_a · pooled_ab and wᵀ G_b w = ||pooled_ab||². A factor
-    of w drops out too, so the softmax is not normalised: its largest value is 1. Per
-    pair FD + F² + 2F multiply-adds instead of 2FD + D.
+    in which a factor of w drops out, so the softmax is not normalised. ``shifted``:
+    whether the largest s_f of a pair is subtracted before the power, see
+    MAX_EXPONENT. Per pair FD + F² + 2F multiply-adds instead of 2FD + D.
 
-    The flag (B, A) marks pairs whose frames nearly cancel. Rounding leaves an error of
-    about ε (Σ_f w_f ||v_f||)² in wᵀ G w, so the score is good to ε / 2 times
-    (Σ_f w_f ||v_f||)² / (wᵀ G w); where that quotient exceeds 1 / CANCELLING the value
-    here is a placeholder and the caller computes the pair directly.
-
-    ``room``: two buffers (2, at least b (F + 1), A) to work in, where no gradient needs
-    what they hold; fresh memory for every chunk costs more than the arithmetic on it.
+    ``room``: two buffers (2, at least b (F + 1), A) to work in, and ``out``: (3, b, A)
+    for the result, where no gradient needs what they hold; fresh memory for every chunk
+    costs more than the arithmetic on it.
     """
     b, F, D = frames.shape
     s_room = w_room = Gw_room = None
     if room is not None:
         s_room, w_room = room[0, : b * F], room[1, : b * F].view(b, F, -1)
         Gw_room = room[0, : b * (F + 1)].view(b, F + 1, -1)
+    along_out, square_out, spread_out = (None,) * 3 if out is None else out
     # All of it in the layout (b, F, A): one matrix product, then sums over an outer
     # axis, on a chunk that stays in cache.
     s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room)
@@ -143,19 +174,15 @@ def gram_scores(
         # The lowest finite number: times its weight, which is zero, it is zero.
         s.index_fill_(0, padded, torch.finfo(s.dtype).min)
     s = s.view(b, F, -1)
-    z = torch.sub(s, s.detach().amax(dim=1, keepdim=True), out=w_room)
+    z = torch.sub(s, s.detach().amax(dim=1, keepdim=True), out=w_room) if shifted else s
     w = torch.exp2(z, out=w_room)
-    along = torch.mul(w, s, out=None if room is None else s).sum(
-        dim=1
-    )  # captions · pooled, (b, A)
-    G = frames @ frames.transpose(1, 2)  # (b, F, F)
-    lengths = G.detach().diagonal(dim1=1, dim2=2).sqrt()  # ||v_f||, (b, F)
-    # One product for G w and, in the last row, for Σ_f w_f ||v_f||.
-    Gw = torch.matmul(torch.cat([G, lengths[:, None]], dim=1), w, out=Gw_room)
-    square = torch.mul(w, Gw[:, :F], out=w_room).sum(dim=1)  # ||pooled||²
-    cancelling = square <= CANCELLING * Gw[:, F].square()
-    square = torch.where(cancelling, 1.0, square)
-    return along * square.rsqrt(), cancelling
+    products = torch.mul(w, s, out=None if room is None else s)
+    along = torch.sum(products, dim=1, out=along_out)
+    # One product for G w and, in the last row, for Σ_f w_f ‖v_f‖.
+    Gw = torch.matmul(gram, w, out=Gw_room)  # (b, F + 1, A)
+    spread = Gw[:, F] if spread_out is None else spread_out.copy_(Gw[:, F])
+    square = torch.sum(torch.mul(w, Gw[:, :F], out=w_room), dim=1, out=square_out)
+    return GramSums(along, square, spread)
 
 
 def _gram_similarity(
@@ -163,33 +190,35 @@ def _gram_similarity(
     frames: Tensor,
     frame_mask: Tensor,
     temperature: float,
-    parts: list[tuple[Tensor, Tensor]],
+    chunk: int,
 ) -> Tensor:
-    """Chunks of ``gram_scores`` put together, cancelling pairs replaced: (A, B)."""
+    """``gram_sums`` by chunks, finished together, doubtful pairs replaced: (A, B)."""
     scaled = captions * (math.log2(math.e) / temperature)
+    gram = gram_matrices(frames, frame_mask)
+    # split, unlike slices, gathers the gradient of all chunks in one step.
+    parts = zip(*(x.split(chunk) for x in (frames, gram, frame_mask)), strict=True)
     if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
         # Recomputing a chunk in the backward pass costs one matrix product; keeping
         # its weights for all chunks would cost several tensors of the size (A, B, F).
-        results = [
-            checkpoint(
-                gram_scores,
-                scaled,
-                v,
-                m,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            for v, m in parts
-        ]
+        again = partial(
+            checkpoint, gram_sums, use_reentrant=False, preserve_rng_state=False
+        )
+        results = [again(scaled, *part) for part in parts]
+        sums = GramSums(*map(torch.cat, zip(*results, strict=True)))
     else:
-        most = max(len(v) for v, _ in parts) * (1 + frames.shape[1])
-        room = frames.new_empty(2, most, len(captions))
-        results = [gram_scores(scaled, v, m, room) for v, m in parts]
-    lengths = scaled.norm(dim=-1).clamp_min(1e-12)
-    scores = torch.cat([score for score, _ in results])  # (B, A)
-    scores = scores / lengths
-    b, a = torch.cat([flag for _, flag in results]).nonzero(as_tuple=True)
-    if len(a):
+        peak = float(scaled.norm(dim=-1).max() * gram[:, -1].max())
+        shifted = not peak < MAX_EXPONENT
+        (B, F, _), A = frames.shape, len(captions)
+        room = frames.new_empty(2, min(chunk, B) * (F + 1), A)
+        out = frames.new_empty(3, B, A)
+        for part, into in zip(parts, out.split(chunk, dim=1), strict=True):
+            gram_sums(scaled, *part, shifted, room, into)
+        sums = GramSums(*out)
+    doubtful = doubtful_pairs(sums)
+    root = sums.square.masked_fill(doubtful, 1.0).rsqrt_()
+    scores = sums.along * root / scaled.norm(dim=-1).clamp_min(1e-12)
+    if doubtful.any():
+        b, a = doubtful.nonzero(as_tuple=True)
         step = max(1, PAIR_NUMBERS // frames[0].numel())
         exact = [
             _direct_pairs(captions[i], frames[j], frame_mask[j], temperature)
@@ -197,6 +226,17 @@ def _gram_similarity(
         ]
         scores = scores.index_put((b, a), torch.cat(exact))
     return scores.T.contiguous()
+
+
+def doubtful_pairs(sums: GramSums) -> Tensor:
+    """Which pairs (b, A) have lost digits and are to be computed directly.
+
+    Rounding leaves an error of about ε spread² in ``square``, so a score is good to
+    ε / 2 times spread² / square: too little where frames nearly cancel, see CANCELLING.
+    And nothing is known where squares leave the range of float32.
+    """
+    most = sums.spread.square()
+    return ~((sums.square > CANCELLING * most) & (most > 1e-30) & (most < 1e36))
 
 
 def _weights(

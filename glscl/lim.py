@@ -130,18 +130,25 @@ def cross_attention_folded(
     """
     H, e = attention.num_heads, attention.head_dim
     (n, Q, D), N = x.shape, len(tokens)
-    W_q, W_k, W_v = attention.in_proj_weight.chunk(3)
+    W_q, W_k, W_v = (W.view(H, e, D) for W in attention.in_proj_weight.chunk(3))
     b_q, _, b_v = attention.in_proj_bias.chunk(3)
-    q = linear(x, W_q, b_q).view(n, Q, H, e) / e**0.5
-    k = torch.einsum("nqhe,hed->nhqd", q, W_k.view(H, e, D)).flatten(1, 2)
-    # Shared keys: one plain product over all tokens of all items. Scores: (N, HQ, M).
-    shared = n == 1
-    scores = linear(tokens, k[0]).mT if shared else k @ tokens.mT
+    q = linear(x, W_q.flatten(0, 1), b_q).view(n * Q, H, e) / e**0.5
+    # Heads stand inside queries everywhere, so no product needs a copy of its operands.
+    k = per_head(q, W_k).view(n, Q * H, D)
+    # Shared keys: one plain product over all tokens of all items. Scores: (N, QH, M).
+    scores = linear(tokens, k[0]).mT if n == 1 else k @ tokens.mT
     if hidden is not None:
         scores = scores.masked_fill(hidden[:, None], float("-inf"))
-    pooled = (scores.softmax(-1).to(tokens.dtype) @ tokens).view(N, H, Q, D)
-    values = torch.einsum("nhqd,hed->nqhe", pooled, W_v.view(H, e, D)).flatten(2)
-    return attention.out_proj(values + b_v)
+    pooled = scores.softmax(-1).to(tokens.dtype) @ tokens
+    values = per_head(pooled.view(N * Q, H, D), W_v.mT)
+    return attention.out_proj(values.view(N, Q, D) + b_v)
+
+
+def per_head(x: Tensor, weights: Tensor) -> Tensor:
+    """Every head's own product: (n, H, i) with (H, i, j) to (n, H, j), contiguous."""
+    product = x.new_empty(*x.shape[:2], weights.shape[2])
+    torch.bmm(x.transpose(0, 1), weights, out=product.transpose(0, 1))
+    return product
 
 
 def local_similarity(text_concepts: Tensor, video_concepts: Tensor) -> Tensor:

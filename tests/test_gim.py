@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from reference import gim, mean_pooled
+from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from glscl.gim import frame_weights, global_similarity, gram_scores, mean_similarity
+from glscl.gim import (
+    doubtful_pairs,
+    frame_weights,
+    global_similarity,
+    gram_matrices,
+    gram_sums,
+    mean_similarity,
+)
 
 METHODS = ("gram", "direct")
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gim_loss_memory.py"
@@ -106,7 +114,8 @@ def test_gradients_are_true(method, chunk):
 
 def test_gradients_are_true_where_frames_nearly_cancel():
     captions, frames, mask = cancelling(2, 3, 4, 5, rest=1e-2)
-    assert gram_scores(captions / 3.0, frames, mask)[1].any(), "nothing cancels here"
+    sums = gram_sums(captions / 3.0, frames, gram_matrices(frames, mask), mask)
+    assert doubtful_pairs(sums).any(), "nothing cancels here"
     inputs = (captions.requires_grad_(), frames.requires_grad_())
     assert torch.autograd.gradcheck(
         lambda c, v: global_similarity(c, v, mask, chunk=2), inputs
@@ -133,6 +142,30 @@ def test_gram_is_as_accurate_as_direct_however_much_frames_cancel(rest):
     # Below 1 / sqrt(CANCELLING) = 10-fold cancellation both are within a few ε; beyond
     # it the Gram form hands over to the direct one.
     assert gram <= max(5e-7, 2 * direct)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1.0, 6.5, 8.0, 11.0, 1e3])
+@pytest.mark.parametrize("opposite", [False, True])
+def test_gram_is_as_accurate_as_direct_whatever_the_lengths(length, opposite):
+    # With τ = 1 the exponents of caption 0 and its own video reach ± length² / log 2,
+    # in and out of the range of float32, with and without the shift.
+    captions, frames, mask = features(9, 7, 5, 32)
+    captions, frames = (length * normalize(x, dim=-1) for x in (captions, frames))
+    frames[0] = captions[0] * (-1 if opposite else 1)
+    frames[1, :2] = captions[0]
+    exact = global_similarity(captions, frames, mask, 1.0, method="direct")
+    single = (captions.float(), frames.float(), mask, 1.0)
+    gram = (global_similarity(*single) - exact).abs().max()
+    direct = (global_similarity(*single, method="direct") - exact).abs().max()
+    assert gram <= max(5e-7, 2 * direct)
+
+
+def test_without_the_shift_pairs_beyond_the_range_of_powers_are_doubtful():
+    captions = torch.tensor([[9.4, 0.0]])
+    frames = 9.4 * torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]])
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    sums = gram_sums(captions, frames, gram_matrices(frames, mask), mask, shifted=False)
+    assert doubtful_pairs(sums).flatten().tolist() == [True, True, False]
 
 
 def test_without_the_hand_over_cancelling_frames_would_lose_digits(monkeypatch):
