@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from builder import archive, downloads, records, trim
+from builder.literature import Literature
 from builder.project import BuildError
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
@@ -68,19 +69,47 @@ def test_a_copy_is_plain_markdown_with_its_numbers(made):
     copied = nbformat.read(made.html / "downloads/01_a.ipynb", as_version=4)
     text = "\n".join(c.source for c in copied.cells if c.cell_type == "markdown")
     assert "a number: 6.0." in text
-    assert "See *A book*, *A chapter*, *this*, (1), here and [someone]" in text
+    assert "See *A book*, *A chapter*, *this*, (1), here and (One, 2020)" in text
     assert r"\tag{1}$$" in text
     assert "parameters `smoke`" in text
     assert not re.search(r"\{[\w:]+\}`|^\([\w-]+\)=|glue", text, re.M)
-    assert "seed 3" in str(copied.cells[-2].outputs)
+    assert "seed 3" in str(copied.cells[-3].outputs)
 
 
 def test_roles_without_a_page_become_words(made):
     words = downloads.Words(made)
-    text = words.put("{cite}`a,b` {term}`rank <ranks>` {glue:text}`x:.1f`", "01_a")
-    assert text == "[a,b] rank (not run)"
+    text = words.put(
+        "{cite}`glscl,someone` {term}`rank <ranks>` {glue:text}`x:.1f`", "01_a"
+    )
+    assert text == "(A, 2020; One, 2020) rank (not run)"
     with pytest.raises(BuildError, match=r"01_a: no plain words for the role \{new\}"):
         words.put("{new}`x`", "01_a")
+
+
+LIBRARY = """
+@misc{three, title={On Three}, author={van den A, B and Ö, C and D, E}, year={2021}}
+@misc{two, title={On Two}, author={Roe, J and Doe, J}, year={2019}, note={n}}
+@misc{group, title={A Tool}, author={{The Group}}}
+"""
+
+
+def test_sources_are_said_by_authors_and_year_and_listed_in_full(tmp_path):
+    path = tmp_path / "references.bib"
+    path.write_text(LIBRARY)
+    literature = Literature(path)
+    assert literature.short("three") == "van den A et al., 2021"
+    assert literature.short("two") == "Roe and Doe, 2019"
+    assert literature.short("group") == "The Group"
+    listing = literature.listing(["two", "group", "two"]).splitlines()
+    assert listing == ["- J Roe and J Doe. On two. 2019. n.", "- The Group. A tool."]
+    with pytest.raises(BuildError, match="no entry 'four'"):
+        literature.short("four")
+
+
+def test_a_copy_lists_what_it_cites(made):
+    copied = nbformat.read(made.html / "downloads/01_a.ipynb", as_version=4)
+    last = copied.cells[-1].source
+    assert last == "## References\n\n- Some One. Title. 2020."
 
 
 def test_a_script_is_python_and_a_page_needs_no_other_file(made):

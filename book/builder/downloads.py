@@ -1,7 +1,8 @@
 """Chapters to take away: notebook, script, and one page that needs nothing else.
 
 What only the book understands is put into plain Markdown first: quoted numbers become
-numbers, references become words. So the copies read well in Jupyter, too.
+numbers, references become words, and what is cited is listed at the end. So the copies
+read well in Jupyter, too.
 """
 
 import ast
@@ -12,12 +13,15 @@ from functools import cached_property
 from pathlib import Path
 
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 
 from . import records, sources
+from .literature import Literature
 from .project import BuildError, Project
 
 TEMPLATE = Path(__file__).resolve().parent / "template"
-CODE = "github-light-high-contrast"  # as in the book by day
+# Colours of code, as in the book by day and by night.
+CODE = {"light": "github-light-high-contrast", "dark": "github-dark-high-contrast"}
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
@@ -43,6 +47,11 @@ class Words:
         return found
 
     @cached_property
+    def literature(self) -> Literature:
+        """What can be cited."""
+        return Literature(self.project.book / "references.bib")
+
+    @cached_property
     def equations(self) -> dict[str, int]:
         """The number of every labelled equation; each chapter counts from one."""
         numbers = {}
@@ -60,7 +69,7 @@ class Words:
             "eq": lambda words: f"({self.equations[words]})",
             "ref": lambda words: words.partition(" <")[0],
             "term": lambda words: words.partition(" <")[0],
-            "cite": lambda words: f"[{words}]",
+            "cite": self.cited,
         }
 
         def plain(role: re.Match[str]) -> str:
@@ -79,6 +88,16 @@ class Words:
         name, _, form = rest.partition(":")
         found = self.values.get((Path(source).stem or chapter, name))
         return "(not run)" if found is None else format(found, form)
+
+    def cited(self, words: str) -> str:
+        """Sources by authors and year."""
+        return f"({'; '.join(map(self.literature.short, words.split(',')))})"
+
+    def references(self, notebook: NotebookNode) -> str:
+        """The section that lists what a chapter cites; empty where that is nothing."""
+        cited = re.findall(r"\{cite\}`([^`]+)`", prose(notebook))
+        keys = [key for words in cited for key in words.split(",")]
+        return f"## References\n\n{self.literature.listing(keys)}" if keys else ""
 
     def heading(self, words: str) -> str:
         """What a page is called."""
@@ -112,6 +131,7 @@ def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None
     from nbconvert import PythonExporter
 
     plain = copy.deepcopy(notebook)
+    cited = words.references(notebook)
     for cell in plain.cells:
         if cell.cell_type == "markdown":
             cell.source = words.put(cell.source, name)
@@ -119,6 +139,8 @@ def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None
             cell.outputs = [
                 o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})
             ]
+    if cited:
+        plain.cells.append(new_markdown_cell(cited, id="references"))
     sources.write(plain, folder / f"{name}.ipynb")
     script, _ = PythonExporter(exclude_input_prompt=True).from_notebook_node(plain)
     (folder / f"{name}.py").write_text(script, encoding="utf-8")
@@ -129,7 +151,6 @@ def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None
 def page(notebook: NotebookNode, title: str) -> str:
     """One HTML file with everything in it, the formulas' program included."""
     from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
 
     from . import site
 
@@ -142,13 +163,20 @@ def page(notebook: NotebookNode, title: str) -> str:
     )
     about = {
         "title": title,
-        "pygments": HtmlFormatter(style=CODE).get_style_defs(".highlight"),
+        "code": {theme: code_colours(style) for theme, style in CODE.items()},
         "mathjax": site.mathjax().read_text(encoding="utf-8"),
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
     head, main, rest = body.partition("<main>")
     # What scrolls sideways can be reached by the keyboard.
     return head + main + rest.replace("<pre>", '<pre tabindex="0">')
+
+
+def code_colours(style: str) -> str:
+    """The CSS of a Pygments style."""
+    from pygments.formatters import HtmlFormatter
+
+    return HtmlFormatter(style=style).get_style_defs(".highlight")
 
 
 def offer(notebook: NotebookNode, name: str) -> None:
