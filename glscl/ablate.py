@@ -73,6 +73,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "separate queries": {"share_queries": False},
     "separate decoders": {"share_decoder": False},
     "nothing shared": {"share_queries": False, "share_decoder": False},
+    "positions": {"position_std": 1.0},
 }
 #: The other methods in the mini preset, with and without what is theirs.
 SIBLINGS: dict[str, dict[str, Any]] = {
@@ -84,14 +85,17 @@ SIBLINGS: dict[str, dict[str, Any]] = {
 }
 _FAMILY = ["colour", "motion", "order"]
 _FAMILIES: dict[str, Any] = {"siblings": _FAMILY, "group_size": 1 + len(_FAMILY)}
-#: The full model with more steps, and with hard negatives: clips of which one thing is
-#: changed, anywhere in the epoch or in the batch of the original. An epoch of families
-#: is four times as long, so the first three have the same number of steps.
+#: The full model with more steps; with hard negatives, clips of which one thing is
+#: changed, anywhere in the epoch or in the batch of the original; and with positions of
+#: frames that are heard beside the frames (of these and CLIP's own, which are a hundredth
+#: of a feature, the better on validation). An epoch of families is four times as long, so
+#: all but the last have about the same number of steps.
 LONGER: dict[str, dict[str, Any]] = {
     "all, longer": {"epochs": 30},
     "siblings apart": {**_FAMILIES, "group_size": 1, "epochs": 8},
     "siblings together": {**_FAMILIES, "epochs": 8},
-    "siblings together, longer": {**_FAMILIES, "epochs": 20},
+    "together, positions": {**_FAMILIES, **SWEEPS["positions"], "epochs": 8},
+    "together, positions, longer": {**_FAMILIES, **SWEEPS["positions"], "epochs": 20},
 }
 #: Every variant by name.
 ALL_VARIANTS = {**VARIANTS, **SWEEPS, **SIBLINGS, **LONGER}
@@ -114,8 +118,9 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("all, longer", "all"),
     ("siblings apart", "all, longer"),
     ("siblings together", "siblings apart"),
-    ("siblings together, longer", "siblings together"),
-    ("siblings together, longer", "all, longer"),
+    ("together, positions", "siblings together"),
+    ("together, positions, longer", "together, positions"),
+    ("together, positions, longer", "all, longer"),
     # A loss at another weight stands alone: its model is compared with that of none.
     *(
         (name, "GIM + LIM" if "icl_weight" in SWEEPS[name] else "all")

@@ -27,6 +27,8 @@ class EncoderConfig:
     max_frames: int = 12  # F
     sample_fps: float = 1.0  # candidate frames per second before F are chosen
     temporal_layers: int = 4  # 0: no temporal transformer
+    # Deviation of the frames' positions at the start; None: CLIP's own, as released.
+    position_std: float | None = None
     mask_padding: bool = True
 
 

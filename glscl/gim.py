@@ -211,8 +211,8 @@ def _gram_similarity(
         (B, F, _), A = frames.shape, len(captions)
         room = frames.new_empty(2, min(chunk, B) * (F + 1), A)
         out = frames.new_empty(3, B, A)
-        for part, into in zip(parts, out.split(chunk, dim=1), strict=True):
-            gram_sums(scaled, *part, shifted, room, into)
+        for (v, G, m), into in zip(parts, out.split(chunk, dim=1), strict=True):
+            gram_sums(scaled, v, G, m, shifted, room, into)
         sums = GramSums(*out)
     doubtful = doubtful_pairs(sums)
     root = sums.square.masked_fill(doubtful, 1.0).rsqrt_()

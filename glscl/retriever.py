@@ -108,6 +108,8 @@ class Retriever(nn.Module, ABC):
         transformer.copy_from_text(
             clip.transformer.resblocks, clip.positional_embedding
         )
+        if self.config.position_std is not None:
+            nn.init.normal_(transformer.positions, std=self.config.position_std)
         return transformer
 
     @property

@@ -382,7 +382,7 @@ def siblings(clip: Clip, seed: int = 0) -> dict[str, Clip]:
     split that is measured on, so training on siblings keeps the splits apart.
     """
     allowed = {"train", split_of(clip)}
-    found = {}
+    found: dict[str, Clip] = {}
     for kind in SIBLING_KINDS:
         rng = random.Random(f"glscl sibling {seed} {clip.id} {kind}")
         swap = _swap_two if kind == "order" else _change_attribute
