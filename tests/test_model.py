@@ -1,6 +1,7 @@
 """GLSCL as a whole: its parts, its variants, its files, the authors' files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -295,6 +296,15 @@ def test_the_frame_transformer_starts_as_clips_text_transformer():
     ):
         assert torch.equal(ours.mlp.c_fc.weight, theirs.mlp.c_fc.weight)
         assert torch.equal(ours.attn.in_proj_weight, theirs.attn.in_proj_weight)
+
+
+def test_positions_of_frames_start_with_the_deviation_that_was_asked_for():
+    config = ModelConfig("tiny", None, temporal_layers=2, position_std=1.0)
+    wide = {**TINY, "text_cfg": {**TINY["text_cfg"], "context_length": 200}}
+    model = GLSCL(Backbone("tiny", wide), config)
+    assert model.temporal.positions.std().item() == pytest.approx(1.0, rel=0.05)
+    plain = GLSCL(Backbone("tiny", wide), replace(config, position_std=None))
+    assert plain.temporal.positions.std() < 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
