@@ -192,7 +192,7 @@ def _gram_similarity(
     temperature: float,
     chunk: int,
 ) -> Tensor:
-    """``gram_sums`` by chunks, finished together, doubtful pairs replaced: (A, B)."""
+    """``gram_sums`` by chunks, doubtful pairs replaced: (A, B)."""
     scaled = captions * (math.log2(math.e) / temperature)
     gram = gram_matrices(frames, frame_mask)
     # split, unlike slices, gathers the gradient of all chunks in one step.
@@ -203,20 +203,19 @@ def _gram_similarity(
         again = partial(
             checkpoint, gram_sums, use_reentrant=False, preserve_rng_state=False
         )
-        results = [again(scaled, *part) for part in parts]
-        sums = GramSums(*map(torch.cat, zip(*results, strict=True)))
+        results = [_finished(again(scaled, *part)) for part in parts]
     else:
         peak = float(scaled.norm(dim=-1).max() * gram[:, -1].max())
         shifted = not peak < MAX_EXPONENT
         (B, F, _), A = frames.shape, len(captions)
         room = frames.new_empty(2, min(chunk, B) * (F + 1), A)
-        out = frames.new_empty(3, B, A)
-        for (v, G, m), into in zip(parts, out.split(chunk, dim=1), strict=True):
-            gram_sums(scaled, v, G, m, shifted, room, into)
-        sums = GramSums(*out)
-    doubtful = doubtful_pairs(sums)
-    root = sums.square.masked_fill(doubtful, 1.0).rsqrt_()
-    scores = sums.along * root / scaled.norm(dim=-1).clamp_min(1e-12)
+        sums = frames.new_empty(3, min(chunk, B), A)
+        results = [
+            _finished(gram_sums(scaled, v, G, m, shifted, room, sums[:, : len(v)]))
+            for v, G, m in parts
+        ]
+    scores, doubtful = (torch.cat(x) for x in zip(*results, strict=True))  # (B, A)
+    scores = scores / scaled.norm(dim=-1).clamp_min(1e-12)
     if doubtful.any():
         b, a = doubtful.nonzero(as_tuple=True)
         step = max(1, PAIR_NUMBERS // frames[0].numel())
@@ -226,6 +225,12 @@ def _gram_similarity(
         ]
         scores = scores.index_put((b, a), torch.cat(exact))
     return scores.T.contiguous()
+
+
+def _finished(sums: GramSums) -> tuple[Tensor, Tensor]:
+    """‖captions_a‖ · global_ab, and which of them are not to be believed: (b, A)."""
+    doubtful = doubtful_pairs(sums)
+    return sums.along * sums.square.masked_fill(doubtful, 1.0).rsqrt(), doubtful
 
 
 def doubtful_pairs(sums: GramSums) -> Tensor:

@@ -22,7 +22,7 @@ python -c 'import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ["pape
   fail "the package brings the book along"
 
 echo "--- the README's lines of Python"
-glscl data make --data clips --train 10 --val 5 --test 5
+glscl data make --root clips --train 10 --val 5 --test 5
 cp clips/clips/test-00000.mp4 video.mp4
 awk '/^```python$/ {code = 1; next} /^```$/ {code = 0} code' "$place/source/README.md" > lines.py
 python lines.py
@@ -35,7 +35,7 @@ glscl index videos --model mini 2> said
 cat said
 grep -q 'skipped broken.mp4' said || fail "the broken video was not named"
 glscl search "a red circle moves left" --k 3
-glscl index videos 2> /dev/null | grep ' 0 added, 0 changed, 0 removed, 5 unchanged' ||
+glscl index videos 2> /dev/null | grep '^0 added, 0 changed, 0 removed, 5 unchanged' ||
   fail "the second index did not find everything unchanged"
 
 echo "--- what cannot work says so in a sentence"
