@@ -214,8 +214,11 @@ def _gram_similarity(
             _finished(gram_sums(scaled, v, G, m, shifted, room, sums[:, : len(v)]))
             for v, G, m in parts
         ]
-    scores, doubtful = (torch.cat(x) for x in zip(*results, strict=True))  # (B, A)
-    scores = scores / scaled.norm(dim=-1).clamp_min(1e-12)
+    along, doubtful = (torch.cat(x) for x in zip(*results, strict=True))  # (B, A)
+    lengths = scaled.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # (A, 1)
+    # Into a tensor of the final layout: in one pass, where a transposed copy takes three.
+    into = None if along.requires_grad else along.new_empty(along.shape[::-1])
+    scores = torch.div(along.T, lengths, out=into)
     if doubtful.any():
         b, a = doubtful.nonzero(as_tuple=True)
         step = max(1, PAIR_NUMBERS // frames[0].numel())
@@ -223,8 +226,8 @@ def _gram_similarity(
             _direct_pairs(captions[i], frames[j], frame_mask[j], temperature)
             for i, j in zip(a.split(step), b.split(step), strict=True)
         ]
-        scores = scores.index_put((b, a), torch.cat(exact))
-    return scores.T.contiguous()
+        scores = scores.index_put((a, b), torch.cat(exact))
+    return scores.contiguous()
 
 
 def _finished(sums: GramSums) -> tuple[Tensor, Tensor]:
