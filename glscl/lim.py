@@ -145,9 +145,12 @@ def cross_attention_folded(
 
 
 def per_head(x: Tensor, weights: Tensor) -> Tensor:
-    """Every head's own product: (n, H, i) with (H, i, j) to (n, H, j), contiguous."""
+    """Every head's own product: (n, H, i) with (H, i, j) to (n, H, j), contiguous.
+
+    In the dtype of ``x``, which autocast may have chosen.
+    """
     product = x.new_empty(*x.shape[:2], weights.shape[2])
-    torch.bmm(x.transpose(0, 1), weights, out=product.transpose(0, 1))
+    torch.bmm(x.transpose(0, 1), weights.to(x.dtype), out=product.transpose(0, 1))
     return product
 
 

@@ -154,6 +154,19 @@ def test_local_similarity_equals_the_loops():
     assert_close(local_similarity(text, text).diagonal(), torch.ones(4).double())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_folded_decoder_follows_autocast(dtype):
+    lim = module(num_layers=3).float()
+    tokens, mask = tokens_and_mask()
+    tokens = tokens.float()
+    with torch.no_grad():
+        exact = lim(tokens, mask)
+        with torch.autocast("cpu", dtype=dtype):
+            found = lim(tokens, mask)
+    assert found.dtype == torch.float32
+    assert_close(found, exact, rtol=0, atol=0.03)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_stays_finite_and_close(dtype):
     lim = module().float()
