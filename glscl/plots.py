@@ -359,8 +359,9 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], gallery: int) -> Figure:
 
 
 def _legend(ax: Axes) -> None:
-    """Above the axes, where it covers nothing."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    """Above the axes, where it covers nothing and takes no width from them."""
+    longest = max(map(len, ax.get_legend_handles_labels()[1]))
+    ax.figure.legend(loc="outside upper left", ncols=3 if longest < 22 else 2)
 
 
 def lines(
@@ -428,7 +429,7 @@ def bars(
             ax.errorbar(places, middle, spread, fmt="none", ecolor=INK, capsize=3)
     if baseline is not None:
         ax.axhline(baseline, color=INK, linestyle="--", lw=1.2, label=baseline_label)
-    crowded = len(labels) * max(map(len, labels)) > 64  # letters that fit side by side
+    crowded = len(labels) * max(map(len, labels)) > 60  # letters that fit side by side
     slope = {"rotation": 25, "ha": "right"} if crowded else {}
     ax.set_xticks(range(len(labels)), labels, **slope)
     ax.set(ylabel=ylabel, xlabel=xlabel)
