@@ -36,10 +36,10 @@ def main() -> None:
         page.on("pageerror", lambda error: fail(page, f"script error: {error}"))
         page.on("requestfailed", lambda request: fail(page, f"failed: {request.url}"))
         page.goto((Path(folder) / "glscl-book/index.html").as_uri())
-        page.wait_for_selector("h1")
+        page.wait_for_selector("article h1")
         walk(page)
         sort(page, Path(folder) / "glscl-book/notebooks/08_results.html")
-        search(page, Path(folder) / "glscl-book/index.html")
+        search(page, Path(folder) / "glscl-book/book/intro.html")
         change_theme(page)
         chromium.close()
 
@@ -56,13 +56,13 @@ def walk(page: Page) -> None:
         seen.append(page.url)
         found = solve(page)
         solved += found
-        title = page.locator("h1").first.inner_text().rstrip("#")
+        title = page.locator("article h1").first.inner_text().rstrip("#")
         print(f"{len(seen):3d}. {title}" + (f": {found} exercises" if found else ""))
         following = page.locator("a.right-next")
         if not following.count():
             break
-        following.click()
-        page.wait_for_selector("h1")
+        with page.expect_navigation():
+            following.click()
     print(f"read {len(seen)} pages to the end, {solved} exercises solved")
 
 
