@@ -491,13 +491,14 @@ NOT_MULTIPLYING = frozenset(
         "diagonal",
         "div",
         "embedding",
-        "exp2",
+        "exp",
         "expand_as",
         "le",
         "linalg_vector_norm",
         "mean",
         "mT",
         "mul",
+        "new_ones",
         "numpy_T",
         "ones_like",
         "rsqrt",
@@ -554,7 +555,7 @@ def softmax_exponentials(function: Callable[..., Tensor], *inputs: Any) -> int:
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal count
             result = func(*args, **(kwargs or {}))
-            if func in (torch.ops.aten._softmax.default, torch.ops.aten.exp2.default):
+            if func in (torch.ops.aten._softmax.default, torch.ops.aten.exp.default):
                 count += result.numel()
             return result
 

@@ -9,7 +9,6 @@ No parameters. With features that are not normalised and a temperature τ,
 Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 """
 
-import math
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -23,15 +22,17 @@ from glscl.shapes import check_shape
 
 # Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
 # CPU they should stay in cache, on an accelerator fewer, larger launches win.
-CHUNK_NUMBERS = {"cpu": 1_350_000, "other": 32_000_000}
-# Where ‖Σ_f w v_f‖² falls below this part of (Σ_f w ‖v_f‖)², the frames cancel and the
-# Gram form has lost digits: those pairs are computed directly. See doubtful_pairs.
-CANCELLING = 1e-2
-# Weights are powers of two, and the lengths of captions and frames bound the exponents.
-# Below this bound hardly any pair (one with a cosine near 1) leaves the range of float32,
-# and that one is computed directly. Above it, and where a gradient is wanted, in which
-# third powers appear, the largest exponent of every pair is shifted to 0 first.
-MAX_EXPONENT = 64
+CHUNK_NUMBERS = {"cpu": 2_000_000, "other": 32_000_000}
+# Where ‖Σ_f w v_f‖ is this many times shorter than Σ_f w ‖v_f‖, the frames cancel and
+# the Gram form has lost digits: those pairs are computed directly. See doubtful_pairs.
+CANCELLING = 10.0
+# And so are pairs whose 1 / ‖Σ_f w v_f‖ is outside: the square may leave float32.
+INVERSE_LENGTHS = (1e-18, 1e15)
+# The lengths of captions and frames bound the exponents of the weights. Below this bound
+# hardly any pair (one with a cosine near 1) leaves the range of float32, and that one is
+# computed directly. Above it, and where a gradient is wanted, in which third powers
+# appear, the largest exponent of every pair is shifted to 0 first.
+MAX_EXPONENT = 44
 # Numbers held at once (pairs × F × D) when such pairs are computed directly.
 PAIR_NUMBERS = 4_000_000
 
@@ -140,32 +141,32 @@ def gram_sums(
     frame_mask: Tensor,
     shifted: bool = True,
     room: Tensor | None = None,
-    out: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> GramSums:
     """GIM of b videos from inner products only.
 
-    ``captions``: (A, D), multiplied by ``log₂e / τ``: powers of two need no other base,
-    and the length of a caption drops out of the similarity. ``gram``: (b, F + 1, F),
-    see ``gram_matrices``.
+    ``captions``: (A, D), divided by τ: the length of a caption drops out of the
+    similarity. ``gram``: (b, F + 1, F), see ``gram_matrices``.
 
     With s_f = captions_a · frames_bf and the Gram matrix G_b = frames_b frames_bᵀ,
 
         global_ab = (w · s) / (‖captions_a‖ sqrt(wᵀ G_b w)),
 
     in which a factor of w drops out, so the softmax is not normalised. ``shifted``:
-    whether the largest s_f of a pair is subtracted before the power, see
+    whether the largest s_f of a pair is subtracted from its exponents, see
     MAX_EXPONENT. Per pair FD + F² + 2F multiply-adds instead of 2FD + D.
 
-    ``room``: two buffers (2, at least b (F + 1), A) to work in, and ``out``: (3, b, A)
-    for the result, where no gradient needs what they hold; fresh memory for every chunk
-    costs more than the arithmetic on it.
+    ``room``: two buffers (2, at least b (F + 1), A) to work in, and ``out``: two
+    (b, A) for ``along`` and ``square``, where no gradient needs what they hold; fresh
+    memory for every chunk costs more than the arithmetic on it. ``spread`` then lies in
+    ``room``.
     """
     b, F, D = frames.shape
     s_room = w_room = Gw_room = None
     if room is not None:
         s_room, w_room = room[0, : b * F], room[1, : b * F].view(b, F, -1)
         Gw_room = room[0, : b * (F + 1)].view(b, F + 1, -1)
-    along_out, square_out, spread_out = (None,) * 3 if out is None else out
+    along_out, square_out = (None, None) if out is None else out
     # All of it in the layout (b, F, A): one matrix product, then sums over an outer
     # axis, on a chunk that stays in cache.
     s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room)
@@ -175,14 +176,22 @@ def gram_sums(
         s.index_fill_(0, padded, torch.finfo(s.dtype).min)
     s = s.view(b, F, -1)
     z = torch.sub(s, s.detach().amax(dim=1, keepdim=True), out=w_room) if shifted else s
-    w = torch.exp2(z, out=w_room)
-    products = torch.mul(w, s, out=None if room is None else s)
-    along = torch.sum(products, dim=1, out=along_out)
+    w = torch.exp(z, out=w_room)
+    along = _sum_of_products(w, s, along_out)
     # One product for G w and, in the last row, for Σ_f w_f ‖v_f‖.
     Gw = torch.matmul(gram, w, out=Gw_room)  # (b, F + 1, A)
-    spread = Gw[:, F] if spread_out is None else spread_out.copy_(Gw[:, F])
-    square = torch.sum(torch.mul(w, Gw[:, :F], out=w_room), dim=1, out=square_out)
-    return GramSums(along, square, spread)
+    return GramSums(along, _sum_of_products(w, Gw[:, :F], square_out), Gw[:, F])
+
+
+def _sum_of_products(x: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    """Σ_f x_bfa y_bfa: (b, A), for x and y (b, F, A)."""
+    if out is None:
+        return (x * y).sum(dim=1)
+    # Frame by frame: the products are never written down, and the sum stays in cache.
+    torch.mul(x[:, 0], y[:, 0], out=out)
+    for f in range(1, x.shape[1]):
+        out.addcmul_(x[:, f], y[:, f])
+    return out
 
 
 def _gram_similarity(
@@ -193,10 +202,12 @@ def _gram_similarity(
     chunk: int,
 ) -> Tensor:
     """``gram_sums`` by chunks, doubtful pairs replaced: (A, B)."""
-    scaled = captions * (math.log2(math.e) / temperature)
+    scaled = captions / temperature
     gram = gram_matrices(frames, frame_mask)
     # split, unlike slices, gathers the gradient of all chunks in one step.
-    parts = zip(*(x.split(chunk) for x in (frames, gram, frame_mask)), strict=True)
+    parts = list(
+        zip(*(x.split(chunk) for x in (frames, gram, frame_mask)), strict=True)
+    )
     if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
         # Recomputing a chunk in the backward pass costs one matrix product; keeping
         # its weights for all chunks would cost several tensors of the size (A, B, F).
@@ -204,17 +215,10 @@ def _gram_similarity(
             checkpoint, gram_sums, use_reentrant=False, preserve_rng_state=False
         )
         results = [_finished(again(scaled, *part)) for part in parts]
+        along, doubtful = (torch.cat(x) for x in zip(*results, strict=True))
     else:
         peak = float(scaled.norm(dim=-1).max() * gram[:, -1].max())
-        shifted = not peak < MAX_EXPONENT
-        (B, F, _), A = frames.shape, len(captions)
-        room = frames.new_empty(2, min(chunk, B) * (F + 1), A)
-        sums = frames.new_empty(3, min(chunk, B), A)
-        results = [
-            _finished(gram_sums(scaled, v, G, m, shifted, room, sums[:, : len(v)]))
-            for v, G, m in parts
-        ]
-    along, doubtful = (torch.cat(x) for x in zip(*results, strict=True))  # (B, A)
+        along, doubtful = _without_gradient(scaled, parts, not peak < MAX_EXPONENT)
     lengths = scaled.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # (A, 1)
     # Into a tensor of the final layout: in one pass, where a transposed copy takes three.
     into = None if along.requires_grad else along.new_empty(along.shape[::-1])
@@ -230,21 +234,42 @@ def _gram_similarity(
     return scores.contiguous()
 
 
+def _without_gradient(
+    scaled: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], shifted: bool
+) -> tuple[Tensor, Tensor]:
+    """``_finished`` of all chunks (frames, gram, mask), (B, A), in the same buffers."""
+    (b, F, _), A = parts[0][0].shape, len(scaled)
+    room, square = scaled.new_empty(2, b * (F + 1), A), scaled.new_empty(b, A)
+    B = sum(len(frames) for frames, _, _ in parts)
+    along = scaled.new_empty(B, A)
+    doubtful = torch.empty_like(along, dtype=torch.bool)
+    into = zip(along.split(b), doubtful.split(b), strict=True)
+    for part, (top, doubt) in zip(parts, into, strict=True):
+        out = (top, square[: len(top)])
+        sums = gram_sums(scaled, *part, shifted, room, out)
+        inverse = sums.square.rsqrt_()
+        doubt.copy_(doubtful_pairs(inverse, sums.spread))
+        top.mul_(inverse)
+    return along, doubtful
+
+
 def _finished(sums: GramSums) -> tuple[Tensor, Tensor]:
     """‖captions_a‖ · global_ab, and which of them are not to be believed: (b, A)."""
-    doubtful = doubtful_pairs(sums)
+    doubtful = doubtful_pairs(sums.square.detach().rsqrt(), sums.spread.detach())
     return sums.along * sums.square.masked_fill(doubtful, 1.0).rsqrt(), doubtful
 
 
-def doubtful_pairs(sums: GramSums) -> Tensor:
+def doubtful_pairs(inverse: Tensor, spread: Tensor) -> Tensor:
     """Which pairs (b, A) have lost digits and are to be computed directly.
 
-    Rounding leaves an error of about ε spread² in ``square``, so a score is good to
-    ε / 2 times spread² / square: too little where frames nearly cancel, see CANCELLING.
-    And nothing is known where squares leave the range of float32.
+    ``inverse``: 1 / sqrt(``square``), not a number where rounding made the square
+    negative. Rounding leaves an error of about ε spread² in the square, so a score is
+    good to ε / 2 times (spread · inverse)²: too little where frames nearly cancel, see
+    CANCELLING. And nothing is known where squares leave the range of float32.
     """
-    most = sums.spread.square()
-    return ~((sums.square > CANCELLING * most) & (most > 1e-30) & (most < 1e36))
+    return (spread * inverse > CANCELLING) | (
+        inverse.clamp(*INVERSE_LENGTHS) != inverse
+    )
 
 
 def _weights(

@@ -72,9 +72,19 @@ def gram(rows: Tensor) -> Tensor:
     return rows @ rows.transpose(-1, -2)
 
 
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Σ_n x_bna y_bna for every pair: (B, A).
+
+    Summed by a product with ones, which tools count and which writes less memory than
+    the many tiny products that einsum makes of it.
+    """
+    B, N, _ = x.shape
+    return (x.new_ones(1, 1, N).expand(B, 1, N) @ (x * y)).squeeze(1)
+
+
 def quadratic(w: Tensor, G: Tensor) -> Tensor:
     """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
-    return torch.einsum("bna,bna->ba", w, G @ w)
+    return inner(w, G @ w)
 
 
 def frame_scores(queries: Tensor, frames: Tensor) -> Tensor:
@@ -253,8 +263,9 @@ class GlobalGram(GlobalDirect):
         (captions,), (frames, G) = query, video
         s = frame_scores(captions, frames)
         w = (s / self.temperature).softmax(1)
-        top = torch.einsum("bfa,bfa->ba", w, s)
-        return (top * quadratic(w, G).rsqrt()).T / captions.norm(dim=-1)[:, None]
+        return (inner(w, s) * quadratic(w, G).rsqrt()).T / captions.norm(dim=-1)[
+            :, None
+        ]
 
 
 class GLSCLHead(Head):
@@ -476,8 +487,7 @@ class XPoolFolded(XPool):
         c = torch.cat([c, sigma], dim=1)  # (B, F + 2, A)
         t = frame_scores(captions, U[:, :F])
         t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
-        top = torch.einsum("bna,bna->ba", c, t)
-        return (top * quadratic(c, G_U).rsqrt()).T
+        return (inner(c, t) * quadratic(c, G_U).rsqrt()).T
 
     def _bias(self) -> Tensor:
         """The folded bias (D,), a constant of the model.
