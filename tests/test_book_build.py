@@ -361,6 +361,16 @@ def test_pages_show_runtime_glue_and_local_maths(made):
     assert "thebe" not in page.lower()
 
 
+def test_where_a_chapter_was_not_run_its_numbers_say_so():
+    own, other = "{glue:text}`x:.1f`", "{glue:text}`/notebooks/02_b.ipynb::y:d`"
+    text = f"Here {own}, there {other}."
+    said = site.say_what_was_not_run(text, {"01_a"}, "01_a")
+    assert said == f"Here {own}, there (not run)."
+    assert site.say_what_was_not_run(text, {"02_b"}, "01_a").startswith(
+        "Here (not run)"
+    )
+
+
 def test_a_warning_stops_the_pages_and_keeps_the_old_ones(copied, capsys):
     before = (copied.html / "book/intro.html").read_bytes()
     (copied.book / "intro.md").write_text("# A book\n\nSee {doc}`nowhere`.\n")

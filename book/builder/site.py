@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .project import BuildError, Project, git
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
 MATHJAX = "tex-svg.js"
 COLAB = "https://colab.research.google.com"
+GLUED = re.compile(r"\{glue:text\}`(?:/notebooks/(\w+)\.ipynb::)?[^`]+`")
 
 
 def address(project: Project, config: Mapping[str, Any]) -> str:
@@ -67,14 +68,17 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     """Lay out what Jupyter Book reads, under the same paths as in the repository.
 
     The paths are the same so that links from a page to its source need no
-    translation. Notebooks without an executed copy are shown as they are committed.
+    translation. Notebooks without an executed copy are shown as they are committed, and
+    where one of their numbers is quoted stands that they were not run.
     """
     tree = project.build / "stage"
+    run = {x for x in entries if (project.executed / f"{x}.ipynb").is_file()}
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "book").mkdir(parents=True)
     for path in sorted(project.book.iterdir()):
         if path.suffix == ".md":
             page = inserts.fill(project, path.name, path.read_text(encoding="utf-8"))
+            page = say_what_was_not_run(page, run)
             (tree / "book" / path.name).write_text(page, encoding="utf-8")
         elif path.suffix in (".bib", ".yml"):
             shutil.copyfile(path, tree / "book" / path.name)
@@ -84,16 +88,25 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     config = yaml.safe_dump(configuration(project), sort_keys=True, allow_unicode=True)
     (tree / "_config.yml").write_text(config, encoding="utf-8")
     for name in sources.chapters(project):
-        executed = project.executed / f"{name}.ipynb"
-        shown = executed.is_file() and name in entries
+        shown = name in run
         notebook = sources.read(
-            executed if shown else project.notebooks / f"{name}.ipynb"
+            (project.executed if shown else project.notebooks) / f"{name}.ipynb"
         )
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = say_what_was_not_run(cell.source, run, name)
         if shown:
             downloads.offer(notebook, name)
             records.fill_runtime(notebook, entries[name])
         sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
     return tree
+
+
+def say_what_was_not_run(text: str, run: Collection[str], chapter: str = "") -> str:
+    """``text`` with words for the numbers of chapters that are not in ``run``."""
+    return GLUED.sub(
+        lambda quoted: quoted[0] if (quoted[1] or chapter) in run else "(not run)", text
+    )
 
 
 def render(project: Project, tree: Path, strict: bool) -> bool:
