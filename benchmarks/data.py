@@ -22,12 +22,16 @@ class Features(NamedTuple):
     tokens: Tensor
     frames: Tensor
 
+    def to(self, device: torch.device | str) -> Features:
+        """The same on another device."""
+        return Features(*(x.to(device) for x in self))
+
     def text(self) -> TextFeatures:
-        mask = torch.ones(self.tokens.shape[:2], dtype=torch.bool)
+        mask = self.tokens.new_ones(self.tokens.shape[:2], dtype=torch.bool)
         return TextFeatures(self.captions, self.tokens, mask)
 
     def video(self) -> VideoFeatures:
-        mask = torch.ones(self.frames.shape[:2], dtype=torch.bool)
+        mask = self.frames.new_ones(self.frames.shape[:2], dtype=torch.bool)
         return VideoFeatures(self.frames, mask)
 
 

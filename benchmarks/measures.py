@@ -183,15 +183,17 @@ def in_chunks(
 
 
 @torch.no_grad()
-def every_head(A: int, B: int, sizes: Sizes, repeats: int) -> list[Data]:
+def every_head(
+    A: int, B: int, sizes: Sizes, repeats: int, device: torch.device | str = "cpu"
+) -> list[Data]:
     """(c) Seconds of each head's pair phase for 10⁶ pairs, plain and folded.
 
     Measured on A × B pairs in the chunk that suits it best; counted beside it.
     """
     torch.manual_seed(0)
-    x = random_features(A, B, sizes)
+    x = random_features(A, B, sizes).to(device)
     texts = heads.Texts(x.captions, x.tokens)
-    patches = torch.randn(B, sizes.F, sizes.P, sizes.D)
+    patches = torch.randn(B, sizes.F, sizes.P, sizes.D).to(device)
     videos = heads.Videos(x.frames, patches)
     plain_macs, folded_macs = flops.head_macs(sizes), flops.folded_macs(sizes)
     rows = []
@@ -200,6 +202,7 @@ def every_head(A: int, B: int, sizes: Sizes, repeats: int) -> list[Data]:
         forms = {"plain": plain} | ({} if folded is None else {"folded": folded})
         runs, states = {}, {}
         for form, head in forms.items():
+            head.to(device)
             states[form] = head.per_query(texts), head.per_video(videos)
             runs[form] = _best_chunk(head, *states[form])
         seconds = fastest(runs, repeats)
@@ -228,7 +231,12 @@ def _best_chunk(
         str(size): (lambda size=size: in_chunks(head, query, video, size))
         for size in CHUNKS
     }
-    seconds = fastest(runs, repeats=1)
+    seconds = {}
+    for size, run in runs.items():
+        try:
+            seconds |= fastest({size: run}, repeats=1)
+        except torch.OutOfMemoryError:
+            break  # larger chunks need more
     return runs[min(seconds, key=lambda size: seconds[size])]
 
 

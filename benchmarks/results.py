@@ -15,7 +15,7 @@ import torch
 from benchmarks.timing import clock_name
 
 
-def provenance(threads: int, small: bool) -> dict[str, Any]:
+def provenance(threads: int, small: bool, module: str = "benchmarks") -> dict[str, Any]:
     """Where the numbers come from: command, versions, processor, commit, load."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
@@ -24,7 +24,7 @@ def provenance(threads: int, small: bool) -> dict[str, Any]:
         cwd=Path(__file__).parent,
     )
     return {
-        "command": "python -m benchmarks" + (" --small" if small else ""),
+        "command": f"python -m {module}" + (" --small" if small else ""),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": _processor(),
@@ -50,14 +50,15 @@ def write_results(results: dict[str, Any], out: Path, record: Path | None) -> st
     """Write the JSON and the Markdown; returns the Markdown."""
     text = markdown(results)
     data = json.dumps(results, indent=1) + "\n"
-    _write(out / "benchmark.json", data)
-    _write(out / "benchmark.md", text)
+    write(out / "benchmark.json", data)
+    write(out / "benchmark.md", text)
     if record is not None:
-        _write(record, data)
+        write(record, data)
     return text
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write ``text``, whole or not at all; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(text, encoding="utf-8")

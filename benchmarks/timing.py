@@ -12,8 +12,15 @@ import torch
 
 def clock_name() -> str:
     """``"CPU time"`` of the process with one thread, which other work does not enter;
-    ``"wall time"`` with several, whose CPU times add up."""
-    return "CPU time" if torch.get_num_threads() == 1 else "wall time"
+    ``"wall time"`` with several, whose CPU times add up, and with an accelerator."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    return "CPU time" if alone else "wall time"
+
+
+def finish() -> None:
+    """Wait for what an accelerator has been told to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def rounds(
@@ -32,8 +39,10 @@ def rounds(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            finish()
             begin = clock()
             function()
+            finish()
             seconds[name].append(clock() - begin)
     return seconds
 

@@ -394,6 +394,38 @@ def lines(
     return made
 
 
+def roofline(
+    bounds: Mapping[str, float],
+    bandwidth: float,
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Figure:
+    """What is computed a second against what is computed per byte moved, logarithmic.
+
+    ``bounds``: the roof of each precision, MACs a second; ``bandwidth``: bytes a second,
+    the slope before it. ``points``: for each precision the runs by name, each with its
+    MACs per byte and MACs a second. Raises ``ValueError`` for a precision without a roof.
+    """
+    unknown = sorted(set(points) - set(bounds))
+    if unknown:
+        raise ValueError(f"points: no roof for {', '.join(unknown)}.")
+    fig, ax = figure(height=3.6)
+    names = list(dict.fromkeys(name for runs in points.values() for name in runs))
+    reached = [x for runs in points.values() for x, _ in runs.values()]
+    ridge = max(bounds.values()) / bandwidth
+    intensity = np.geomspace(min([*reached, ridge]) / 2, max([*reached, ridge]) * 4)
+    for colour, (precision, roof) in zip(COLOURS, bounds.items(), strict=False):
+        height = np.minimum(roof, bandwidth * intensity)
+        ax.plot(intensity, height, color=colour, label=precision)
+        for name, (x, y) in points.get(precision, {}).items():
+            ax.scatter(x, y, color=colour, marker=MARKERS[names.index(name)])
+    for marker, name in zip(MARKERS, names, strict=False):
+        ax.scatter([], [], color=INK, marker=marker, label=name)
+    ax.set(xscale="log", yscale="log", xlabel="MACs per byte that must move")
+    ax.set_ylabel("MACs a second")
+    _legend(ax)
+    return fig
+
+
 def bars(
     values: Mapping[str, Interval] | Mapping[str, Mapping[str, Interval]],
     ylabel: str,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import measures, results, timing
+from benchmarks import device, device_training, measures, results, timing
 from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
@@ -146,3 +146,29 @@ def test_results_are_written_whole_and_read_back(measured, tmp_path):
 def test_peak_memory_sees_what_is_allocated():
     # The scores of 900 × 900 take 3 MiB, those of their frames three times as much.
     assert 9 < extra_mib("GIM, Gram form", 900, SMALL) < 60
+
+
+def test_the_benchmark_of_a_device_runs_and_can_be_read(monkeypatch):
+    monkeypatch.setattr(device_training, "WARM", 1)
+    monkeypatch.setattr(device_training, "STEPS", 1)
+    cpu = torch.device("cpu")
+    steps = device_training.training_steps("mini", 2, cpu, compiled=False)
+    assert [row["precision"] for row in steps] == ["fp32", "bf16", "fp16"]
+    data = {
+        "provenance": results.provenance(1, True, "benchmarks.device"),
+        "bounds": device.bounds(16, cpu, repeats=1),
+        "scoring": device.scoring(5, SMALL, cpu, repeats=1),
+        "heads": [{"N": 6, **row} for row in measures.every_head(6, 5, SMALL, 1, cpu)],
+        "training": steps,
+        "agreement": device_training.agreement("mini", 2, cpu),
+    }
+    assert data["agreement"]["largest_relative_difference"] == 0.0
+    for row in data["scoring"]:
+        if row["what"] == "GIM":
+            assert row["largest_error"] < (0.01 if row["precision"] == "bf16" else 1e-6)
+    product = next(row for row in data["scoring"] if row["what"] == "bare product")
+    assert product["macs"] == 5 * 5 * SMALL.F * SMALL.D
+    numbers = 5 * SMALL.D + 5 * SMALL.F * SMALL.D + 5 * SMALL.F * 5
+    assert product["bytes"] == 4 * numbers
+    text = device.markdown(json.loads(json.dumps(data)))
+    assert "| 5 | GIM | tf32 |" in text

@@ -208,3 +208,16 @@ def test_a_diverging_map_is_centred_on_zero():
 def test_bad_input_gets_one_clear_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_roofline_bends_where_memory_no_longer_limits():
+    points = {"fp32": {"GIM": (100.0, 2e11)}, "bf16": {"product": (50.0, 1e12)}}
+    made = plots.roofline({"fp32": 1e12, "bf16": 4e12}, 1e10, points)
+    for line, roof in zip(made.axes[0].lines, (1e12, 4e12), strict=True):
+        x, y = line.get_data()
+        assert y.max() == roof
+        below = y < roof
+        np.testing.assert_allclose(y[below], 1e10 * x[below])
+        assert x[~below].min() >= roof / 1e10
+    with pytest.raises(ValueError, match="no roof for tf32"):
+        plots.roofline({"fp32": 1e12}, 1e10, {"tf32": {}})
