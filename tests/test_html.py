@@ -106,6 +106,11 @@ FAULTS = {
     "thrown": ("<script>throw new Error('thrown')</script>", "page error: thrown"),
     "console": ("<script>console.error('said')</script>", "console: said"),
     "wide": ('<p style="width:900px">wide</p>', "px wide in a window of 390 px"),
+    "hidden": (
+        '<div class="glscl-table-box" tabindex="0" style="overflow-x:auto">'
+        '<p style="width:1600px">wide</p></div>',
+        "must be scrolled at 1440 px: wide",
+    ),
     "theme": (
         '<script>document.documentElement.dataset.theme="dark"</script>',
         "shows the theme dark",

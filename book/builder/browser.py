@@ -19,6 +19,7 @@ LAUNCH = (
     "--hide-scrollbars",
 )
 WIDTHS = (390, 768, 1440)
+WIDE = 1440  # in such a window formulas and tables are seen whole
 THEMES = ("light", "dark")
 #: Faults of the theme itself: rule of axe-core, and the parts of a page it may name.
 KNOWN = {
@@ -43,10 +44,14 @@ _LAYOUT = """() => {
       const box = e.getBoundingClientRect();
       return box.right > innerWidth + 1 && getComputedStyle(e).overflowX === 'visible';
     });
+  const hidden = [...document.querySelectorAll(
+    'div.math mjx-container, .glscl-table-box')]
+    .filter((e) => seen(e) && e.scrollWidth > e.clientWidth + 2);
   return {
     theme: page.dataset.theme,
     wide: page.scrollWidth > innerWidth ? page.scrollWidth : 0,
     cut: cut.map((e) => e.outerHTML.slice(0, 80)),
+    hidden: hidden.map((e) => e.textContent.slice(0, 80)),
     maths: document.querySelectorAll('span.math, div.math').length,
     drawn: document.querySelectorAll('mjx-container').length,
     broken: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
@@ -189,6 +194,8 @@ def _layout_faults(found: dict[str, Any], theme: str, width: int) -> list[str]:
     if found["wide"]:
         faults.append(f"{found['wide']} px wide in a window of {width} px")
     faults += [f"cut off at {width} px: {markup}" for markup in found["cut"]]
+    if width >= WIDE:
+        faults += [f"must be scrolled at {width} px: {x}" for x in found["hidden"]]
     if found["broken"]:
         faults.append(f"{found['broken']} formulas with an error")
     if found["drawn"] < found["maths"]:
