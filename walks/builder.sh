@@ -22,6 +22,7 @@ cat > notebooks/params/mine.yaml <<'YAML'
 cell_timeout: 900
 common:
   seed: 1
+  data_root: data/mini-1
   train_clips: 400
   val_clips: 100
   test_clips: 100
