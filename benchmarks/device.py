@@ -52,7 +52,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def bounds(size: int, device: torch.device, repeats: int) -> Data:
     """Multiply-adds a second of a size × size product by precision, and bytes a second.
 
-    The roof of a roofline: nothing on this device computes or reads faster.
+    The roof of a roofline. What fits a cache may move faster than the copy measured here.
     """
     a, b = torch.randn(2, size, size, device=device)
     macs = {}

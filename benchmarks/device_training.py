@@ -96,19 +96,13 @@ def training_steps(
 
 def agreement(backbone: str, batch: int, device: torch.device) -> Data:
     """The losses of the same first steps in fp32 on the device and on the CPU."""
-    losses = {
-        where: [
-            step["total"]
-            for step in _fit(
-                backbone,
-                batch,
-                3,
-                RunOptions(device=where, progress=False),
-                dropout=0.0,
-            )
-        ]
-        for where in ("cpu", device.type)
-    }
+    losses = {}
+    # By default cuDNN rounds the factors of a convolution, CLIP's first layer, to TF32.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for where in ("cpu", device.type):
+            options = RunOptions(device=where, progress=False)
+            steps = _fit(backbone, batch, 3, options, dropout=0.0)
+            losses[where] = [step["total"] for step in steps]
     pairs = zip(losses["cpu"], losses[device.type], strict=True)
     return {
         "batch": batch,
