@@ -9,7 +9,6 @@ No parameters. With features that are not normalised and a temperature τ,
 Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 """
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,18 +19,21 @@ from torch.utils.checkpoint import checkpoint
 from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
 from glscl.shapes import check_shape
 
-# Numbers that one chunk of videos may hold for each of its intermediate tensors: on a
-# CPU they should stay in cache, on an accelerator fewer, larger launches win.
-CHUNK_NUMBERS = {"cpu": 2_000_000, "other": 32_000_000}
+# Numbers that one chunk of videos may hold for its inner products (chunk, F, A): one
+# matrix product each, and few, large products win.
+CHUNK_NUMBERS = {"cpu": 6_500_000, "other": 32_000_000}
+# And those that are worked on at a time after it: on a CPU a block, its weights and G w
+# should stay in the cache of a core, which is small.
+BLOCK_NUMBERS = {"cpu": 300_000, "other": CHUNK_NUMBERS["other"]}
 # Where ‖Σ_f w v_f‖ is this many times shorter than Σ_f w ‖v_f‖, the frames cancel and
 # the Gram form has lost digits: those pairs are computed directly. See doubtful_pairs.
 CANCELLING = 10.0
 # And so are pairs whose 1 / ‖Σ_f w v_f‖ is outside: the square may leave float32.
 INVERSE_LENGTHS = (1e-18, 1e15)
-# The lengths of captions and frames bound the exponents of the weights. Below this bound
-# hardly any pair (one with a cosine near 1) leaves the range of float32, and that one is
-# computed directly. Above it, and where a gradient is wanted, in which third powers
-# appear, the largest exponent of every pair is shifted to 0 first.
+# While exponents of the weights lie within ±this, hardly any pair (one whose exponents
+# all lie near one end) leaves the range of float32, and that one is computed directly.
+# Beyond it, and where a gradient is wanted, in which third powers appear, the largest
+# exponent of every pair is shifted to 0 first.
 MAX_EXPONENT = 44
 # Numbers held at once (pairs × F × D) when such pairs are computed directly.
 PAIR_NUMBERS = 4_000_000
@@ -82,9 +84,9 @@ def global_similarity(
         raise ValueError(f"method must be 'gram' or 'direct', got {method!r}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 video, got {chunk}.")
-    B, F, _ = frames.shape
     if chunk is None:
-        chunk = B if method == "direct" else _chunk_size(len(captions), F, frames)
+        B = len(frames)
+        chunk = B if method == "direct" else _videos(CHUNK_NUMBERS, captions, frames)
     with full_precision(frames):
         if method == "direct":
             parts = zip(frames.split(chunk), frame_mask.split(chunk), strict=True)
@@ -134,21 +136,34 @@ def gram_matrices(frames: Tensor, frame_mask: Tensor) -> Tensor:
     return torch.cat([G, lengths.masked_fill(~frame_mask, 0.0)[:, None]], dim=1)
 
 
+def inner_products(
+    captions: Tensor, frames: Tensor, frame_mask: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """s_bfa = captions_a · frames_bf: (b, F, A), for padded frames the lowest number.
+
+    ``captions``: (A, D), divided by τ. ``out``: (b F, A), where to write it.
+    """
+    b, F, D = frames.shape
+    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=out)
+    padded = (~frame_mask).flatten().nonzero().flatten()
+    if len(padded):
+        # The lowest finite number: times its weight, which is zero, it is zero.
+        s.index_fill_(0, padded, torch.finfo(s.dtype).min)
+    return s.view(b, F, -1)
+
+
 def gram_sums(
-    captions: Tensor,
-    frames: Tensor,
+    s: Tensor,
     gram: Tensor,
-    frame_mask: Tensor,
     shifted: bool = True,
-    room: Tensor | None = None,
-    out: tuple[Tensor, Tensor] | None = None,
+    room: tuple[Tensor, Tensor] | None = None,
+    out: GramSums | None = None,
 ) -> GramSums:
     """GIM of b videos from inner products only.
 
-    ``captions``: (A, D), divided by τ: the length of a caption drops out of the
-    similarity. ``gram``: (b, F + 1, F), see ``gram_matrices``.
-
-    With s_f = captions_a · frames_bf and the Gram matrix G_b = frames_b frames_bᵀ,
+    ``s``: (b, F, A), see ``inner_products``: the length of a caption drops out of the
+    similarity. ``gram``: (b, F + 1, F), see ``gram_matrices``. With the Gram matrix
+    G_b = frames_b frames_bᵀ,
 
         global_ab = (w · s) / (‖captions_a‖ sqrt(wᵀ G_b w)),
 
@@ -156,41 +171,22 @@ def gram_sums(
     whether the largest s_f of a pair is subtracted from its exponents, see
     MAX_EXPONENT. Per pair FD + F² + 2F multiply-adds instead of 2FD + D.
 
-    ``room``: two buffers (2, at least b (F + 1), A) to work in, and ``out``: two
-    (b, A) for ``along`` and ``square``, where no gradient needs what they hold; fresh
-    memory for every chunk costs more than the arithmetic on it. ``spread`` then lies in
-    ``room``.
+    ``room`` and ``out``, given together where no gradient needs what they hold: memory
+    for w (b, F, A) and G w (b, F + 1, A), and for the sums; fresh memory costs more than
+    the arithmetic on it. ``s`` is then overwritten.
     """
-    b, F, D = frames.shape
-    s_room = w_room = Gw_room = None
-    if room is not None:
-        s_room, w_room = room[0, : b * F], room[1, : b * F].view(b, F, -1)
-        Gw_room = room[0, : b * (F + 1)].view(b, F + 1, -1)
-    along_out, square_out = (None, None) if out is None else out
-    # All of it in the layout (b, F, A): one matrix product, then sums over an outer
-    # axis, on a chunk that stays in cache.
-    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=s_room)
-    padded = (~frame_mask).flatten().nonzero().flatten()
-    if len(padded):
-        # The lowest finite number: times its weight, which is zero, it is zero.
-        s.index_fill_(0, padded, torch.finfo(s.dtype).min)
-    s = s.view(b, F, -1)
+    w_room, Gw_room = (None, None) if room is None else room
     z = torch.sub(s, s.detach().amax(dim=1, keepdim=True), out=w_room) if shifted else s
     w = torch.exp(z, out=w_room)
-    along = _sum_of_products(w, s, along_out)
     # One product for G w and, in the last row, for Σ_f w_f ‖v_f‖.
     Gw = torch.matmul(gram, w, out=Gw_room)  # (b, F + 1, A)
-    return GramSums(along, _sum_of_products(w, Gw[:, :F], square_out), Gw[:, F])
-
-
-def _sum_of_products(x: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
-    """Σ_f x_bfa y_bfa: (b, A), for x and y (b, F, A)."""
     if out is None:
-        return (x * y).sum(dim=1)
-    # Frame by frame: the products are never written down, and the sum stays in cache.
-    torch.mul(x[:, 0], y[:, 0], out=out)
-    for f in range(1, x.shape[1]):
-        out.addcmul_(x[:, f], y[:, f])
+        return GramSums(
+            (w * s).sum(dim=1), (w * Gw[:, :-1]).sum(dim=1), Gw[:, -1].detach()
+        )
+    torch.sum(s.mul_(w), dim=1, out=out.along)
+    torch.sum(w.mul_(Gw[:, :-1]), dim=1, out=out.square)
+    out.spread.copy_(Gw[:, -1])
     return out
 
 
@@ -203,59 +199,94 @@ def _gram_similarity(
 ) -> Tensor:
     """``gram_sums`` by chunks, doubtful pairs replaced: (A, B)."""
     scaled = captions / temperature
-    gram = gram_matrices(frames, frame_mask)
-    # split, unlike slices, gathers the gradient of all chunks in one step.
-    parts = list(
-        zip(*(x.split(chunk) for x in (frames, gram, frame_mask)), strict=True)
+    wanted = torch.is_grad_enabled() and (
+        captions.requires_grad or frames.requires_grad
     )
-    if torch.is_grad_enabled() and (captions.requires_grad or frames.requires_grad):
-        # Recomputing a chunk in the backward pass costs one matrix product; keeping
-        # its weights for all chunks would cost several tensors of the size (A, B, F).
-        again = partial(
-            checkpoint, gram_sums, use_reentrant=False, preserve_rng_state=False
-        )
-        results = [_finished(again(scaled, *part)) for part in parts]
-        along, doubtful = (torch.cat(x) for x in zip(*results, strict=True))
-    else:
-        peak = float(scaled.norm(dim=-1).max() * gram[:, -1].max())
-        along, doubtful = _without_gradient(scaled, parts, not peak < MAX_EXPONENT)
+    form = _with_gradient if wanted else _without_gradient
+    along, doubtful = form(scaled, frames, frame_mask, chunk)
     lengths = scaled.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # (A, 1)
     # Into a tensor of the final layout: in one pass, where a transposed copy takes three.
-    into = None if along.requires_grad else along.new_empty(along.shape[::-1])
+    into = None if wanted else along.new_empty(along.shape[::-1])
     scores = torch.div(along.T, lengths, out=into)
-    if doubtful.any():
-        b, a = doubtful.nonzero(as_tuple=True)
+    if len(doubtful):
         step = max(1, PAIR_NUMBERS // frames[0].numel())
         exact = [
-            _direct_pairs(captions[i], frames[j], frame_mask[j], temperature)
-            for i, j in zip(a.split(step), b.split(step), strict=True)
+            _direct_pairs(captions[a], frames[b], frame_mask[b], temperature)
+            for b, a in (pairs.T for pairs in doubtful.split(step))
         ]
+        b, a = doubtful.T
         scores = scores.index_put((a, b), torch.cat(exact))
     return scores.contiguous()
 
 
-def _without_gradient(
-    scaled: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], shifted: bool
+def _with_gradient(
+    scaled: Tensor, frames: Tensor, frame_mask: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """``_finished`` of all chunks (frames, gram, mask), (B, A), in the same buffers."""
-    (b, F, _), A = parts[0][0].shape, len(scaled)
-    room, square = scaled.new_empty(2, b * (F + 1), A), scaled.new_empty(b, A)
-    B = sum(len(frames) for frames, _, _ in parts)
-    along = scaled.new_empty(B, A)
-    doubtful = torch.empty_like(along, dtype=torch.bool)
-    into = zip(along.split(b), doubtful.split(b), strict=True)
-    for part, (top, doubt) in zip(parts, into, strict=True):
-        out = (top, square[: len(top)])
-        sums = gram_sums(scaled, *part, shifted, room, out)
+    """‖captions_a‖ · global_ab (B, A), and the doubtful pairs (n, 2) of video, caption."""
+    gram = gram_matrices(frames, frame_mask)
+    # Recomputing a chunk in the backward pass costs one matrix product; keeping its
+    # weights for all chunks would cost several tensors of the size (A, B, F). And split,
+    # unlike slices, gathers the gradient of all chunks in one step.
+    parts = zip(*(x.split(chunk) for x in (frames, frame_mask, gram)), strict=True)
+    results = [
+        checkpoint(
+            _finished, scaled, *part, use_reentrant=False, preserve_rng_state=False
+        )
+        for part in parts
+    ]
+    along, doubtful = (torch.cat(x) for x in zip(*results, strict=True))
+    return along, doubtful.nonzero()
+
+
+def _without_gradient(
+    scaled: Tensor, frames: Tensor, frame_mask: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """What ``_with_gradient`` gives, by blocks of each chunk, in the same memory."""
+    (B, F, _), A = frames.shape, len(scaled)
+    chunk = min(chunk, B)
+    size = min(chunk, _videos(BLOCK_NUMBERS, scaled, frames))
+    s_room, along = scaled.new_empty(chunk * F, A), scaled.new_empty(B, A)
+    square, spread = scaled.new_empty(2, chunk, A)
+    w, Gw = scaled.new_empty(size, F, A), scaled.new_empty(size, F + 1, A)
+    longest = scaled.norm(dim=-1).max()
+    doubtful = [torch.empty(0, 2, dtype=torch.long, device=frames.device)]
+    for first in range(0, B, chunk):
+        part, mask = frames[first : first + chunk], frame_mask[first : first + chunk]
+        b = len(part)
+        gram = gram_matrices(part, mask)
+        s = inner_products(scaled, part, mask, s_room[: b * F])
+        bound = float(longest * gram[:, -1].max())
+        sums = GramSums(along[first : first + b], square[:b], spread[:b])
+        blocks = (x.split(size) for x in (s, gram, *sums))
+        for s_block, G_block, *out in zip(*blocks, strict=True):
+            room = w[: len(s_block)], Gw[: len(s_block)]
+            shifted = _far(s_block, bound)
+            gram_sums(s_block, G_block, shifted, room, GramSums(*out))
         inverse = sums.square.rsqrt_()
-        doubt.copy_(doubtful_pairs(inverse, sums.spread))
-        top.mul_(inverse)
-    return along, doubtful
+        sums.along.mul_(inverse)
+        if not _all_trusted(inverse, sums.spread):
+            pairs = doubtful_pairs(inverse, sums.spread).nonzero()
+            doubtful.append(pairs + pairs.new_tensor([first, 0]))
+    return along, torch.cat(doubtful)
 
 
-def _finished(sums: GramSums) -> tuple[Tensor, Tensor]:
-    """‖captions_a‖ · global_ab, and which of them are not to be believed: (b, A)."""
-    doubtful = doubtful_pairs(sums.square.detach().rsqrt(), sums.spread.detach())
+def _far(s: Tensor, bound: float) -> bool:
+    """Whether exponents leave ±MAX_EXPONENT, as padded frames do where one must look.
+
+    ``bound``: lengths say that |s| of real frames is no more, so that none need look.
+    """
+    if bound < MAX_EXPONENT:
+        return False
+    low, high = torch.stack(s.aminmax()).tolist()
+    return not max(-low, high) < MAX_EXPONENT
+
+
+def _finished(
+    scaled: Tensor, frames: Tensor, frame_mask: Tensor, gram: Tensor
+) -> tuple[Tensor, Tensor]:
+    """‖captions_a‖ · global_ab of a chunk, and which are not to be believed: (b, A)."""
+    sums = gram_sums(inner_products(scaled, frames, frame_mask), gram)
+    doubtful = doubtful_pairs(sums.square.detach().rsqrt(), sums.spread)
     return sums.along * sums.square.masked_fill(doubtful, 1.0).rsqrt(), doubtful
 
 
@@ -270,6 +301,14 @@ def doubtful_pairs(inverse: Tensor, spread: Tensor) -> Tensor:
     return (spread * inverse > CANCELLING) | (
         inverse.clamp(*INVERSE_LENGTHS) != inverse
     )
+
+
+def _all_trusted(inverse: Tensor, spread: Tensor) -> bool:
+    """Whether none is among ``doubtful_pairs``, found in half their passes."""
+    found = torch.stack([*inverse.aminmax(), (spread * inverse).max()])
+    low, high, worst = found.tolist()
+    shortest, longest = INVERSE_LENGTHS
+    return shortest <= low and high <= longest and worst <= CANCELLING
 
 
 def _weights(
@@ -302,10 +341,11 @@ def _direct_pairs(
     return (normalize(captions, dim=-1) * normalize(pooled, dim=-1)).sum(dim=-1)
 
 
-def _chunk_size(A: int, F: int, frames: Tensor) -> int:
-    """Videos per chunk: (A + F) F numbers each, scores and Gram matrix."""
+def _videos(numbers: dict[str, int], captions: Tensor, frames: Tensor) -> int:
+    """How many videos have so many numbers: (A + F) F each, s and the Gram matrix."""
+    A, F = len(captions), frames.shape[1]
     device = "cpu" if frames.device.type == "cpu" else "other"
-    return max(1, CHUNK_NUMBERS[device] // (F * (A + F)))
+    return max(1, numbers[device] // (F * (A + F)))
 
 
 def _checked(

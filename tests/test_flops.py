@@ -9,7 +9,7 @@ from glscl import flops, heads
 from glscl.backbone import load_backbone
 from glscl.cli import app
 from glscl.flops import HeadMacs, Sizes, fvcore_macs, phase_macs, torch_macs
-from glscl.gim import gram_matrices, gram_sums
+from glscl.gim import gram_matrices, gram_sums, inner_products
 from glscl.lim import DECODED_AT_ONCE, LocalInteraction
 from glscl.temporal import FrameTransformer
 
@@ -155,7 +155,7 @@ def test_the_package_pays_for_its_safety_check_and_no_more(tool):
     # one product of F lengths.
     s = UNEVEN[0]
     texts, videos = inputs(s)
-    gram = Call(lambda c, f, m: gram_sums(c, f, gram_matrices(f, m), m))
+    gram = Call(lambda c, f, m: gram_sums(inner_products(c, f, m), gram_matrices(f, m)))
     mask = torch.ones(B, s.F, dtype=torch.bool)
     pair = s.F * s.D + s.F**2 + s.F
     found = tool(gram, texts.captions, videos.frames, mask)

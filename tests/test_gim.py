@@ -11,11 +11,14 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from glscl.gim import (
+    BLOCK_NUMBERS,
+    CANCELLING,
     doubtful_pairs,
     frame_weights,
     global_similarity,
     gram_matrices,
     gram_sums,
+    inner_products,
     mean_similarity,
 )
 
@@ -114,7 +117,9 @@ def test_gradients_are_true(method, chunk):
 
 def test_gradients_are_true_where_frames_nearly_cancel():
     captions, frames, mask = cancelling(2, 3, 4, 5, rest=1e-2)
-    sums = gram_sums(captions / 3.0, frames, gram_matrices(frames, mask), mask)
+    sums = gram_sums(
+        inner_products(captions / 3.0, frames, mask), gram_matrices(frames, mask)
+    )
     assert doubtful_pairs(sums.square.rsqrt(), sums.spread).any(), (
         "nothing cancels here"
     )
@@ -162,11 +167,34 @@ def test_gram_is_as_accurate_as_direct_whatever_the_lengths(length, opposite):
     assert gram <= max(5e-7, 2 * direct)
 
 
+@pytest.mark.parametrize("length", [1.0, 30.0])
+@pytest.mark.parametrize(("block", "chunk"), [(1, 5), (200, 5), (200, None), (500, 7)])
+def test_chunks_and_blocks_of_any_size_give_the_same_scores(
+    monkeypatch, length, block, chunk
+):
+    # Cut videos, with exponents in and out of the range, then some that nearly cancel.
+    captions, frames, mask = features(9, 17, 5, 32)
+    captions, frames = (length * normalize(x, dim=-1) for x in (captions, frames))
+    frames[11:, :4] = frames[11:, :1] * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+    frames[11:, :4] += 1e-3 * features(1, 6, 4, 32, seed=1)[1]
+    captions[3:6] *= 1e-3
+    exact = global_similarity(captions, frames, mask, 1.0, method="direct")
+    monkeypatch.setitem(BLOCK_NUMBERS, "cpu", block)
+    single = (captions.float(), frames.float(), mask, 1.0)
+    gram = (global_similarity(*single, chunk=chunk) - exact).abs().max()
+    # Twice what a pair may lose before it is computed directly, see doubtful_pairs.
+    assert gram <= torch.finfo(torch.float32).eps * CANCELLING**2
+
+
 def test_without_the_shift_pairs_beyond_the_range_of_powers_are_doubtful():
     captions = torch.tensor([[9.4, 0.0]])
     frames = 9.4 * torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]])
     mask = torch.ones(3, 1, dtype=torch.bool)
-    sums = gram_sums(captions, frames, gram_matrices(frames, mask), mask, shifted=False)
+    sums = gram_sums(
+        inner_products(captions, frames, mask),
+        gram_matrices(frames, mask),
+        shifted=False,
+    )
     doubtful = doubtful_pairs(sums.square.rsqrt(), sums.spread)
     assert doubtful.flatten().tolist() == [True, True, False]
 
