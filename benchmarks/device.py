@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.data import Features, random_features, scoring_model
 from benchmarks.device_training import agreement, training_steps
+from benchmarks.fused import Kernel, compile_for, fused_similarity
 from benchmarks.measures import every_head
 from benchmarks.results import provenance, table, write
 from benchmarks.timing import fastest
@@ -73,9 +74,11 @@ def scoring(N: int, sizes: Sizes, device: torch.device, repeats: int) -> list[Da
     """N × N scores: seconds, counted MACs, bytes that must move, error.
 
     ``bytes``: the inputs read and the result written, once. ``largest_error``: against
-    float64, of the first captions.
+    float64, of the first captions. "GIM, compiled": in one kernel, made once.
     """
     exact = random_features(N, N, sizes).to(device)
+    compiled = compile_for(exact.captions, exact.frames)
+    kernel = None if compiled is None else compiled[0]
     right = global_similarity(
         exact.captions[:CHECKED].double(),
         exact.frames.double(),
@@ -88,7 +91,7 @@ def scoring(N: int, sizes: Sizes, device: torch.device, repeats: int) -> list[Da
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         x = Features(*(part.to(dtype) for part in exact))
         with tf32(precision == "tf32"):
-            runs = _scores(x, sizes, device)
+            runs = _scores(x, sizes, device, kernel)
             seconds = fastest({name: run for name, (run, *_) in runs.items()}, repeats)
             for name, (run, macs, inputs) in runs.items():
                 result = run()
@@ -102,7 +105,7 @@ def scoring(N: int, sizes: Sizes, device: torch.device, repeats: int) -> list[Da
                     "macs": macs,
                     "bytes": read + result.numel() * result.element_size(),
                 }
-                if name == "GIM":
+                if name.startswith("GIM"):
                     error = (result[:CHECKED].double() - right).abs().max()
                     row["largest_error"] = float(error)
                 rows.append(row)
@@ -110,7 +113,7 @@ def scoring(N: int, sizes: Sizes, device: torch.device, repeats: int) -> list[Da
 
 
 def _scores(
-    x: Features, sizes: Sizes, device: torch.device
+    x: Features, sizes: Sizes, device: torch.device, kernel: Kernel | None
 ) -> dict[str, tuple[Callable[[], Tensor], int, tuple[Tensor, ...]]]:
     """What is timed, by name: the call, its MACs, and the tensors that it reads."""
     model = scoring_model(sizes).to(device)
@@ -121,7 +124,7 @@ def _scores(
     text, video = text._replace(concepts=said), video._replace(concepts=seen)
     A, B, macs = len(x.captions), len(x.frames), flops.folded_macs(sizes)
     rows = x.frames.reshape(-1, sizes.D)
-    return {
+    runs: dict[str, tuple[Callable[[], Tensor], int, tuple[Tensor, ...]]] = {
         "bare product": (
             lambda: rows @ x.captions.T,
             A * B * sizes.F * sizes.D,
@@ -143,6 +146,14 @@ def _scores(
             (x.captions, x.frames, said, seen),
         ),
     }
+    if kernel is not None:
+        # Like GIM, in float32 whatever the features are.
+        _, *same = runs["GIM"]
+        runs["GIM, compiled"] = (
+            lambda: fused_similarity(x.captions.float(), x.frames.float(), kernel),
+            *same,
+        )
+    return runs
 
 
 def run(device: torch.device, small: bool) -> Data:

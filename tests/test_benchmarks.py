@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import device, device_training, measures, results, timing
+from benchmarks import device, device_training, fused, measures, results, timing
 from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
 from glscl import flops, heads
 from glscl.flops import Sizes, torch_macs
+from glscl.gim import global_similarity
 
 SMALL = Sizes(D=32, F=3, L=4, Q=2, P=2, C=4, H=4)
 
@@ -42,6 +43,27 @@ def test_the_cost_of_the_released_schedule_is_counted(mlp, tiles):
             return released_scores(*features, self.lim, self.mlp)
 
     assert torch_macs(Schedule()) == released_macs(N, SMALL, mlp)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_gim_in_one_kernel_gives_its_scores(monkeypatch, cancel):
+    captions, _, frames = random_features(5, 7, SMALL)
+    real = torch.ones(7, SMALL.F, dtype=torch.bool)
+    if cancel:
+        # Small captions weigh all frames nearly alike, and these nearly sum to zero.
+        signs = torch.tensor([1.0, -1.0, 0.0])[:, None]
+        captions, frames = 1e-3 * captions, frames[:, :1] * signs + 1e-2 * frames
+    handed_over = []
+    monkeypatch.setattr(fused, "VIDEOS", 3)
+    monkeypatch.setattr(
+        fused,
+        "global_similarity",
+        lambda *x: handed_over.append(x) or global_similarity(*x),
+    )
+    found = fused.fused_similarity(captions, frames)
+    ours = global_similarity(captions, frames, real)
+    assert_close(found, ours, rtol=0, atol=0 if cancel else 1e-6)
+    assert bool(handed_over) == cancel
 
 
 def test_a_ratio_compares_runs_of_the_same_round():
