@@ -121,13 +121,11 @@ def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
             rows, x.captions.T, out=_new_memory(N * sizes.F, N)
         )
     }
-    ours = {
-        "GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask),
-        "LIM, one product": lambda: local_similarity(text, video),
-    }
+    ours = {"GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask)}
     compiled = compile_for(x.captions, x.frames)
     if compiled is not None:
         ours[FUSED] = lambda: fused_similarity(x.captions, x.frames, compiled[0])
+    ours["LIM, one product"] = lambda: local_similarity(text, video)
     direct = {
         "GIM, direct, 8 videos at a time": lambda: global_similarity(
             x.captions, x.frames, mask, method="direct", chunk=8
