@@ -153,7 +153,8 @@ def show_moments(moments: Sequence[Moment]) -> None:
 
 
 def table(frame: DataFrame, caption: str, digits: int = 1) -> None:
-    """Show a data frame as a table with ``caption``; numbers get ``digits`` decimals.
+    """Show a data frame as a table with ``caption``; numbers get ``digits`` decimals,
+    and those of more than four digits commas.
 
     Missing values are shown as a dash, and an index that only counts is left out.
     """
@@ -200,9 +201,11 @@ def _align(number: bool) -> str:
 def _cell(value: Any, digits: int) -> str:
     if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
         return "–"
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.{digits}f}"
-    return str(value)
+    if not _is_number(value):
+        return str(value)
+    decimals = f".{digits}f" if isinstance(value, (float, np.floating)) else "d"
+    # Four digits are read at a glance, more are not.
+    return format(value, f",{decimals}" if abs(value) >= 10_000 else decimals)
 
 
 def metric_table(

@@ -213,6 +213,23 @@ def test_a_table_has_a_caption_headers_and_aligned_numbers(shown):
     assert numbers == ["n", "share", "1", "0.12", "2", "–"]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2024, "2024"),
+        (28922304, "28,922,304"),
+        (np.int64(-10_000), "-10,000"),
+        (75175.71, "75,175.7"),
+        (np.float32(999.5), "999.5"),
+        (True, "True"),
+        ("28922304", "28922304"),
+    ],
+)
+def test_long_numbers_in_tables_have_commas(shown, value, text):
+    report.table(pd.DataFrame({"n": [value]}, dtype=object), caption="One value")
+    assert rows(shown) == [["n"], [text]]
+
+
 def test_an_index_that_only_counts_is_left_out(shown):
     report.table(pd.DataFrame({"a": ["x"]}), caption="One value")
     assert rows(shown) == [["a"], ["x"]]

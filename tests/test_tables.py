@@ -12,6 +12,9 @@ PAGE = """<!doctype html><html lang="en"><head><title>Tables</title>
 <tr><th scope="row">b</th><td>9.5</td></tr><tr><th scope="row">c</th><td>–</td></tr>
 <tr><th scope="row">a10</th><td>+1,000.5 ± 2</td></tr>
 <tr><th scope="row">a9</th><td>−3.0</td></tr></tbody></table>
+<table id="prose"><caption>Prose</caption>
+<thead><tr><th scope="col"><p>what</p></th></tr></thead>
+<tbody><tr><td>1</td></tr><tr><td>2</td></tr><tr><td>3</td></tr></tbody></table>
 <table id="short"><caption>Short</caption><thead><tr><th scope="col">x</th></tr></thead>
 <tbody><tr><td>2</td></tr><tr><td>1</td></tr></tbody></table>
 <script src="tables.js"></script></article></main></body></html>"""
@@ -68,3 +71,8 @@ def test_words_sort_by_a_key_and_one_column_at_a_time(page):
 
 def test_a_table_of_two_rows_needs_no_sorting(page):
     assert page.locator("#short button").count() == 0
+
+
+def test_a_name_that_is_a_paragraph_stays_one(page):
+    found = page.locator("#prose th").inner_html()
+    assert found == '<p><button type="button" class="table-sort">what</button></p>'

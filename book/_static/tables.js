@@ -46,8 +46,10 @@
       const button = document.createElement("button");
       button.type = "button";
       button.className = "table-sort";
-      button.append(...head.childNodes);
-      head.append(button);
+      // A paragraph in a button would be no markup, and would bring its margin.
+      const name = head.querySelector(":scope > p") ?? head;
+      button.append(...name.childNodes);
+      name.append(button);
       button.addEventListener("click", () => {
         const direction = NEXT[head.getAttribute("aria-sort") ?? "none"];
         heads.forEach((other) => other.removeAttribute("aria-sort"));
