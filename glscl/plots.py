@@ -361,7 +361,8 @@ def rank_histogram(ranks: Mapping[str, ArrayLike], gallery: int) -> Figure:
 def _legend(ax: Axes) -> None:
     """Above the axes, where it covers nothing and takes no width from them."""
     longest = max(map(len, ax.get_legend_handles_labels()[1]))
-    ax.figure.legend(loc="outside upper left", ncols=3 if longest < 22 else 2)
+    columns = 4 if longest < 10 else 3 if longest < 22 else 2
+    ax.figure.legend(loc="outside upper left", ncols=columns)
 
 
 def lines(

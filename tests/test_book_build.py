@@ -315,6 +315,16 @@ def test_a_failing_cell_is_shown_and_the_old_page_stays(copied, capsys):
     assert not list(copied.executed.glob(".*partial*"))
 
 
+def test_a_value_left_at_the_end_of_a_cell_is_refused(copied, capsys):
+    before = (copied.executed / "01_a.ipynb").read_bytes()
+    write_chapter(copied, "01_a", chapter(BODY + "object()\n"))
+    assert build.main(["run", "--params", "smoke", "--only", "01_a"], copied.root) == 1
+    said = capsys.readouterr().err
+    assert "notebooks/01_a.ipynb" in said
+    assert "cell body ends in a value that is shown as it is (<object at" in said
+    assert (copied.executed / "01_a.ipynb").read_bytes() == before
+
+
 def test_the_same_seed_twice_gives_the_same_pages_except_timing_cells(made, capsys):
     assert build.main(["repeat", "--params", "smoke"], made.root) == 0
     assert "2 notebooks gave the same outputs twice" in capsys.readouterr().out

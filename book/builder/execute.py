@@ -139,6 +139,7 @@ def run(job: Job) -> Outcome:
             )
         seconds = time.perf_counter() - start
         notebook = tidy(sources.read(partial), sources.read(job.source))
+        refuse_bare_values(notebook)
         sources.write(notebook, job.target)
     except Exception as error:
         seconds = time.perf_counter() - start
@@ -182,6 +183,21 @@ def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
                     f"code_prompt_{state}": text for state, text in prompts.items()
                 }
     return notebook
+
+
+def refuse_bare_values(notebook: NotebookNode) -> None:
+    """Raise ``ValueError`` where a cell shows its last value as the kernel writes it.
+
+    Such a line is left behind by accident, and may be long or name an address in memory.
+    """
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "execute_result":
+                shown = output.data.get("text/plain", "").split("\n")[0]
+                raise ValueError(
+                    f"cell {cell.id} ends in a value that is shown as it is ({shown}): "
+                    "print it, give it to glscl.report, or assign it."
+                )
 
 
 def differences(
