@@ -91,10 +91,13 @@ def figure(
     import matplotlib
     from cycler import cycler
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style = {**_STYLE, "axes.prop_cycle": cycler(color=list(COLOURS))}
     matplotlib.rcParams.update(style)  # type: ignore[arg-type]
-    made = Figure(figsize=(width, height), layout="constrained")
+    # Room between panels: the name of an axis belongs to the one it stands at.
+    layout = ConstrainedLayoutEngine(w_pad=0.08)
+    made = Figure(figsize=(width, height), layout=layout)
     return made, made.subplots(rows, columns, **options)
 
 
