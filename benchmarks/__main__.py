@@ -1,7 +1,7 @@
 """All measurements in one run: ``python -m benchmarks``.
 
 Writes ``benchmark.json`` and ``benchmark.md`` to a build folder that git ignores, and
-the JSON to ``--record`` as well when that is given. About five minutes on two cores.
+the JSON to ``--record`` as well when that is given. About seven minutes on two cores.
 """
 
 from __future__ import annotations
