@@ -11,6 +11,7 @@ import replicas
 from typer.testing import CliRunner
 
 from glscl.cli import app
+from glscl.data import workers
 from glscl.data.annotations import AnnotationError
 from glscl.data.frames import VideoError, check_video, read_frames, resampled
 from glscl.data.prepare import prepare
@@ -59,6 +60,21 @@ def test_workers_that_are_no_longer_wanted_are_gone():
     assert list(outcomes(behave, [])) == []
     with pytest.raises(ValueError, match="must be positive, got 0"):
         next(outcomes(behave, ["a"], workers=0))
+
+
+def test_a_worker_between_two_items_starts_no_process_when_it_is_dismissed(monkeypatch):
+    call = workers._Worker.call
+
+    def late(worker, item):
+        time.sleep(1.0)
+        return call(worker, item)
+
+    monkeypatch.setattr(workers._Worker, "call", late)
+    calls = outcomes(behave, ["a", "hang", "hang"], workers=1, timeout=40)
+    assert next(calls)[1].value == "A"
+    started = time.perf_counter()
+    calls.close()
+    assert time.perf_counter() - started < 20
 
 
 def items_of(folder):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -32,12 +33,18 @@ class Outcome(NamedTuple):
 
 
 class _Worker:
-    """A process that answers one call after the other, started when first needed."""
+    """A process that answers one call after the other, started when first needed.
+
+    One thread calls and stops it; another may ``dismiss`` it at any moment, after which
+    it starts no process again and a call that waits comes back.
+    """
 
     def __init__(self, function: Callable[[Any], Any], timeout: float):
         self.function = function
         self.timeout = timeout
         self.process: Any = None
+        self.wanted = True
+        self.lock = Lock()  # held where the process comes and goes
 
     def call(self, item: Any) -> Outcome:
         if self.process is None and not self._start():
@@ -57,12 +64,15 @@ class _Worker:
 
     def _start(self) -> bool:
         context = _context()
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(self.function, other), daemon=True
-        )
-        self.process.start()
-        other.close()
+        with self.lock:
+            if not self.wanted:
+                return False
+            self.pipe, other = context.Pipe()
+            self.process = context.Process(
+                target=_serve, args=(self.function, other), daemon=True
+            )
+            self.process.start()
+            other.close()
         try:
             if self.pipe.poll(START_SECONDS):
                 self.pipe.recv()
@@ -73,11 +83,19 @@ class _Worker:
         return False
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.pipe.close()
-            self.process = None
+        with self.lock:
+            if self.process is not None:
+                self.process.kill()
+                self.process.join()
+                self.pipe.close()
+                self.process = None
+
+    def dismiss(self) -> None:
+        with self.lock:
+            self.wanted = False
+            if self.process is not None:
+                # The pipe stays open: the thread that waits on it sees its end.
+                self.process.kill()
 
 
 @lru_cache(maxsize=1)
@@ -136,13 +154,17 @@ def outcomes(
         finally:
             free.put(worker)
 
-    with ThreadPoolExecutor(max(1, len(crew))) as threads:
-        number = {threads.submit(run, item): i for i, item in enumerate(items)}
-        try:
-            for done in as_completed(number):
-                yield number[done], done.result()
-        finally:
-            for future in number:
-                future.cancel()
-            for worker in crew:
-                worker.stop()
+    try:
+        with ThreadPoolExecutor(max(1, len(crew))) as threads:
+            number = {threads.submit(run, item): i for i, item in enumerate(items)}
+            try:
+                for done in as_completed(number):
+                    yield number[done], done.result()
+            finally:
+                for future in number:
+                    future.cancel()
+                for worker in crew:
+                    worker.dismiss()
+    finally:
+        for worker in crew:
+            worker.stop()
