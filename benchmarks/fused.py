@@ -46,7 +46,11 @@ def fused_similarity(
     kernel: Kernel = pair_scores,
     temperature: float = 3.0,
 ) -> Tensor:
-    """``global_similarity`` (A, B) of videos whose frames are all real."""
+    """``global_similarity`` (A, B) of ``captions`` (A, D) and ``frames`` (B, F, D).
+
+    All frames are real, and exponents must lie within ±MAX_EXPONENT of ``glscl.gim``:
+    this measures, it does not look. Frames that cancel are handed over.
+    """
     (B, F, _), A = frames.shape, len(captions)
     real = torch.ones(B, F, dtype=torch.bool, device=frames.device)
     scaled = captions / temperature
@@ -64,8 +68,10 @@ def fused_similarity(
 
 
 def compile_for(captions: Tensor, frames: Tensor) -> tuple[Kernel, float] | None:
-    """The kernel for these sizes and the seconds of its first run, nothing kept from
-    before; None where there is no compiler."""
+    """The kernel for these sizes, (A, D) and (B, F, D), and the seconds of its first run.
+
+    Nothing is kept from before. None where there is no compiler.
+    """
     kernel = torch.compile(pair_scores, dynamic=False)
     torch.compiler.reset()
     begin = time.perf_counter()

@@ -141,7 +141,8 @@ def inner_products(
 ) -> Tensor:
     """s_bfa = captions_a · frames_bf: (b, F, A), for padded frames the lowest number.
 
-    ``captions``: (A, D), divided by τ. ``out``: (b F, A), where to write it.
+    ``captions``: (A, D), divided by τ; ``frames``: (b, F, D); ``frame_mask``: (b, F).
+    ``out``: (b F, A), where to write it.
     """
     b, F, D = frames.shape
     s = torch.matmul(frames.reshape(b * F, D), captions.T, out=out)
