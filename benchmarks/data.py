@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glscl.backbone import Backbone
 from glscl.config import ModelConfig
-from glscl.flops import Sizes
+from glscl.costs.flops import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 
 NORM = 10.0  # length of a feature, about CLIP's

@@ -11,7 +11,6 @@ that all of it runs, in seconds, and means nothing else.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,13 @@ from benchmarks.data import Features, random_features, scoring_model
 from benchmarks.device_training import agreement, training_steps
 from benchmarks.fused import Kernel, compile_for, fused_similarity
 from benchmarks.measures import every_head
-from benchmarks.results import provenance, table, write
+from benchmarks.results import provenance, table
 from benchmarks.timing import fastest
-from glscl import flops
-from glscl.flops import Sizes
+from glscl.costs import flops
+from glscl.costs.flops import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
+from glscl.util.files import write_json, write_text
 
 Data = dict[str, Any]
 #: What is rounded: nothing, the factors of a product, or the features as they are kept.
@@ -233,11 +233,11 @@ def main() -> None:
     torch.zeros(1, device=device)  # so that the clock knows of it
     where = provenance(torch.get_num_threads(), arguments.small, "benchmarks.device")
     results = {"provenance": where, **run(device, arguments.small)}
-    data, text = json.dumps(results, indent=1) + "\n", markdown(results)
-    write(arguments.out / "device.json", data)
-    write(arguments.out / "device.md", text)
+    text = markdown(results)
+    write_json(arguments.out / "device.json", results)
+    write_text(arguments.out / "device.md", text)
     if arguments.record is not None:
-        write(arguments.record, data)
+        write_json(arguments.record, results)
     print(text)
 
 

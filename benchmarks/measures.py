@@ -20,9 +20,9 @@ from benchmarks.fused import compile_for, fused_similarity
 from benchmarks.memory import CASES, GALLERY, extra_mib
 from benchmarks.released import released_macs, released_scores, unused_mlp
 from benchmarks.timing import fastest, rounds, typical_ratio
-from glscl import flops, heads
 from glscl.backbone import load_backbone
-from glscl.flops import Sizes
+from glscl.costs import flops, heads
+from glscl.costs.flops import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.metrics import retrieval_metrics

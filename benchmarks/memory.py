@@ -18,8 +18,8 @@ import torch
 from benchmarks.data import random_features, scoring_model
 from benchmarks.gim_loss_memory import CLEAR, resident_mib
 from benchmarks.released import released_scores, unused_mlp
+from glscl.costs.flops import Sizes
 from glscl.evaluate import caption_scores
-from glscl.flops import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.metrics import retrieval_metrics

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.timing import clock_name
+from glscl.util.files import write_json, write_text
+from glscl.util.provenance import commit
 
 
 def provenance(threads: int, small: bool, module: str = "benchmarks") -> dict[str, Any]:
     """Where the numbers come from: command, versions, processor, commit, load."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
     return {
         "command": f"python -m {module}" + (" --small" if small else ""),
         "torch": torch.__version__,
@@ -32,7 +26,7 @@ def provenance(threads: int, small: bool, module: str = "benchmarks") -> dict[st
         "threads": threads,
         "clock": clock_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "load_before": os.getloadavg()[0],
     }
 
@@ -49,20 +43,11 @@ def _processor() -> str:
 def write_results(results: dict[str, Any], out: Path, record: Path | None) -> str:
     """Write the JSON and the Markdown; returns the Markdown."""
     text = markdown(results)
-    data = json.dumps(results, indent=1) + "\n"
-    write(out / "benchmark.json", data)
-    write(out / "benchmark.md", text)
+    write_json(out / "benchmark.json", results)
+    write_text(out / "benchmark.md", text)
     if record is not None:
-        write(record, data)
+        write_json(record, results)
     return text
-
-
-def write(path: Path, text: str) -> None:
-    """Write ``text``, whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

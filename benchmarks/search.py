@@ -30,7 +30,7 @@ from benchmarks.results import provenance, table
 from benchmarks.search_data import generate
 from benchmarks.search_encoding import encoding
 from benchmarks.search_indexes import compare_indexes
-from glscl.flops import Sizes
+from glscl.costs.flops import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glscl.flops import Sizes
+from glscl.costs.flops import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 from glscl.search import store
 from glscl.search.build import described, pooled, stored

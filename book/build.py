@@ -16,10 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from builder import execute, manifest, parameters, prose, records, shared, site, sources
-from builder.project import BuildError, Project, commit
+from book.builder import (
+    execute,
+    manifest,
+    parameters,
+    prose,
+    records,
+    shared,
+    site,
+    sources,
+)
+from book.builder.project import BuildError, Project
+from glscl.util.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,7 +109,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
     todo = []
     for job, now in plans:
         recorded = entries.get(job.name)
-        now = now | {"versions": manifest.versions()}
+        now = now | {"versions": versions()}
         reason = manifest.stale(recorded, now, job.target, project.root)
         if options.force or reason:
             print(f"     run  {job.name}: {reason or 'asked for'}")

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from builder import browser, pages
+from book.builder import browser, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_PAINT = 2.0  # seconds, of the heaviest page, from disk

@@ -1,7 +1,7 @@
-"""Text-video retrieval with CLIP: GLSCL, its siblings, and the book about them.
+"""Text-video retrieval with CLIP: GLSCL, two related methods, and what they share.
 
-Importing the package is light: the model, decord and open_clip are loaded when they
-are first used.
+Importing the package is light: torch, open_clip and the video decoder are loaded when
+a model or a module is first used.
 """
 
 from importlib import import_module
@@ -13,13 +13,21 @@ if TYPE_CHECKING:
     from glscl.model import GLSCL
 
 __version__ = "0.1.0"
+_MODELS = {"GLSCL": "glscl.model", "EERCF": "glscl.eercf", "GLCCL": "glscl.glccl"}
+_ROOMS = """backbone config costs data evaluate gim lim losses metrics mini optim runs
+search temporal train weights""".split()
 __all__ = ["EERCF", "GLCCL", "GLSCL", "__version__"]
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted([*__all__, *_ROOMS])
 
 
 def __getattr__(name: str) -> Any:
     """Load the three models and the submodules on first use."""
-    if name in ("EERCF", "GLCCL", "GLSCL"):
-        return getattr(import_module("glscl.methods"), name)
+    if name in _MODELS:
+        return getattr(import_module(_MODELS[name]), name)
     if name.startswith("_"):
         raise AttributeError(f"module 'glscl' has no attribute '{name}'")
     try:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glscl.shapes import check_shape
+from glscl.util.shapes import check_shape
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent / "mini" / "assets"
 MINI = "mini"
 MINI_CONFIG: dict[str, Any] = {
     "embed_dim": 128,

@@ -30,11 +30,11 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import EERCFConfig
 from glscl.losses import info_nce, pearson_constraint
-from glscl.means import SHARP, mixed_mean, own_mean
-from glscl.numeric import full, full_precision, refuse_non_finite
-from glscl.rerank import Recall, rerank
 from glscl.retriever import Retriever
-from glscl.shapes import check_shape
+from glscl.util.means import SHARP, mixed_mean, own_mean
+from glscl.util.numeric import full, full_precision, refuse_non_finite
+from glscl.util.rerank import Recall, rerank
+from glscl.util.shapes import check_shape
 
 GATE = 0.1  # temperature of the strong frame scores
 # Numbers that a chunk of videos may hold for each intermediate tensor.
@@ -168,7 +168,7 @@ class EERCF(Retriever):
         """``similarity`` of the ``shortlist`` best pairs by the coarse score: (A, B).
 
         Only these are scored on frames and patches; they stand above all others, which
-        keep their coarse order. ``recall``: see ``glscl.rerank``. Raises ``ValueError``
+        keep their coarse order. ``recall``: see ``util.rerank``. Raises ``ValueError``
         for a shortlist below 1.
         """
 

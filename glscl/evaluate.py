@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,16 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from glscl import parallel
 from glscl.backbone import Backbone
 from glscl.config import EncoderConfig
-from glscl.data.loader import (
-    FrameCache,
-    FrameSpec,
-    VideoDataset,
-    atomic_path,
-    cached_frame_features,
-)
+from glscl.data.loader import FrameCache, FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.pairs import CachedVideos, Videos, trim, video_batches
 from glscl.data.split import Split
 from glscl.metrics import (
@@ -33,6 +25,8 @@ from glscl.metrics import (
 )
 from glscl.model import GLSCL
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
+from glscl.util import parallel
+from glscl.util.files import atomic_path, write_json, write_text
 
 
 class Retrieval(NamedTuple):
@@ -339,14 +333,10 @@ def write_tables(
         path.with_name(path.name + suffix) for suffix in (".json", ".csv", ".md")
     ]
     everything = {"about": about, "table": rows, "worst": worst}
-    with atomic_path(written[0]) as temporary:
-        temporary.write_text(
-            json.dumps(everything, indent=1, ensure_ascii=False) + "\n"
-        )
+    write_json(written[0], everything)
     with atomic_path(written[1]) as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    with atomic_path(written[2]) as temporary:
-        temporary.write_text(markdown(rows))
+    write_text(written[2], markdown(rows))
     return written

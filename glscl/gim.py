@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
-from glscl.shapes import check_shape
+from glscl.util.numeric import full, full_precision, real_positions, refuse_non_finite
+from glscl.util.shapes import check_shape
 
 # Numbers that one chunk of videos may hold for its inner products (chunk, F, A): one
 # matrix product each, and few, large products win.

@@ -36,14 +36,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from glscl import parallel
 from glscl.backbone import Backbone
 from glscl.config import GLCCLConfig
 from glscl.data.pairs import trim
 from glscl.losses import contrastive_score_consistency, info_nce
-from glscl.means import mixed_mean
-from glscl.numeric import full, full_precision, refuse_non_finite
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
+from glscl.util import parallel
+from glscl.util.means import mixed_mean
+from glscl.util.numeric import full, full_precision, refuse_non_finite
 
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
 # Numbers that a chunk of videos may hold for each intermediate tensor.

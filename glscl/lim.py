@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, relu
 
-from glscl.numeric import full, full_precision, real_positions, refuse_non_finite
-from glscl.shapes import check_shape
+from glscl.util.numeric import full, full_precision, real_positions, refuse_non_finite
+from glscl.util.shapes import check_shape
 
 FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
 # Items that ``decode_folded`` takes at a time: on a CPU they should stay in cache.

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glscl.numeric import full, full_precision
-from glscl.shapes import check_shape
+from glscl.util.numeric import full, full_precision
+from glscl.util.shapes import check_shape
 
 
 def info_nce(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
-from glscl.shapes import check_shape
+from glscl.util.shapes import check_shape
 
 Ties = Literal["expected", "optimistic", "pessimistic"]
 CUTOFFS = (1, 5, 10, 50)

@@ -30,9 +30,9 @@ from glscl.config import (
     get_preset,
     override,
 )
-from glscl.numeric import real_positions
-from glscl.shapes import check_shape
 from glscl.temporal import FrameTransformer
+from glscl.util.numeric import real_positions
+from glscl.util.shapes import check_shape
 from glscl.weights import copy_weights, own_names, read_directory, save_directory
 
 if TYPE_CHECKING:

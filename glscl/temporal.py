@@ -13,8 +13,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from glscl.numeric import full
-from glscl.shapes import check_shape
+from glscl.util.numeric import full
+from glscl.util.shapes import check_shape
 
 # CLIP uses 1e-5; the released frame transformer was trained with this one.
 NORM_EPS = 1e-12

@@ -35,9 +35,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glscl import parallel
 from glscl.config import TrainConfig
-from glscl.data.loader import atomic_path
 from glscl.data.pairs import (
     PairDataset,
     Pairs,
@@ -56,6 +54,8 @@ from glscl.optim import (
     set_learning_rates,
 )
 from glscl.retriever import Retriever
+from glscl.util import parallel
+from glscl.util.files import atomic_path, write_text
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
@@ -490,10 +490,9 @@ class _Run:
         if folder is None or not self.main:
             yield lambda record: None
             return
-        with atomic_path(folder / LOG) as temporary:
-            records = [*self.history.steps, *self.history.epochs]
-            records.sort(key=lambda r: (r["epoch"], "validation" in r))
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+        records = [*self.history.steps, *self.history.epochs]
+        records.sort(key=lambda r: (r["epoch"], "validation" in r))
+        write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in records))
         board = _tensorboard(folder) if self.options.tensorboard else None
         with (folder / LOG).open("a") as log:
 

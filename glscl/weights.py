@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from glscl.backbone import backbone_config
-from glscl.data.loader import atomic_path
+from glscl.util.files import atomic_path, write_json
 
 # OpenAI's CLIP gives every attention head 64 channels.
 HEAD_WIDTH = 64
@@ -46,8 +46,7 @@ def save_directory(
     with atomic_path(file) as partial:
         save_file({name: x.contiguous() for name, x in weights.items()}, partial)
     described = {"format": FORMAT, **description, "weights": file.name}
-    with atomic_path(directory / CONFIG_FILE) as partial:
-        partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG_FILE, described, indent=2)
     for old in directory.glob("weights-*"):
         if old != file:
             old.unlink()

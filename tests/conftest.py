@@ -60,3 +60,13 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def clips_root(tmp_path_factory) -> Path:
+    """A folder with the built-in benchmark of 16, 4 and 4 clips: real files."""
+    from glscl.mini.synthetic import make_benchmark
+
+    folder = tmp_path_factory.mktemp("mini")
+    make_benchmark(folder, 16, 4, 4, progress=False)
+    return folder

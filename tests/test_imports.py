@@ -1,132 +1,76 @@
 """Imports go one way, heavy packages have one home, and the package is light."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "glscl"
-# Lower layers never import higher ones; leaves are imported by nobody.
-LAYERS = {
-    "config": 0,
-    "shapes": 0,
-    "numeric": 0,
-    "parallel": 0,
-    "means": 1,
-    "rerank": 1,
-    "gim": 1,
-    "lim": 1,
-    "losses": 1,
-    "temporal": 1,
-    "metrics": 1,
-    "data": 1,
-    "backbone": 2,
-    "pretrain": 3,
-    "weights": 3,
-    "retriever": 3,
-    "model": 3,
-    "eercf": 3,
-    "glccl": 3,
-    "methods": 4,
-    "optim": 4,
-    "evaluate": 4,
-    "siblings": 5,
-    "train": 5,
-    "runs": 6,
-    "ablate": 6,
-    "reproduce": 7,
-    "search": 4,
-    "heads": 4,
-    "flops": 5,
-    "plots": 9,
-    "diagrams": 9,
-    "listen": 9,
-    "report": 9,
-    "cli": 9,
-}
-LEAVES = {"plots", "diagrams", "listen", "report", "cli"}
-# The exceptions: what shows a drawing asks what draws it, and all share one palette.
-ALLOWED = {
-    ("report", "plots"),
-    ("report", "diagrams"),
-    ("report", "listen"),
-    ("diagrams", "plots"),
-    ("listen", "plots"),
-}
+from book.builder.imports import module_name, modules_in
+
+ROOT = Path(__file__).resolve().parents[1]
+# A line imports what stands in lines above it, and in its own.
+ORDER = """
+util
+config gim lim losses temporal metrics
+backbone data
+weights retriever
+model eercf glccl
+optim evaluate train
+mini
+runs
+costs search
+cli
+"""
+LEVELS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.split()}
+# Where a package that is heavy or tied to a platform may be imported.
 HOMES = {
-    "matplotlib": {"plots"},
-    "seaborn": {"plots"},
-    "IPython": {"report"},
-    "fvcore": {"flops"},
-    "decord": {"data"},
-    "open_clip": {"backbone"},
+    "matplotlib": "book.kit",
+    "seaborn": "book.kit",
+    "IPython": "book.kit",
+    "fvcore": "glscl.costs",
+    "decord": "glscl.data.frames",
+    "open_clip": "glscl.backbone",
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = [
+    path
+    for folder in ("glscl", "book/kit", "book/experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+NAMES = [module_name(path, ROOT) for path in FILES]
+PAIRS = list(zip(FILES, NAMES, strict=True))
 
 
-def module_of(path):
-    """The layer name of a file: its stem, or 'data' for the folder."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0] if parts[0] != "__init__" else ""
+@pytest.mark.parametrize(("path", "name"), PAIRS, ids=NAMES)
+def test_imports_go_one_way(path, name):
+    package, _, rest = name.partition(".")
+    if package == "book" or not rest:
+        return  # the book may import all; the package itself forwards names, lazily
+    here = rest.split(".")[0]
+    for imported in modules_in(path.read_text(), ROOT):
+        assert imported.split(".")[0] != "book", f"{name} imports {imported}"
+        if imported.startswith("glscl."):
+            there = imported.split(".")[1]
+            assert LEVELS[there] <= LEVELS[here], f"{name} imports {imported} above it"
 
 
-def imported(path):
-    """Every absolute module name that a file imports, wherever in the file."""
-    yield from imported_below(ast.parse(path.read_text()), path)
+def test_no_two_modules_import_each_other():
+    graph = {
+        name: {
+            n for n in modules_in(path.read_text(), ROOT) if n in NAMES and n != name
+        }
+        for path, name in PAIRS
+    }
+    while leaves := {name for name, imported in graph.items() if not imported}:
+        graph = {n: i - leaves for n, i in graph.items() if n not in leaves}
+    assert not graph, f"these stand in a circle: {sorted(graph)}"
 
 
-def imported_when_run(path):
-    """As ``imported``, without what only the type checker reads."""
-    tree = ast.parse(path.read_text())
-    tree.body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
-    yield from imported_below(tree, path)
-
-
-def imported_below(tree, path):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            if node.module == "glscl":
-                yield from (f"glscl.{alias.name}" for alias in node.names)
-            else:
-                yield str(node.module)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_imports_go_one_way(path):
-    here = module_of(path)
-    if here == "":
-        return  # the package itself only forwards names, lazily
-    assert here in LAYERS, f"give {here} a layer"
-    for name in imported(path):
-        if not name.startswith("glscl."):
-            continue
-        there = name.split(".")[1]
-        if there == here or there == "__version__":
-            continue
-        leaf = there in LEAVES and (here, there) not in ALLOWED
-        assert not leaf, f"{here} imports the leaf {there}"
-        assert LAYERS[there] <= LAYERS[here], f"{here} imports {there} above it"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_heavy_packages_have_one_home(path):
-    for name in imported_when_run(path):
-        homes = HOMES.get(name.split(".")[0])
-        assert homes is None or module_of(path) in homes, f"{path.name}: {name}"
-
-
-def test_decord_is_imported_by_frames_alone():
-    users = [path.name for path in FILES if "decord" in set(imported(path))]
-    assert users == ["frames.py"]
+@pytest.mark.parametrize(("path", "name"), PAIRS, ids=NAMES)
+def test_heavy_packages_have_one_home(path, name):
+    for imported in modules_in(path.read_text(), ROOT, types=False):
+        home = HOMES.get(imported.split(".")[0])
+        assert home is None or f"{name}.".startswith(f"{home}."), f"{name}: {imported}"
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -146,3 +90,11 @@ def test_an_unknown_attribute_is_refused():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = glscl.nothing
+
+
+def test_dir_lists_the_models_and_the_rooms():
+    import glscl
+
+    assert {"GLSCL", "EERCF", "GLCCL", "gim", "search"} <= set(dir(glscl))
+    for name in dir(glscl):
+        assert getattr(glscl, name) is not None

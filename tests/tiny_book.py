@@ -6,8 +6,9 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from builder.project import Project
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from book.builder.project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = 'seed = 0  # of everything\nname = "a"  # a word\nrate = 0.5  # a share\n'
@@ -17,6 +18,7 @@ GLANCE = (
     "A formula $x^2$, and a number: {glue:text}`ch01_twice:.1f`.\n"
 )
 BODY = """\
+import glscl.part
 from IPython.display import display
 
 key = "application/papermill.record/text/plain"
@@ -57,6 +59,9 @@ def tiny_book(root: Path, chapters: Mapping[str, object]) -> Project:
     for folder in ("book/_static", "book/results", "notebooks/params", "glscl"):
         (root / folder).mkdir(parents=True)
     (root / "glscl/__init__.py").write_text('"""Stands for the package."""\n')
+    (root / "glscl/part.py").write_text('"""What the chapters import."""\n')
+    (root / "glscl/search").mkdir()
+    (root / "glscl/search/__init__.py").write_text('"""What no chapter imports."""\n')
     (root / "book/paper_numbers.yml").write_text("{}\n")
     (root / "book/intro.md").write_text("# A book\n\nOf {cite}`someone`.\n")
     (root / "book/references.md").write_text("# References\n\n```{bibliography}\n```\n")

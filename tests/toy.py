@@ -8,10 +8,10 @@ from glscl.config import TrainConfig
 from glscl.data.loader import FrameFeatures
 from glscl.data.pairs import CachedVideos
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.methods import METHODS
 from glscl.model import GLSCL
 from glscl.optim import freeze
 from glscl.retriever import Retriever
+from glscl.runs import METHODS
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "star", "ring")

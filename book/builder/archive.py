@@ -3,6 +3,8 @@
 import zipfile
 from pathlib import Path
 
+from glscl.util.files import atomic_path
+
 from . import records
 
 NAME = "glscl-book.zip"
@@ -15,15 +17,16 @@ def write(folder: Path) -> int:
     The copy inside the archive has no link to the archive.
     """
     path = folder / NAME
-    partial = path.with_name(f".{NAME}.partial")
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f != partial)
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as pack:
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    with (
+        atomic_path(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as pack,
+    ):
         for file in files:
             name = f"glscl-book/{file.relative_to(folder).as_posix()}"
             about = zipfile.ZipInfo(name, EPOCH)
             about.external_attr = 0o644 << 16
             pack.writestr(about, file.read_bytes(), zipfile.ZIP_DEFLATED)
-    partial.replace(path)
     size = path.stat().st_size
     for page in folder.glob("book/*.html"):
         text = page.read_text(encoding="utf-8")

@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from glscl.util.files import write_json
+
 from . import sources
 from .parameters import Values
 
@@ -73,9 +75,7 @@ def install_kernel(jupyter: Path) -> None:
         "display_name": "glscl book",
         "language": "python",
     }
-    partial = folder / ".kernel.json.partial"
-    partial.write_text(json.dumps(spec, indent=1), encoding="utf-8")
-    partial.replace(folder / "kernel.json")
+    write_json(folder / "kernel.json", spec)
 
 
 def environment(job: Job) -> dict[str, str]:
@@ -196,7 +196,7 @@ def refuse_bare_values(notebook: NotebookNode) -> None:
                 shown = output.data.get("text/plain", "").split("\n")[0]
                 raise ValueError(
                     f"cell {cell.id} ends in a value that is shown as it is ({shown}): "
-                    "print it, give it to glscl.report, or assign it."
+                    "print it, give it to book.kit.report, or assign it."
                 )
 
 

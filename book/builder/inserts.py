@@ -18,7 +18,7 @@ from . import records, sources
 from .project import BuildError, Project
 
 _MARK = re.compile(r"^<!-- (output|drawing|record): (.+?) -->$", re.MULTILINE)
-#: The chapters behind the boxes of ``glscl.diagrams.method``.
+#: The chapters behind the boxes of ``book.kit.diagrams.method``.
 CHAPTERS = {
     "sentence": "01_task_and_data",
     "video": "01_task_and_data",
@@ -83,7 +83,7 @@ def output(project: Project, words: str) -> str:
 def drawing(project: Project, words: str) -> str:
     """The map of the method; its links lead from ``book/`` to the chapters."""
     # Imported late: most calls of the build draw nothing.
-    from glscl.diagrams import method
+    from book.kit.diagrams import method
 
     if words != "method":
         raise BuildError(f"No drawing '{words}'; there is 'method'.")

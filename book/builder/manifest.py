@@ -2,19 +2,18 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from glscl.util.files import write_json
+
+from .imports import files_behind
 from .parameters import Values
 from .project import BuildError, Project
 from .sources import Source
 
 FORMAT = 1
-# What decides the numbers on a page, besides our own files.
-RECORDED = ("torch", "torchvision", "open_clip_torch", "numpy", "decord", "av")
 INPUTS = ("book/paper_numbers.yml", "book/results")
 Entry = dict[str, Any]
 
@@ -34,25 +33,27 @@ def _below(paths: Iterable[Path]) -> Iterator[Path]:
         yield from (f for f in files if f.is_file() and "__pycache__" not in f.parts)
 
 
-def versions(names: Iterable[str] = RECORDED) -> dict[str, str]:
-    """Python and the installed ones of ``names``, with their versions."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def ingredients(project: Project, source: Source, values: Values) -> Entry:
     """Everything whose change makes a page stale."""
     return {
         "source": digest([source.path], project.root),
-        "package": digest([project.root / "glscl"], project.root),
+        "code": rooms(project.root, source.code),
         "inputs": digest([project.root / name for name in INPUTS], project.root),
         "parameters": values,
     }
+
+
+def rooms(root: Path, code: str) -> dict[str, str]:
+    """The files that ``code`` runs with, by folder: a digest of those in each.
+
+    The weights and the vocabulary of the mini CLIP belong to every chapter.
+    """
+    members: dict[str, list[Path]] = {"glscl/mini/assets": [root / "glscl/mini/assets"]}
+    for path in files_behind(code, root):
+        folder = path.parent.relative_to(root).as_posix()
+        members.setdefault(folder, []).append(path)
+        members[folder] += path.parent.glob("assets")
+    return {name: digest(paths, root) for name, paths in sorted(members.items())}
 
 
 def load(path: Path) -> dict[str, Entry]:
@@ -70,19 +71,22 @@ def load(path: Path) -> dict[str, Entry]:
 
 def save(path: Path, entries: Mapping[str, Entry]) -> None:
     content = {"format": FORMAT, "notebooks": dict(sorted(entries.items()))}
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, content)
 
 
 def stale(recorded: Entry | None, now: Entry, output: Path, root: Path) -> str:
     """Why a page must be made again, or an empty string when it may stay."""
     if recorded is None or not output.is_file():
         return "not run yet"
+    changed = [
+        room
+        for room, found in now["code"].items()
+        if recorded.get("code", {}).get(room) != found
+    ]
+    if changed:
+        return f"{', '.join(changed)} changed"
     names = {
         "source": "the notebook changed",
-        "package": "glscl/ changed",
         "inputs": "book/results or paper_numbers.yml changed",
         "parameters": "the parameters changed",
         "versions": "the installed versions changed",

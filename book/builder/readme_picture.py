@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from glscl import plots
+from book.kit import plots
 from glscl.backbone import load_backbone
 from glscl.data import frames
-from glscl.data.grammar import captions_of
-from glscl.data.render import render_clip
-from glscl.data.scenes import draw_clip
 from glscl.gim import frame_weights
+from glscl.mini.grammar import captions_of
+from glscl.mini.render import render_clip
+from glscl.mini.scenes import draw_clip
 
 CLIP = ("test", 1)
 TEMPERATURE = 30.0

@@ -36,7 +36,7 @@ def ensure_data(project: Project, all_values: Iterable[Values]) -> None:
                 options[split] = max(options.get(split, 0), values[name])
     if not folders:
         return
-    from glscl.data.synthetic import BenchmarkError, make_benchmark
+    from glscl.mini.synthetic import BenchmarkError, make_benchmark
 
     for folder, options in folders.items():
         print(f"    data  {folder}", flush=True)

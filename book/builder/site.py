@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from glscl.util.provenance import git, versions
+
 from . import archive, downloads, inserts, manifest, records, sources, trim
-from .project import BuildError, Project, git
+from .project import BuildError, Project
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
 MATHJAX = "tex-svg.js"
@@ -118,7 +120,7 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     record = project.build / "site.json"
     now = {
         "stage": manifest.digest([tree], tree),
-        "tools": manifest.versions(TOOLS),
+        "tools": versions(TOOLS),
         "package": manifest.digest([project.root / "glscl"], project.root),
         "strict": strict,
     }

@@ -8,6 +8,8 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+from glscl.util.files import atomic_path
+
 from . import parameters
 from .project import BuildError, Project
 
@@ -18,10 +20,11 @@ MAX_LINES = 20
 
 @dataclass(frozen=True)
 class Source:
-    """One clean notebook and the parameters that it declares."""
+    """One clean notebook, its code, and the parameters that it declares."""
 
     name: str
     path: Path
+    code: str
     defaults: parameters.Values
 
 
@@ -34,10 +37,8 @@ def read(path: Path) -> NotebookNode:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write to a name beside ``path`` first, so that a killed run leaves no half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        nbformat.write(notebook, partial)
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -83,10 +84,15 @@ def load(project: Project) -> list[Source]:
         cells = tagged(notebook, "parameters")
         if len(cells) == 1:
             values = parameters.declared(cells[0].source, project.show(path))
-            found.append(Source(name, path, values))
+            code = "\n".join(c.source for c in notebook.cells if _is_python(c))
+            found.append(Source(name, path, code, values))
     if problems:
         raise BuildError("\n".join(problems))
     return found
+
+
+def _is_python(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and not cell.source.startswith(("%", "!"))
 
 
 def unclean(notebook: NotebookNode) -> Iterator[str]:
@@ -119,7 +125,8 @@ def misplaced(notebook: NotebookNode, bootstrap: str) -> Iterator[str]:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         if any(len(line) > MAX_COLUMNS for line in lines):
             yield f"cell {cell.id} is wider than {MAX_COLUMNS} columns"
-        if len(lines) > MAX_LINES and not {"bootstrap", "parameters"} & set(tags(cell)):
+        unread = {"bootstrap", "parameters"} & set(tags(cell)) or cell.id == "imports"
+        if len(lines) > MAX_LINES and not unread:
             yield f"cell {cell.id} has {len(lines)} lines, at most {MAX_LINES} are read"
 
 

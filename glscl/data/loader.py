@@ -6,13 +6,9 @@ sees half a file, and a killed writer leaves nothing that a later run would trus
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -25,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from glscl import parallel
 from glscl.data.frames import normalise, pad_frames, read_item, resize_crop
 from glscl.data.split import Split, VideoItem
+from glscl.util import parallel
+from glscl.util.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -47,32 +44,6 @@ class VideoBatch(NamedTuple):
     pixels: Tensor
     frame_mask: Tensor
     videos: Tensor
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it if the block succeeds.
-
-    On any error the temporary file is removed and ``path`` is as before; a full disk
-    gives an ``OSError`` that says so in one sentence.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)  # mkstemp hides it from everybody else
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"The disk is full: {path} was not written"
-            ) from error
-        raise
 
 
 def _digest(value: object) -> str:

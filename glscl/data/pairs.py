@@ -21,7 +21,7 @@ from glscl.config import TrainConfig
 from glscl.data.frames import normalise, pad_frames
 from glscl.data.loader import FrameCache, FrameFeatures, FrameSpec, decode
 from glscl.data.split import Split
-from glscl.shapes import check_shape
+from glscl.util.shapes import check_shape
 
 
 def stable_seed(*parts: object) -> int:

@@ -8,7 +8,6 @@ applied.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from tqdm.auto import tqdm
 
 from glscl.data.annotations import read_json
 from glscl.data.frames import resampled, resize_shorter
-from glscl.data.loader import atomic_path
 from glscl.data.split import VideoItem
-from glscl.data.workers import outcomes
+from glscl.util.files import atomic_path, write_json
+from glscl.util.workers import outcomes
 
 SETTINGS = "prepared.json"
 
@@ -106,8 +105,7 @@ def _same_settings(folder: Path, settings: dict[str, float]) -> None:
                 "for; choose another folder."
             )
         return
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(settings) + "\n")
+    write_json(path, settings)
 
 
 def _is_done(item: VideoItem, folder: Path) -> bool:

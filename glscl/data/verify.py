@@ -6,7 +6,6 @@ video that cannot be read is to be mended, or left out by name.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +16,9 @@ from tqdm.auto import tqdm
 
 from glscl.data.annotations import field, read_json
 from glscl.data.frames import VideoError, VideoInfo, check_video
-from glscl.data.loader import atomic_path
 from glscl.data.split import VideoItem
-from glscl.data.workers import Outcome, outcomes
+from glscl.util.files import write_json
+from glscl.util.workers import Outcome, outcomes
 
 STATUS = {"ok": "ok", "error": "unreadable", "crash": "crash", "timeout": "timeout"}
 
@@ -70,8 +69,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "videos": [asdict(video) for video in self.videos],
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
 
 
 def read_unreadable(path: Path) -> list[str]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.data.loader import atomic_path
 from glscl.search.store import Snapshot
+from glscl.util.files import atomic_path
 
 APPROXIMATE_FROM = (
     200_000  # windows; below, comparing with all takes a few milliseconds

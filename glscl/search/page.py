@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glscl.data.encode import encode_mp4, jpeg
 from glscl.data.frames import Footage, VideoError, resize_shorter
-from glscl.data.loader import atomic_path
-from glscl.data.render import encode_mp4
-from glscl.data.scenes import FPS
 from glscl.search.index import Moment
+from glscl.util.files import write_text
 
-FILM_SIDE = 180  # pixels of the shorter side of a film
+PREVIEW_SIDE = 180  # pixels of the shorter side of a preview
+PREVIEW_FPS = 8
 FRAME_SIDE = 72  # and of a frame beside it
-FILM_SECONDS = 30.0  # longer windows are shown up to here
+PREVIEW_SECONDS = 30.0  # longer windows are shown up to here
 DECODED = 32  # frames of full size held in memory
 
 STYLE = """
@@ -60,21 +59,14 @@ def frames_at(path: Path, times: NDArray[np.floating], side: int) -> NDArray[np.
     return np.concatenate(parts)[places]
 
 
-def jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """One frame (h, w, 3) as a JPEG file."""
-    from PIL import Image
-
-    memory = io.BytesIO()
-    Image.fromarray(pixels).save(memory, format="JPEG", quality=80)
-    return memory.getvalue()
-
-
-def film(moment: Moment) -> bytes:
+def preview(moment: Moment) -> bytes:
     """The window of a moment as a small MP4 without sound. Raises ``VideoError``."""
-    end = min(moment.end, moment.start + FILM_SECONDS)
-    times = np.arange(moment.start, max(end, moment.start + 1 / FPS), 1 / FPS)
-    pixels = frames_at(moment.path, times, FILM_SIDE)
-    return encode_mp4(pixels[:, : pixels.shape[1] // 2 * 2, : pixels.shape[2] // 2 * 2])
+    end = min(moment.end, moment.start + PREVIEW_SECONDS)
+    step = 1 / PREVIEW_FPS
+    times = np.arange(moment.start, max(end, moment.start + step), step)
+    pixels = frames_at(moment.path, times, PREVIEW_SIDE)
+    even = pixels[:, : pixels.shape[1] // 2 * 2, : pixels.shape[2] // 2 * 2]
+    return encode_mp4(even, PREVIEW_FPS)
 
 
 def moment_html(moment: Moment, rank: int) -> str:
@@ -83,7 +75,7 @@ def moment_html(moment: Moment, rank: int) -> str:
     where = f"{clock(moment.start)} to {clock(moment.end)}"
     head = f"{rank}. {name}, {where}, score {moment.score:.3f}"
     try:
-        moving = base64.b64encode(film(moment)).decode()
+        moving = base64.b64encode(preview(moment)).decode()
         stills = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
     except VideoError as error:
         problem = html.escape(_printable(str(error)))
@@ -129,8 +121,7 @@ def write_page(path: Path, found: Mapping[str, Sequence[Moment]]) -> None:
         "max-width: 60rem; padding: 0 1rem}</style></head><body><main>"
         f"<h1>Moments found</h1>{''.join(parts)}</main></body></html>\n"
     )
-    with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _printable(text: str) -> str:

@@ -20,15 +20,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from glscl.data.encode import jpeg
 from glscl.data.frames import VideoError
 from glscl.search.index import Moment, VideoIndex
-from glscl.search.page import FRAME_SIDE, clock, film, frames_at, jpeg
+from glscl.search.page import FRAME_SIDE, clock, frames_at, preview
 
 MAX_QUERY = 200  # letters of a question
 RATE, PERIOD = 60, 10.0  # answers that cost something, in so many seconds
 BEST = 8  # moments in an answer
 SENT = 2**16  # bytes of a video sent at a time
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+ASSETS = Path(__file__).parent / "assets"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "media-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -162,11 +163,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json({"moments": [_described(one) for one in found]})
             case ["video", number]:
                 self._send_video(self.server.moment(number).path)
-            case ["film", number]:
+            case ["preview", number]:
                 moment = self.server.moment(number)
                 with self.server.lock:
                     self.server.count()
-                    content = film(moment)
+                    content = preview(moment)
                 self._send(content, "video/mp4")
             case ["frame", number, place] if place.isdecimal():
                 self._send_frame(self.server.moment(number), int(place))

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.data.loader import atomic_path
+from glscl.util.files import write_json
 
 FORMAT = "glscl video index 1"
 MANIFEST = "index.json"
@@ -103,8 +103,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Make ``manifest`` the state of the index at ``path``, by one rename."""
-    with atomic_path(path / MANIFEST) as partial:
-        partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n", "utf-8")
+    write_json(path / MANIFEST, asdict(manifest))
 
 
 @contextmanager

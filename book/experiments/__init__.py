@@ -1,0 +1,1 @@
+"""What the book trains and compares: ablations, related methods, reproduction."""

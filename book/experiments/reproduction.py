@@ -1,0 +1,220 @@
+"""A published result, computed again: one run, its record, and what counts as the same.
+
+``reproduce`` trains by a preset, evaluates on the test split and leaves a record;
+``published_results`` are the numbers in print; ``compare`` puts both side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from glscl.config import get_preset
+from glscl.runs import DataSource, evaluate_on, train_on
+from glscl.train import RunOptions
+from glscl.util import parallel
+from glscl.util.files import write_json
+from glscl.util.provenance import provenance
+
+FEWEST_SEEDS = 3
+# Points of a recall within which no difference is made, however close the seeds lie.
+SMALLEST_TOLERANCE = 1.0
+RAW, QB_NORM = "raw", "QB-Norm, bank: training captions"
+MEASURES = ("R1", "R5", "R10", "MdR", "MnR")
+
+
+def reproduce(
+    source: DataSource,
+    folder: Path,
+    options: RunOptions,
+    method: str = "glscl",
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train on ``source`` by its preset, test, and write a record into ``folder``.
+
+    ``options.folder``: where the run is kept, so that it goes on after a kill.
+    ``changes``: settings that differ from the preset, such as ``seed`` or ``backbone``.
+    Every process of ``torchrun`` returns the record, the first one writes it.
+    """
+    if options.folder is None:
+        raise ValueError("A reproduction needs options.folder, to keep its run in.")
+    changes = dict(changes or {})
+    history = train_on(source, source.name, changes, options, method)
+    best = options.folder / f"best-{history.best_epoch:03d}"
+    rows, _, about = evaluate_on(
+        source,
+        best,
+        with_qb_norm=True,
+        worst=0,
+        device=options.device,
+        workers=options.workers,
+    )
+    seed = changes.pop("seed", get_preset(source.name, method=method).train.seed)
+    record = {
+        "dataset": source.name,
+        "variant": source.variant,
+        "method": method,
+        "backbone": about["settings"]["backbone"],
+        "changes": changes,
+        "seed": seed,
+        "select_on": options.select_on,
+        "precision": options.precision,
+        "best_epoch": history.best_epoch,
+        "seconds": history.seconds,
+        "notes": about["notes"],
+        "rows": rows,
+        "provenance": provenance(),
+    }
+    if parallel.rank() == 0:
+        path = folder / f"{_file_name(record)}.json"
+        write_json(path, record)
+    return record
+
+
+def _file_name(record: Mapping[str, Any]) -> str:
+    """Of letters, digits and dashes, one for each setting and seed."""
+    names = ("dataset", "variant", "method", "backbone", "select_on", "precision")
+    parts = [str(record[name]) for name in names if record[name]]
+    parts += [f"{key}-{value}" for key, value in sorted(record["changes"].items())]
+    return re.sub(r"[^\w]+", "-", "-".join([*parts, f"seed{record['seed']}"])).lower()
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records that ``reproduce`` wrote into ``folder``, none if it is not there."""
+    paths = sorted(folder.glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+class Result(NamedTuple):
+    """Measures of one method on one benchmark in one direction, as printed.
+
+    ``values``: by name, see ``MEASURES``; what is not printed is not there.
+    ``method``: whose runs stand beside it. ``variant``: of the data set, if not its usual
+    one.
+    """
+
+    dataset: str
+    backbone: str
+    name: str
+    direction: str
+    values: dict[str, float]
+    method: str = "glscl"
+    variant: str | None = None
+
+
+def published_results(numbers: Mapping[str, Any]) -> list[Result]:
+    """Every line of GLSCL's two tables, from the content of ``paper_numbers.yml``."""
+    tables: list[tuple[str, str, tuple[str, ...], Any]] = [
+        ("msrvtt", backbone, MEASURES, lines)
+        for backbone, lines in numbers["table_1_msrvtt"].items()
+    ]
+    short = tuple(name for name in MEASURES if name != "MdR")
+    tables += [
+        (dataset, "vit_b32", short, lines)
+        for dataset, lines in numbers["table_2"].items()
+    ]
+    directions = {"t2v": "text to video", "v2t": "video to text"}
+    return [
+        Result(
+            dataset,
+            {"vit_b32": "ViT-B/32", "vit_b16": "ViT-B/16"}[backbone],
+            name,
+            said,
+            {m: v for m, v in zip(names, line[key], strict=True) if v is not None},
+        )
+        for dataset, backbone, names, lines in tables
+        for name, line in lines.items()
+        for key, said in directions.items()
+        if line[key]
+    ]
+
+
+_EERCF_TABLES = {
+    "msrvtt": ("msrvtt", None),
+    "msrvtt_3k": ("msrvtt", "full"),
+    "msvd": ("msvd", None),
+    "activitynet": ("activitynet", None),
+    "vatex_hgr": ("vatex", None),
+}
+
+
+def published_eercf(numbers: Mapping[str, Any]) -> list[Result]:
+    """What EERCF reports of itself: R@1 with ViT-B/32 and all stages of scores."""
+    return [
+        Result(
+            *(dataset, "ViT-B/32", "EERCF", said),
+            {"R1": numbers["eercf"][table][f"{way}_r1"]},
+            method="eercf",
+            variant=variant,
+        )
+        for table, (dataset, variant) in _EERCF_TABLES.items()
+        for way, said in {"t2v": "text to video", "v2t": "video to text"}.items()
+        if f"{way}_r1" in numbers["eercf"][table]
+    ]
+
+
+class Comparison(NamedTuple):
+    """Ours beside a published value: each seed, their mean, the tolerance, a verdict.
+
+    ``tolerance``: points to either side of ``mean``; None with fewer than
+    ``FEWEST_SEEDS`` seeds, where there is no verdict either.
+    """
+
+    each: tuple[float, ...]
+    mean: float | None
+    tolerance: float | None
+    verdict: str
+
+
+def compare(published: float, each: Sequence[float]) -> Comparison:
+    """Whether a published recall is one that our seeds could have given.
+
+    It is reproduced when it lies within max(1, 2 s √(1 + 1/n)) points of the mean of n
+    seeds with the standard deviation s: two deviations of the difference between their
+    one run and our mean.
+    """
+    n = len(each)
+    if n == 0:
+        return Comparison((), None, None, "not run here")
+    if n < FEWEST_SEEDS:
+        verdict = f"{n} of {FEWEST_SEEDS} seeds"
+        return Comparison(tuple(each), mean(each), None, verdict)
+    tolerance = max(SMALLEST_TOLERANCE, 2 * stdev(each) * math.sqrt(1 + 1 / n))
+    difference = mean(each) - published
+    if abs(difference) <= tolerance:
+        verdict = "reproduced"
+    else:
+        verdict = "higher than published" if difference > 0 else "lower than published"
+    return Comparison(tuple(each), mean(each), tolerance, verdict)
+
+
+def ours(
+    records: Sequence[Mapping[str, Any]], result: Result, measure: str
+) -> list[float]:
+    """Our values of ``measure`` for a published ``result``, one a seed.
+
+    Only runs of the preset itself count: nothing changed, the epoch chosen on the test
+    split as in the release, no run with videos missing.
+    """
+    scores = QB_NORM if result.name.endswith("QB-Norm") else RAW
+    backbone = {"ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16"}[result.backbone]
+    usual = "9k"  # of MSR-VTT; other data sets have no variants
+    return [
+        row[measure]
+        for record in records
+        if record["dataset"] == result.dataset
+        and (record["variant"] or usual) == (result.variant or usual)
+        and record["method"] == result.method
+        and record["backbone"].startswith(backbone)
+        and record["changes"].keys() <= {"backbone", "pretrained"}
+        and record["select_on"] == "test"
+        and not any("missing" in note for note in record["notes"])
+        for row in record["rows"]
+        if (row["scores"], row["direction"]) == (scores, result.direction)
+        and row["captions"] in ("all captions", "caption groups")
+    ]

@@ -1,0 +1,1 @@
+"""What notebooks show: figures, diagrams, tables, players."""

@@ -1,0 +1,482 @@
+"""The book's figures: one style, readable on a light and on a dark page.
+
+Every function returns a matplotlib ``Figure``; ``book.kit.report.show`` puts it on a page
+with its alt text. Text, axes and grid are drawn in one ink that ``to_svg`` turns into
+the colour of the surrounding text, and the backgrounds are transparent, so the same
+figure serves both themes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from glscl.util.shapes import check_shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Told apart with any colour vision; contrast of at least 3:1 on both pages.
+COLOURS = ("#2b7fd4", "#d87807", "#00a463", "#d60030", "#892afb", "#a74984")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+SEQUENTIAL = "viridis"
+DIVERGING = "PuOr"
+#: Stands for the text colour of the page until ``to_svg`` knows better.
+INK = "#0b1220"
+WIDTH = 6.0  # inches of a figure
+STRIP_WIDTH = 7.0  # inches of a film strip
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 12.0,
+    "axes.titlesize": 12.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 12.0,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
+    "legend.fontsize": 11.0,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "image.cmap": SEQUENTIAL,
+    "image.interpolation": "none",
+    # Letters stay letters: small files, and no dependence on a font renderer.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "glscl",
+    "mathtext.fontset": "dejavusans",
+}
+
+Interval = float | Sequence[float]
+
+
+def figure(
+    width: float = WIDTH,
+    height: float = 3.4,
+    rows: int = 1,
+    columns: int = 1,
+    **options: Any,
+) -> tuple[Figure, Any]:
+    """A figure of ``width`` × ``height`` inches in the book's style, and its axes.
+
+    The axes are one ``Axes``, or an array of them for several ``rows`` or ``columns``.
+    ``options`` go to ``Figure.subplots``. Sets matplotlib's defaults, so that whatever
+    is drawn into the axes later has the style too.
+    """
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    style = {**_STYLE, "axes.prop_cycle": cycler(color=list(COLOURS))}
+    matplotlib.rcParams.update(style)  # type: ignore[arg-type]
+    # Room between panels: the name of an axis belongs to the one it stands at.
+    layout = ConstrainedLayoutEngine(w_pad=0.08)
+    made = Figure(figsize=(width, height), layout=layout)
+    return made, made.subplots(rows, columns, **options)
+
+
+def to_svg(made: Figure, alt: str) -> str:
+    """``made`` as inline SVG with ``alt`` as its accessible name.
+
+    The same figure gives the same text, with no date and no random identifier in it.
+    """
+    memory = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    made.savefig(memory, format="svg", metadata=nothing, bbox_inches="tight")
+    drawing = memory.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    # Its rules would reach the whole page; letters take the font of the page.
+    drawing = re.sub(r"\s*<style.*?</style>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r" font-family: [^;\"]*;?", "", drawing)
+    drawing = _own_ids(drawing.replace(INK, "currentColor"))
+    box = re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing)
+    assert box is not None  # matplotlib always writes one
+    width = round(float(box[1]) * 4 / 3)  # points to CSS pixels
+    head = (
+        f'<svg role="img" aria-label="{html.escape(alt)}" '
+        f'viewBox="0 0 {box[1]} {box[2]}" stroke-linejoin="round" '
+        f'style="width:100%;max-width:{width}px;height:auto" '
+        'xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return head + drawing[drawing.index(">") + 1 :].strip()
+
+
+def _own_ids(drawing: str) -> str:
+    """Keep only the ids that are referred to, and make them this drawing's own.
+
+    Several drawings share one page; matplotlib names the parts of each alike.
+    """
+    mine = "f" + hashlib.sha256(drawing.encode()).hexdigest()[:8]
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', drawing))
+
+    def name(match: re.Match[str]) -> str:
+        return f' id="{mine}-{match[1]}"' if match[1] in used else ""
+
+    drawing = re.sub(r' id="([^"]*)"', name, drawing)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{mine}-", drawing)
+
+
+def film_strip(
+    frames: ArrayLike,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    title: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """Frames side by side, one strip a row, with a bar of its weight below each frame.
+
+    ``frames``: (F, H, W, 3) or (B, F, H, W, 3), uint8. ``weights`` and ``mask`` (True =
+    real frame): (F) or (B, F); padding is shown as empty, hatched places. ``labels``
+    stand above the F frames of a single strip, or above each of the B strips. The bars
+    of all strips share one scale from 0.
+    """
+    pictures = np.asarray(frames)
+    single = pictures.ndim == 4
+    pictures = pictures[None] if single else pictures
+    sizes = check_shape(pictures, "B F H W 3", "frames")
+    if pictures.dtype != np.uint8:
+        raise ValueError(f"frames must be uint8 pixels, got {pictures.dtype}.")
+    strips, count = sizes["B"], sizes["F"]
+    bars = _per_frame(weights, strips, count, "weights")
+    real = _per_frame(mask, strips, count, "mask")
+    real = np.ones((strips, count), bool) if real is None else real.astype(bool)
+    places = count if single else strips
+    if labels is not None and len(labels) != places:
+        what = "frames" if single else "strips"
+        raise ValueError(f"{places} {what} need as many labels, got {len(labels)}.")
+    made, _ = figure()
+    made.clear()
+    made.set_layout_engine("none")
+    left = 0.7 if bars is not None else 0.02
+    breadth = STRIP_WIDTH - left - 0.02
+    tall = breadth / count * sizes["H"] / sizes["W"]
+    label_height = 0.26 if labels is not None else 0.06
+    bar_height = 0.0 if bars is None else 0.58
+    start = 0.32 if title else 0.0
+    height = start + strips * (label_height + tall + bar_height)
+    made.set_size_inches(STRIP_WIDTH, height)
+
+    def place(top: float, tall: float) -> Axes:
+        """Axes ``top`` inches below the upper edge."""
+        box = (left, height - top - tall, breadth, tall)
+        return made.add_axes(tuple(np.divide(box, (STRIP_WIDTH, height) * 2)))
+
+    most = 1.0 if bars is None else float(np.nanmax(bars)) * 1.05 or 1.0
+    for strip in range(strips):
+        top = start + strip * (label_height + tall + bar_height) + label_height
+        film = place(top, tall)
+        _draw_frames(film, pictures[strip], real[strip])
+        if labels is not None and single:
+            _label_frames(film, labels)
+        elif labels is not None:
+            film.set_title(labels[strip], pad=3)
+        if bars is not None:
+            ax = place(top + tall + 0.04, 0.4)
+            _draw_weights(ax, bars[strip], real[strip], most)
+    if title:
+        made.text(left / STRIP_WIDTH, 1, title, ha="left", va="top", fontsize=12)
+    return made
+
+
+def _per_frame(
+    values: ArrayLike | None, strips: int, count: int, name: str
+) -> NDArray | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    array = array[None] if array.ndim == 1 else array
+    check_shape(array, "B F", name, B=strips, F=count)
+    return array
+
+
+def _draw_frames(ax: Axes, pictures: NDArray, real: NDArray) -> None:
+    """One strip: the frames in columns, thin gaps between them."""
+    from matplotlib.patches import Rectangle
+
+    count, height, width, _ = pictures.shape
+    gap = max(1, width // 24)
+    strip = np.zeros((height, count * (width + gap) - gap, 4), np.uint8)
+    for index in range(count):
+        start = index * (width + gap)
+        if real[index]:
+            strip[:, start : start + width, :3] = pictures[index]
+            strip[:, start : start + width, 3] = 255
+            continue
+        place = Rectangle(
+            (start - 0.5, -0.5), width, height, fill=False, hatch="////", alpha=0.35
+        )
+        place.set_edgecolor(INK)
+        ax.add_patch(place)
+    ax.imshow(strip, aspect="equal")
+    ax.set_axis_off()
+
+
+def _label_frames(ax: Axes, labels: Sequence[str]) -> None:
+    """One label above the middle of each frame of a strip that is drawn already."""
+    for index, label in enumerate(labels):
+        ax.text(
+            (index + 0.5) / len(labels),
+            1.03,
+            label,
+            transform=ax.transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+
+
+def _draw_weights(ax: Axes, bars: NDArray, real: NDArray, top: float) -> None:
+    places = np.arange(len(bars))
+    ax.bar(places[real], bars[real], width=0.8, color=COLOURS[0])
+    ax.set(xlim=(-0.5, len(bars) - 0.5), ylim=(0, top), xticks=[])
+    ax.set_ylabel("weight", fontsize=10)
+    ax.locator_params(axis="y", nbins=2)
+    ax.tick_params(axis="y", labelsize=9)
+    ax.grid(axis="x", visible=False)
+
+
+def heatmap(
+    matrix: ArrayLike,
+    xlabel: str,
+    ylabel: str,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    unit: str = "",
+    annotate: bool = False,
+    mark: Sequence[tuple[int, int]] = (),
+    diverging: bool = False,
+) -> Figure:
+    """A matrix as colours, with a scale named ``unit``.
+
+    ``mark`` frames cells given as (row, column). ``diverging`` centres the colours on
+    zero. ``annotate`` writes each value into its cell.
+    """
+    values = np.asarray(matrix, dtype=float)
+    check_shape(values, "rows columns", "matrix")
+    height = float(np.clip(0.32 * len(values) + 0.9, 2.2, 5.6))
+    made, ax = figure(height=height)
+    limit = float(np.nanmax(np.abs(values)))
+    scale = {"vmin": -limit, "vmax": limit, "cmap": DIVERGING} if diverging else {}
+    image = ax.imshow(values, aspect="auto", **scale)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(visible=False)
+    if rows is not None:
+        ax.set_yticks(range(len(rows)), rows)
+    if columns is not None:
+        slope = 30 if sum(map(len, columns)) > 60 else 0
+        ax.set_xticks(range(len(columns)), columns, rotation=slope)
+    for row, column in mark:
+        _frame_cell(ax, row, column)
+    if annotate:
+        _write_values(ax, image, values)
+    made.colorbar(image, ax=ax, label=unit).outline.set_visible(False)
+    return made
+
+
+def _frame_cell(ax: Axes, row: int, column: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, lw=2.2, ec="#ff5a36"))
+
+
+def _write_values(ax: Axes, image: Any, values: NDArray) -> None:
+    """Dark letters on light cells and light ones on dark cells."""
+    colours = image.cmap(image.norm(values))[..., :3]
+    light = colours @ np.array([0.299, 0.587, 0.114]) > 0.5
+    for (row, column), value in np.ndenumerate(values):
+        ink = "#101010" if light[row, column] else "#f5f5f5"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink)
+
+
+def similarity_matrix(
+    similarity: ArrayLike,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    xlabel: str = "videos",
+    ylabel: str = "captions",
+    mark: Sequence[tuple[int, int]] = (),
+) -> Figure:
+    """Similarities (A, B) as colours; ``mark`` frames the pairs that belong together."""
+    check_shape(np.asarray(similarity), "A B", "similarity")
+    return heatmap(
+        similarity, xlabel, ylabel, rows, columns, unit="similarity", mark=mark
+    )
+
+
+def rank_histogram(ranks: Mapping[str, ArrayLike], gallery: int) -> Figure:
+    """Where the right item was ranked, in shares of the queries, beside pure chance.
+
+    ``ranks`` maps a method's name to the ranks of its queries, from 1 to ``gallery``.
+    """
+    edges = [1, 2, 6, 11, 51, gallery + 1]
+    edges = [edge for edge in edges if edge <= gallery] + [gallery + 1]
+    names = [
+        str(low) if high == low + 1 else f"{low}–{high - 1}"
+        for low, high in pairwise(edges)
+    ]
+    shares: dict[str, Mapping[str, Interval]] = {}
+    for method, values in ranks.items():
+        array = np.asarray(values, dtype=float)
+        if array.min() < 1 or array.max() > gallery:
+            raise ValueError(
+                f"{method}: ranks must lie in 1..{gallery}, found "
+                f"{array.min():g}..{array.max():g}."
+            )
+        counts = np.histogram(array, edges)[0]
+        shares[method] = dict(zip(names, 100 * counts / array.size, strict=True))
+    made = bars(shares, ylabel="queries in %", xlabel=f"rank of {gallery}")
+    ax = made.axes[0]
+    chance = [100 * (b - a) / gallery for a, b in pairwise(edges)]
+    ax.scatter(range(len(names)), chance, marker="_", s=600, color=INK, label="chance")
+    _legend(ax)
+    return made
+
+
+def _legend(ax: Axes) -> None:
+    """Above the axes, where it covers nothing and takes no width from them."""
+    longest = max(map(len, ax.get_legend_handles_labels()[1]))
+    columns = 4 if longest < 10 else 3 if longest < 22 else 2
+    ax.figure.legend(loc="outside upper left", ncols=columns)
+
+
+def lines(
+    x: ArrayLike,
+    series: Mapping[str, ArrayLike | tuple[ArrayLike, ArrayLike, ArrayLike]],
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    baseline: float | None = None,
+    baseline_label: str = "chance",
+) -> Figure:
+    """Curves over ``x``, each with its own marker; a triple is (middle, low, high)."""
+    made, ax = figure()
+    for index, (label, values) in enumerate(series.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        marker = MARKERS[index % len(MARKERS)]
+        if isinstance(values, tuple):
+            middle, low, high = values
+            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        else:
+            middle = values
+        ax.plot(x, middle, color=colour, marker=marker, label=label)
+    if baseline is not None:
+        ax.axhline(baseline, color=INK, linestyle="--", lw=1.2, label=baseline_label)
+    if logx:
+        ax.set_xscale("log")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1 or baseline is not None:
+        _legend(ax)
+    return made
+
+
+def roofline(
+    bounds: Mapping[str, float],
+    bandwidth: float,
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Figure:
+    """What is computed a second against what is computed per byte moved, logarithmic.
+
+    ``bounds``: the roof of each precision, MACs a second; ``bandwidth``: bytes a second,
+    the slope before it. ``points``: for each precision the runs by name, each with its
+    MACs per byte and MACs a second. Raises ``ValueError`` for a precision without a roof.
+    """
+    unknown = sorted(set(points) - set(bounds))
+    if unknown:
+        raise ValueError(f"points: no roof for {', '.join(unknown)}.")
+    fig, ax = figure(height=3.6)
+    names = list(dict.fromkeys(name for runs in points.values() for name in runs))
+    reached = [x for runs in points.values() for x, _ in runs.values()]
+    ridge = max(bounds.values()) / bandwidth
+    intensity = np.geomspace(min([*reached, ridge]) / 2, max([*reached, ridge]) * 4)
+    for colour, (precision, roof) in zip(COLOURS, bounds.items(), strict=False):
+        height = np.minimum(roof, bandwidth * intensity)
+        ax.plot(intensity, height, color=colour, label=precision)
+        for name, (x, y) in points.get(precision, {}).items():
+            ax.scatter(x, y, color=colour, marker=MARKERS[names.index(name)])
+    for marker, name in zip(MARKERS, names, strict=False):
+        ax.scatter([], [], color=INK, marker=marker, label=name)
+    ax.set(xscale="log", yscale="log", xlabel="MACs per byte that must move")
+    ax.set_ylabel("MACs a second")
+    _legend(ax)
+    return fig
+
+
+def bars(
+    values: Mapping[str, Interval] | Mapping[str, Mapping[str, Interval]],
+    ylabel: str,
+    xlabel: str = "",
+    baseline: float | None = None,
+    baseline_label: str = "chance",
+) -> Figure:
+    """Bars from 0, one a label, or one group of coloured bars a label.
+
+    ``values`` maps labels to a number or to (middle, low, high), or series names to
+    such mappings, which must share their labels.
+    """
+    if not values:
+        raise ValueError("bars needs at least one value.")
+    series: dict[str, Mapping[str, Interval]] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            series[name] = value
+        else:
+            series.setdefault("", {})[name] = value  # type: ignore[index]
+    labels = list(next(iter(series.values())))
+    if any(list(one) != labels for one in series.values()):
+        raise ValueError(f"every series needs the labels {labels} in this order.")
+    made, ax = figure()
+    width = 0.8 / len(series)
+    for index, (name, one) in enumerate(series.items()):
+        places = np.arange(len(labels)) + (index - (len(series) - 1) / 2) * width
+        middle, low, high = _intervals(one)
+        colour = COLOURS[index % len(COLOURS)]
+        ax.bar(places, middle, width * 0.92, color=colour, label=name or None)
+        if any(high > low):
+            spread = [middle - low, high - middle]
+            ax.errorbar(places, middle, spread, fmt="none", ecolor=INK, capsize=3)
+    if baseline is not None:
+        ax.axhline(baseline, color=INK, linestyle="--", lw=1.2, label=baseline_label)
+    crowded = len(labels) * max(map(len, labels)) > 60  # letters that fit side by side
+    slope = {"rotation": 25, "ha": "right"} if crowded else {}
+    ax.set_xticks(range(len(labels)), labels, **slope)
+    ax.set(ylabel=ylabel, xlabel=xlabel)
+    ax.grid(axis="x", visible=False)
+    if len(series) > 1 or baseline is not None:
+        _legend(ax)
+    return made
+
+
+def _intervals(one: Mapping[str, Interval]) -> tuple[NDArray, NDArray, NDArray]:
+    """Middle, low and high of each value; a plain number is its own interval."""
+    triples = [(v, v, v) if np.isscalar(v) else tuple(v) for v in one.values()]  # type: ignore[arg-type]
+    middle, low, high = np.array(triples, dtype=float).T
+    return middle, low, high

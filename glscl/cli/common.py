@@ -1,0 +1,61 @@
+"""What all commands share: options, and errors as one sentence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="msrvtt, msvd, didemo, lsmdc, activitynet, vatex; or mini."),
+]
+Variant = Annotated[str | None, typer.Option(help="MSR-VTT: 9k, 7k or full.")]
+VideoFolder = Annotated[
+    Path | None, typer.Option("--videos", help="Where videos lie, if not ROOT/videos.")
+]
+
+
+Missing = Annotated[
+    str, typer.Option(help="Videos without a file: refuse, or drop them and say so.")
+]
+Report = Annotated[
+    Path | None, typer.Option(help="Report of `data verify`: what it calls unreadable.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Kept frames and features, if not in DATA/cache.")
+]
+
+
+def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the errors a user can mend into one sentence and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, RuntimeError, OSError) as error:
+            typer.echo(f"glscl: {_sentence(error)}", err=True)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the numbers of the operating system."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    return str(error)
+
+
+def echo_rank0(sentences: list[str]) -> None:
+    """Print lines, once where several processes run the same command."""
+    from glscl.util import parallel
+
+    if parallel.rank() == 0:
+        for sentence in sentences:
+            typer.echo(sentence)

@@ -1,0 +1,144 @@
+"""``glscl data``: make the built-in benchmark, look after the videos of a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glscl.cli.common import (
+    Dataset,
+    Variant,
+    VideoFolder,
+    echo_rank0,
+    sentence_errors,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Make and inspect data.")
+Root = Annotated[Path, typer.Option(help="Folder of the built-in benchmark.")]
+
+
+@app.command("make")
+@sentence_errors
+def data_make(
+    root: Root = Path("data/mini"),
+    train: Annotated[int, typer.Option(help="Training clips.")] = 3000,
+    val: Annotated[int, typer.Option(help="Validation clips.")] = 300,
+    test: Annotated[int, typer.Option(help="Test clips.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of every clip.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """Generate the built-in benchmark: real MP4 files and their captions."""
+    from glscl.mini.synthetic import make_benchmark
+
+    benchmark = make_benchmark(root, train, val, test, seed=seed, workers=workers)
+    for name in ("train", "val", "test"):
+        split = benchmark.split(name)
+        typer.echo(f"{name}: {len(split.videos)} clips, {len(split.captions)} captions")
+    typer.echo(f"written to {root}")
+
+
+@app.command("show")
+@sentence_errors
+def data_show(
+    root: Root = Path("data/mini"),
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    count: Annotated[int, typer.Option(help="How many clips.")] = 3,
+) -> None:
+    """List clips of the built-in benchmark with their captions."""
+    from glscl.mini.synthetic import load_benchmark
+
+    chosen = load_benchmark(root).split(split)
+    for index, video in enumerate(chosen.videos[:count]):
+        typer.echo(f"{video.id}  {video.path}")
+        for caption in chosen.captions:
+            if caption.video == index:
+                typer.echo(f"    {caption.kind:7s} {caption.text}")
+
+
+def _every_video(
+    root: Path, dataset: str | None, variant: str | None, videos: Path | None
+) -> list[Any]:
+    """The videos of a data set, after saying what it lacks, or all below a folder."""
+    from glscl.data.benchmarks import Dataset
+    from glscl.data.split import VideoItem
+    from glscl.data.videofiles import list_videos
+    from glscl.evaluate import markdown
+    from glscl.runs import DataSource
+
+    if dataset is None:
+        items = [VideoItem(p.stem, p) for p in list_videos(videos or root)]
+        if not items:
+            raise FileNotFoundError(f"There is no video below {videos or root}.")
+        return items
+    source = DataSource(dataset, root, variant, videos)
+    found = source.open()
+    if isinstance(found, Dataset):
+        typer.echo(markdown(found.table()))
+    echo_rank0(source.notes())
+    return source.every_video()
+
+
+@app.command("verify")
+@sentence_errors
+def data_verify(
+    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
+    dataset: Dataset = None,
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 60.0,
+    thorough: Annotated[
+        bool, typer.Option(help="Decode all frames, stop at any damage.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write a report, JSON.")] = None,
+) -> None:
+    """Open every video and decode its first and last sampled frame.
+
+    Without --dataset every video below ROOT is taken. Ends with status 1 when a video is
+    missing or cannot be read.
+    """
+    from glscl.data.verify import verify
+    from glscl.evaluate import markdown
+
+    items = _every_video(root, dataset, variant, videos)
+    report = verify(items, workers=workers, timeout=timeout, thorough=thorough)
+    if out is not None:
+        report.write(out)
+    if report.bad:
+        shown = [{"video": v.id, "problem": v.problem} for v in report.bad]
+        typer.echo(markdown(shown))
+    typer.echo(report.summary())
+    if report.bad:
+        raise typer.Exit(1)
+
+
+@app.command("prepare")
+@sentence_errors
+def data_prepare(
+    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the copies.")],
+    dataset: Dataset = None,
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 3.0,
+    size: Annotated[int, typer.Option(help="Shorter side in pixels, at most.")] = 224,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 600.0,
+) -> None:
+    """Write small copies of the videos; use them with --videos OUT.
+
+    Copies that are there already stay. Ends with status 1 when a video cannot be read.
+    """
+    from glscl.data.prepare import prepare
+    from glscl.evaluate import markdown
+
+    items = _every_video(root, dataset, variant, videos)
+    done = prepare(items, out, fps, size, workers, timeout)
+    if done.problems:
+        problems = done.problems.items()
+        typer.echo(markdown([{"video": k, "problem": v} for k, v in problems]))
+    typer.echo(done.summary())
+    if done.problems:
+        raise typer.Exit(1)

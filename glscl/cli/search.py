@@ -1,0 +1,135 @@
+"""``glscl index``, ``search`` and ``serve``: your own videos."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glscl.cli.common import sentence_errors
+
+Index = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+
+
+@sentence_errors
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    path: Index = Path("video-index"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of a saved model, or a CLIP: mini, NAME:WEIGHTS. "
+            "[default: the index's, else OpenAI's ViT-B/32]"
+        ),
+    ] = None,
+    window: Annotated[float, typer.Option(help="Seconds, for a new index.")] = 10.0,
+    overlap: Annotated[
+        float, typer.Option(help="Share with the next one, for a new index.")
+    ] = 0.5,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that decode.")] = 0,
+) -> None:
+    """Index a folder of videos, or only what changed in it since."""
+    from glscl.search.build import known_source, search_model, update
+    from glscl.search.windows import Windows
+
+    old = known_source(path)
+    source = model or old or "ViT-B-32-quickgelu:openai"
+    report = update(
+        path,
+        folder,
+        search_model(source),
+        Windows(window, overlap) if old is None else None,
+        source=str(Path(source).resolve()) if Path(source).is_dir() else source,
+        device=device,
+        workers=workers,
+    )
+    for name, problem in report.broken.items():
+        typer.echo(f"skipped {name}: {problem}", err=True)
+    typer.echo(
+        f"{len(report.added)} added, {len(report.changed)} changed, "
+        f"{len(report.removed)} removed, {report.unchanged} unchanged, "
+        f"{len(report.broken)} skipped; {report.windows} windows in "
+        f"{report.seconds['total']:.0f} s; index in {path}"
+    )
+
+
+@sentence_errors
+def search(
+    texts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
+    path: Index = Path("video-index"),
+    k: Annotated[int, typer.Option(help="Moments for a sentence.")] = 10,
+    shortlist: Annotated[int, typer.Option(help="Windows scored exactly.")] = 100,
+    exact: Annotated[bool, typer.Option(help="Score every window.")] = False,
+    batch: Annotated[
+        Path | None, typer.Option(help="File with a sentence a line.")
+    ] = None,
+    folder: Annotated[str, typer.Option(help="Only videos below it.")] = "",
+    after: Annotated[
+        datetime | None, typer.Option(help="Only videos changed since.")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(help="Only videos changed before.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write a page that plays them.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser.")
+    ] = False,
+) -> None:
+    """Find the moments of indexed videos that fit a sentence."""
+    import webbrowser
+
+    from glscl.search.index import VideoIndex, Where
+    from glscl.search.page import clock, write_page
+
+    sentences = [*(texts or [])]
+    if batch is not None:
+        lines = batch.read_text(encoding="utf-8").splitlines()
+        sentences += [line.strip() for line in lines if line.strip()]
+    if not sentences:
+        raise ValueError("Type a sentence, or name a file of sentences with --batch.")
+    opened = VideoIndex.open(path)
+    where = Where(folder, after, before)
+    answers = opened.search_all(sentences, k, shortlist, exact, where)
+    for sentence, found in zip(sentences, answers, strict=True):
+        typer.echo(f"{sentence}: {len(found)} moments")
+        for one in found:
+            span = f"{clock(one.start)} to {clock(one.end)}"
+            typer.echo(f"  {one.score:6.3f}  {span}  {one.path}")
+    if page is None and show:
+        page = path / "found.html"
+    if page is not None:
+        write_page(page, dict(zip(sentences, answers, strict=True)))
+        typer.echo(f"written to {page}")
+    if show and page is not None:
+        webbrowser.open(page.resolve().as_uri())
+
+
+@sentence_errors
+def serve(
+    path: Index = Path("video-index"),
+    host: Annotated[
+        str, typer.Option(help="Address; others than this machine can reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8421,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser.")
+    ] = False,
+) -> None:
+    """Search in a browser: a page of this machine, for this machine."""
+    import webbrowser
+
+    from glscl.search.index import VideoIndex
+    from glscl.search.serve import SearchServer
+
+    with SearchServer(VideoIndex.open(path), (host, port)) as server:
+        typer.echo(f"serving {path} at {server.url} (Ctrl-C ends it)")
+        if show:
+            webbrowser.open(server.url)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -1,0 +1,165 @@
+"""``glscl train``, ``eval`` and ``import``: models on a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glscl.cli.common import (
+    Cache,
+    Dataset,
+    Missing,
+    Report,
+    Variant,
+    VideoFolder,
+    echo_rank0,
+    sentence_errors,
+)
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
+]
+
+
+def _parse_changes(pairs: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are JSON, or else plain text."""
+    import json
+
+    changes: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}.")
+        try:
+            changes[name] = json.loads(text)
+        except json.JSONDecodeError:
+            changes[name] = text
+    return changes
+
+
+@sentence_errors
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
+    dataset: Dataset = "mini",
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    missing: Missing = "refuse",
+    report: Report = None,
+    cache: Cache = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Model and recipe, if not those of DATASET.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
+    changes: Changes = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints.")
+    ] = None,
+    select_on: Annotated[
+        str, typer.Option(help="Split that chooses the epoch: validation or test.")
+    ] = "validation",
+    resume: Annotated[
+        bool, typer.Option(help="Go on with a run in the folder.")
+    ] = True,
+    tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
+) -> None:
+    """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
+    from glscl.runs import DataSource, train_on
+    from glscl.train import RunOptions
+
+    name = dataset or "mini"
+    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
+    options = RunOptions(
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        micro_batch=micro_batch,
+        accumulate=accumulate,
+        workers=workers,
+        folder=out,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        select_on=select_on,  # type: ignore[arg-type]
+        tensorboard=tensorboard,
+    )
+    history = train_on(source, preset or name, _parse_changes(changes), options, method)
+    best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
+    echo_rank0(
+        [
+            *source.notes(hold_out=select_on == "validation"),
+            f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
+            f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
+            f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}",
+        ]
+    )
+
+
+@sentence_errors
+def import_(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
+    preset: Annotated[str, typer.Option(help="Benchmark it was trained for.")],
+    share: Annotated[
+        bool, typer.Option(help="One set of queries and one decoder for both sides.")
+    ] = True,
+) -> None:
+    """Turn a checkpoint of the authors into a model that `eval` takes."""
+    from glscl.runs import import_checkpoint
+
+    model = import_checkpoint(file, out, preset, share)
+    typer.echo(f"{model.backbone.name}, {model.config.num_queries} queries: {out}")
+
+
+@sentence_errors
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    dataset: Dataset = "mini",
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    variant: Variant = None,
+    videos: VideoFolder = None,
+    missing: Missing = "refuse",
+    report: Report = None,
+    cache: Cache = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
+    ] = None,
+    qb_norm: Annotated[
+        bool, typer.Option(help="Also with QB-Norm, bank: training captions.")
+    ] = False,
+    dsl: Annotated[
+        bool, typer.Option(help="Also with the dual softmax (transductive).")
+    ] = False,
+    worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+) -> None:
+    """Print and write the retrieval table of a model; `torchrun` shares the work."""
+    from glscl.evaluate import markdown, write_tables
+    from glscl.runs import DataSource, evaluate_on
+    from glscl.util import parallel
+
+    name = dataset or "mini"
+    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
+    rows, failures, about = evaluate_on(
+        source, model, split, qb_norm, dsl, worst, device, workers
+    )
+    echo_rank0(
+        [markdown(table) for table in (rows, failures) if table] + about["notes"]
+    )
+    if out is not None and parallel.rank() == 0:
+        for path in write_tables(out, rows, failures, about):
+            typer.echo(f"written to {path}")

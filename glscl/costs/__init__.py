@@ -1,0 +1,1 @@
+"""What similarity heads cost: closed forms, and tools that check them."""

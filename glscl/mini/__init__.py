@@ -1,0 +1,1 @@
+"""The built-in benchmark: generated clips, their captions, and the mini CLIP."""

@@ -1,0 +1,222 @@
+"""The sentences of the built-in benchmark: words, synonyms, templates.
+
+Five captions a clip: two about one shot ("single"), two about two shots in order
+("double"), one about all three ("all"). Each names the object and its motion, and often
+its size and background. Stills get captions too, with a position and without motion.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from glscl.mini.scenes import RESIZING, SHOTS, Clip, Shot
+
+KINDS = ("single", "double", "all")
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "red": ("red",),
+    "orange": ("orange",),
+    "yellow": ("yellow",),
+    "green": ("green",),
+    "turquoise": ("turquoise", "teal"),
+    "blue": ("blue",),
+    "purple": ("purple", "violet"),
+    "pink": ("pink",),
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "ring": ("ring", "hoop"),
+    "cross": ("cross", "plus"),
+    "small": ("small", "little", "tiny"),
+    "large": ("large", "big", "huge"),
+    "plain": ("plain", "blank"),
+    "stripes": ("striped", "lined"),
+    "checks": ("checked", "plaid"),
+    "dots": ("dotted", "spotted"),
+    "light": ("light", "bright"),
+    "dark": ("dark", "dim"),
+}
+MOTION_WORDS: dict[str, tuple[str, ...]] = {
+    "left": ("moves left", "slides to the left", "travels left"),
+    "right": ("moves right", "slides to the right", "travels right"),
+    "up": ("moves up", "rises", "floats up"),
+    "down": ("moves down", "falls", "sinks down"),
+    "spin": ("spins", "rotates", "turns around"),
+    "grow": ("grows", "gets bigger", "expands"),
+    "shrink": ("shrinks", "gets smaller", "contracts"),
+    "blink": ("blinks", "flashes", "flickers"),
+    "still": ("stays still", "does not move", "rests"),
+}
+POSITION_WORDS: dict[tuple[int, int], tuple[str, ...]] = {
+    (0, 0): ("at the top left", "in the top left corner"),
+    (0, 1): ("at the top",),
+    (0, 2): ("at the top right", "in the top right corner"),
+    (1, 0): ("on the left", "at the left"),
+    (1, 1): ("in the middle", "in the center"),
+    (1, 2): ("on the right", "at the right"),
+    (2, 0): ("at the bottom left", "in the bottom left corner"),
+    (2, 1): ("at the bottom",),
+    (2, 2): ("at the bottom right", "in the bottom right corner"),
+}
+_ON = ("on a {}", "against a {}", "over a {}")
+_GROUND = ("background", "backdrop")
+
+# How often a caption of a kind names the size, and the background, of an object. The
+# longest sentence must fit the 32 tokens of the mini CLIP.
+_NAMES_SIZE = {"single": 0.9, "double": 0.4, "all": 0.3}
+_NAMES_BACKGROUND = {"single": 0.95, "double": 0.4, "all": 0.0}
+
+_SINGLE = (
+    "{}",
+    "at some point {}",
+    "there is a moment when {}",
+    "somewhere in the video {}",
+)
+# The sentences about two shots; {0} comes first in the clip.
+_DOUBLE = (
+    "{0}, then {1}",
+    "{0} and then {1}",
+    "{0} before {1}",
+    "{1} after {0}",
+    "first {0}, later {1}",
+)
+_ALL = (
+    "{0}, then {1}, then {2}",
+    "first {0}, then {1}, finally {2}",
+    "{0}, next {1}, and last {2}",
+)
+_STILL = ("{}", "a picture of {}", "we see {}", "there is {}")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """What a caption says about one shot: which shot, and the attributes it names."""
+
+    shot: int
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence, its kind, and what it says: one mention per shot, in their order."""
+
+    text: str
+    kind: str
+    mentions: tuple[Mention, ...]
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """The shots that the sentence describes."""
+        return tuple(mention.shot for mention in self.mentions)
+
+
+def pick(rng: random.Random, options: Sequence[str]) -> str:
+    """One option; uses exactly one random number however many options there are."""
+    return options[int(rng.random() * len(options))]
+
+
+def object_phrase(rng: random.Random, shot: Shot, size: str | None) -> str:
+    """ "a small red star", or "a red star" when ``size`` is None."""
+    size_word = pick(rng, WORDS[size or "small"])
+    words = [pick(rng, WORDS[shot.colour]), pick(rng, WORDS[shot.shape])]
+    if size:
+        words.insert(0, size_word)
+    article = "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([article, *words])
+
+
+def ground_phrase(rng: random.Random, shot: Shot) -> str:
+    """ "on a dark striped background"."""
+    template = pick(rng, _ON)
+    words = (WORDS[shot.tone], WORDS[shot.pattern], _GROUND)
+    return template.format(" ".join(pick(rng, options) for options in words))
+
+
+def _clause(rng: random.Random, shot: Shot, kind: str) -> tuple[str, tuple[str, ...]]:
+    """A clause about ``shot`` and the attributes it names.
+
+    Draws the same count of random numbers whatever the shot shows, so a sibling clip
+    gets the same sentence with only the changed words replaced.
+    """
+    with_size = rng.random() < _NAMES_SIZE[kind] and shot.motion not in RESIZING
+    with_ground = rng.random() < _NAMES_BACKGROUND[kind]
+    ground_first = rng.random() < 0.25
+    phrase = object_phrase(rng, shot, shot.size if with_size else None)
+    motion = pick(rng, MOTION_WORDS[shot.motion])
+    ground = ground_phrase(rng, shot)
+    attributes = ["colour", "shape", "motion"]
+    attributes += ["size"] if with_size else []
+    attributes += ["pattern", "tone"] if with_ground else []
+    text = f"{phrase} {motion}"
+    if with_ground and ground_first and kind == "single":
+        text = f"{ground} {text}"
+    elif with_ground:
+        text = f"{text} {ground}"
+    return text, tuple(attributes)
+
+
+def _caption(
+    rng: random.Random, clip: Clip, shots: Sequence[int], kind: str
+) -> Caption:
+    clauses = [_clause(rng, clip.shots[shot], kind) for shot in shots]
+    template = pick(rng, {"single": _SINGLE, "double": _DOUBLE, "all": _ALL}[kind])
+    mentions = tuple(
+        Mention(shot, attributes)
+        for shot, (_, attributes) in zip(shots, clauses, strict=True)
+    )
+    return Caption(template.format(*(text for text, _ in clauses)), kind, mentions)
+
+
+def captions_of(clip: Clip, seed: int = 0, style: str | None = None) -> list[Caption]:
+    """The five captions of ``clip``: two single, two double, one all.
+
+    ``style`` is the id that seeds templates and synonyms, by default the clip's own; a
+    sibling takes the style of its original.
+    """
+    rng = random.Random(f"glscl captions {seed} {style or clip.id}")
+    plans: list[tuple[str, tuple[int, ...]]] = []
+    for kind, length, count in (("single", 1, 2), ("double", 2, 2), ("all", SHOTS, 1)):
+        choices = list(combinations(range(SHOTS), length))
+        plans += [(kind, shots) for shots in rng.sample(choices, count)]
+    return [_caption(rng, clip, shots, kind) for kind, shots in plans]
+
+
+def still_caption(
+    rng: random.Random,
+    shot: Shot,
+    size: str | None,
+    cell: tuple[int, int] | None,
+    ground: bool,
+) -> str:
+    """A caption of one frame; ``size``, the grid ``cell`` (row, column) of the object
+    and the background are named if given."""
+    phrase = object_phrase(rng, shot, size)
+    if cell is not None:
+        phrase += f" {pick(rng, POSITION_WORDS[cell])}"
+    if ground:
+        place = ground_phrase(rng, shot)
+        phrase = f"{place} {phrase}" if rng.random() < 0.25 else f"{phrase} {place}"
+    return pick(rng, _STILL).format(phrase)
+
+
+def empty_caption(rng: random.Random, shot: Shot) -> str:
+    """A caption of a frame whose object is hidden: "nothing on a dark plain ..."."""
+    return f"nothing {ground_phrase(rng, shot)}"
+
+
+def vocabulary() -> list[str]:
+    """Every word that any caption of a clip or of a still can contain, sorted."""
+    return sorted({word for phrase in _phrases() for word in phrase.split()})
+
+
+def _phrases() -> Iterator[str]:
+    for table in (WORDS, MOTION_WORDS, POSITION_WORDS):
+        for options in table.values():
+            yield from options
+    for template in (*_ON, *_GROUND, *_SINGLE, *_DOUBLE, *_ALL, *_STILL):
+        yield template.replace(",", " , ").format(*([""] * SHOTS))
+    yield from ("a", "an", "nothing")

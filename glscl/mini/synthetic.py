@@ -1,0 +1,522 @@
+"""The built-in benchmark: clips on disk, their captions, splits, siblings, ceilings.
+
+``make_benchmark`` draws real H.264 files that are then read like any other video, so no
+download stands between a reader and a running notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glscl.data.encode import ENCODER, encode_mp4
+from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.mini.grammar import Caption, Mention, captions_of
+from glscl.mini.render import render_clip
+from glscl.mini.scenes import (
+    ATTRIBUTES,
+    FPS,
+    RESIZING,
+    SPLITS,
+    Clip,
+    Shot,
+    clip_from_dict,
+    draw_clip,
+    motions_of,
+    split_of,
+)
+from glscl.util.files import atomic_path
+
+#: To be raised whenever a clip or a caption changes: old folders are then refused.
+VERSION = 1
+LEFTOVER_SECONDS = 600
+INDEX = "benchmark.json"
+#: What a reader of ``oracle_scores`` understands, from least to most.
+LEVELS = ("objects", "motion", "order")
+#: What a sibling clip can differ in.
+SIBLING_KINDS = (*ATTRIBUTES, "order")
+_OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "up": "down",
+    "down": "up",
+    "grow": "shrink",
+    "shrink": "grow",
+    "spin": "still",
+    "still": "blink",
+    "blink": "still",
+}
+
+
+class BenchmarkError(RuntimeError):
+    """The built-in benchmark cannot be made or read; the message says why."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Clips and captions under ``root``, by split.
+
+    ``split`` gives what every data set gives; ``clips`` and ``captions`` say what is in
+    them: shots with their frames, and which shots a caption is about.
+    """
+
+    root: Path
+    seed: int
+    contents: Mapping[str, tuple[tuple[Clip, tuple[Caption, ...]], ...]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Clips in every split."""
+        return {name: len(items) for name, items in self.contents.items()}
+
+    def clips(self, split: str) -> tuple[Clip, ...]:
+        """The B clips of ``split``, in the order of ``Split.videos``."""
+        return tuple(clip for clip, _ in self._items(split))
+
+    def captions(self, split: str) -> tuple[Caption, ...]:
+        """The A captions of ``split``, in the order of ``Split.captions``."""
+        return tuple(text for _, captions in self._items(split) for text in captions)
+
+    def split(self, name: str) -> Split:
+        """Videos and captions of ``"train"``, ``"val"`` or ``"test"``."""
+        items = self._items(name)
+        videos = tuple(
+            VideoItem(clip.id, clip_path(self.root, clip)) for clip, _ in items
+        )
+        captions = tuple(
+            CaptionItem(caption.text, video, caption.kind)
+            for video, (_, texts) in enumerate(items)
+            for caption in texts
+        )
+        return Split(name, videos, captions)
+
+    def _items(self, split: str) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+        if split not in self.contents:
+            raise ValueError(
+                f"Unknown split {split!r} of the built-in benchmark: expected one of "
+                f"{list(self.contents)}."
+            )
+        return self.contents[split]
+
+
+def clip_path(root: Path, clip: Clip) -> Path:
+    """Where the video of ``clip`` lies under ``root``."""
+    return Path(root) / "clips" / f"{clip.id}.mp4"
+
+
+def make_benchmark(
+    root: str | Path,
+    train: int = 3000,
+    val: int = 300,
+    test: int = 300,
+    seed: int = 0,
+    workers: int = 2,
+    progress: bool = True,
+) -> Benchmark:
+    """Make, complete or just check the benchmark under ``root``.
+
+    Clips that are there and whole are kept, so a killed run resumes, a second run is
+    quick, and a larger benchmark extends a smaller one. The index is written last.
+
+    Raises ``ValueError`` for sizes below 1, ``BenchmarkError`` when ``root`` holds
+    another seed or version, or cannot be written.
+    """
+    root = Path(root)
+    sizes = {"train": train, "val": val, "test": test}
+    for name, size in (*sizes.items(), ("workers", workers)):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number from 1, got {size!r}.")
+    found = _read_index(root) if (root / INDEX).exists() else None
+    if found is not None and found.seed != seed:
+        raise BenchmarkError(
+            f"{root} holds the built-in benchmark with seed {found.seed}, not {seed}: "
+            "choose another folder."
+        )
+    contents = {
+        name: _items_of(name, size, seed, found) for name, size in sizes.items()
+    }
+    clips = [clip for items in contents.values() for clip, _ in items]
+    write_clips(root, clips, workers=workers, progress=progress)
+    if found is None or any(found.sizes[name] < sizes[name] for name in SPLITS):
+        everything = {
+            name: max(items, found.contents[name] if found else (), key=len)
+            for name, items in contents.items()
+        }
+        _write_index(Benchmark(root, seed, everything))
+    return Benchmark(root, seed, contents)
+
+
+def _items_of(
+    split: str, size: int, seed: int, found: Benchmark | None
+) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+    known = found.contents[split][:size] if found else ()
+    drawn = (draw_clip(split, index, seed) for index in range(len(known), size))
+    return (*known, *((clip, tuple(captions_of(clip, seed))) for clip in drawn))
+
+
+def write_clips(
+    root: str | Path,
+    clips: Sequence[Clip],
+    workers: int = 2,
+    progress: bool = False,
+) -> list[Path]:
+    """Write the MP4 of every clip that is not there whole; returns all paths.
+
+    ``workers`` threads share the work: drawing and encoding release Python's lock.
+    Raises ``BenchmarkError`` when a file cannot be written.
+    """
+    from tqdm import tqdm
+
+    root = Path(root)
+    try:
+        (root / "clips").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"Could not write {root}: {error.strerror}.") from error
+    _sweep(root / "clips")
+    missing = [clip for clip in clips if not _is_whole(root, clip)]
+    # Left alone otherwise, so that TQDM_DISABLE of the environment is heard.
+    quiet = {} if progress and missing else {"disable": True}
+    with (
+        tqdm(total=len(missing), desc="clips", unit="clip", **quiet) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        jobs = [pool.submit(_write_clip, root, clip) for clip in missing]
+        try:
+            for job in jobs:
+                job.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [clip_path(root, clip) for clip in clips]
+
+
+def _write_clip(root: Path, clip: Clip) -> None:
+    data = encode_mp4(render_clip(clip), FPS, comment=_signature(clip))
+    _write(clip_path(root, clip), data)
+
+
+def _signature(clip: Clip) -> str:
+    """What the file of ``clip`` carries as a comment: a digest of all that made it."""
+    text = json.dumps([clip.to_dict(), ENCODER], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return f"glscl {VERSION} {clip.id} {digest}"
+
+
+def _is_whole(root: Path, clip: Clip) -> bool:
+    """Whether the file of ``clip`` is there, complete, and shows this very clip."""
+    try:
+        data = clip_path(root, clip).read_bytes()
+    except OSError:
+        return False
+    return _signature(clip).encode() in data and _boxes_are_complete(data)
+
+
+def _boxes_are_complete(data: bytes) -> bool:
+    """Whether the top-level MP4 boxes (4 bytes of size, 4 of type) fill the file."""
+    position = 0
+    while position + 8 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        if size < 8:
+            return False
+        position += size
+    return position == len(data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write whole or not at all; a failure becomes one clear sentence."""
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        reason = str(error.strerror)
+        where = "" if str(path) in reason else f"Could not write {path}: "
+        raise BenchmarkError(f"{where}{reason}.") from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left: temporary files nobody touched for minutes."""
+    for leftover in folder.glob(".*.mp4.*"):
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
+
+
+def _write_index(benchmark: Benchmark) -> None:
+    contents = {
+        name: [
+            {**clip.to_dict(), "captions": [asdict(caption) for caption in captions]}
+            for clip, captions in items
+        ]
+        for name, items in benchmark.contents.items()
+    }
+    index = {"version": VERSION, "seed": benchmark.seed, "splits": contents}
+    text = json.dumps(index, separators=(",", ":"))
+    _write(benchmark.root / INDEX, text.encode())
+
+
+def load_benchmark(
+    root: str | Path,
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+) -> Benchmark:
+    """The benchmark that ``make_benchmark`` left under ``root``.
+
+    The sizes take the first clips of a split, by default all. Raises ``BenchmarkError``
+    when the index is missing, damaged, of another version, or smaller than asked, or
+    when a clip is gone.
+    """
+    root = Path(root)
+    benchmark = _read_index(root)
+    wanted = {"train": train, "val": val, "test": test}
+    for name, size in wanted.items():
+        there = benchmark.sizes[name]
+        if size is not None and not 1 <= size <= there:
+            raise BenchmarkError(
+                f"{root} holds {there} {name} clips, asked for {size}: make it again "
+                "with the sizes you need."
+            )
+    contents = {
+        name: items[: wanted[name]] for name, items in benchmark.contents.items()
+    }
+    for items in contents.values():
+        for clip, _ in items:
+            if not clip_path(root, clip).is_file():
+                raise BenchmarkError(
+                    f"{clip_path(root, clip)} is missing: make the benchmark again, "
+                    "whole clips are kept."
+                )
+    return replace(benchmark, contents=contents)
+
+
+def _read_index(root: Path) -> Benchmark:
+    path = root / INDEX
+    try:
+        index = json.loads(path.read_text())
+        version = index["version"]
+    except FileNotFoundError:
+        raise BenchmarkError(
+            f"No built-in benchmark in {root}: {INDEX} is missing; make it first."
+        ) from None
+    except OSError as error:
+        raise BenchmarkError(f"Could not read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path) from None
+    if version != VERSION:
+        raise BenchmarkError(
+            f"{path} is of version {version}, expected {VERSION}: make the benchmark "
+            "in another folder."
+        )
+    try:
+        contents = {
+            name: tuple(_item_from_dict(values) for values in index["splits"][name])
+            for name in SPLITS
+        }
+        return Benchmark(root, int(index["seed"]), contents)
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> BenchmarkError:
+    return BenchmarkError(
+        f"{path} is damaged: delete it and make the benchmark again, whole clips are "
+        "kept."
+    )
+
+
+def _item_from_dict(values: dict[str, Any]) -> tuple[Clip, tuple[Caption, ...]]:
+    captions = tuple(
+        Caption(
+            text=caption["text"],
+            kind=caption["kind"],
+            mentions=tuple(
+                Mention(mention["shot"], tuple(mention["attributes"]))
+                for mention in caption["mentions"]
+            ),
+        )
+        for caption in values["captions"]
+    )
+    return clip_from_dict(values), captions
+
+
+def relevant_frames(
+    clip: Clip, caption: Caption, frames: Iterable[int]
+) -> NDArray[np.bool_]:
+    """Which of ``frames`` (F,), numbers in the clip, show a shot the caption is about."""
+    return np.array([clip.shot_of_frame(frame) in caption.shots for frame in frames])
+
+
+def siblings(clip: Clip, seed: int = 0) -> dict[str, Clip]:
+    """Hard negatives of ``clip``: the same clip with one thing changed.
+
+    Keys: the attribute of one shot that is another one ("colour", "shape", "size",
+    "pattern", "tone", "motion"), or "order" when two shots changed places. Captions of
+    a sibling: ``captions_of(sibling, seed, style=clip.id)``, the same sentences with
+    the changed words replaced. A changed object never makes a composition of another
+    split that is measured on, so training on siblings keeps the splits apart.
+    """
+    allowed = {"train", split_of(clip)}
+    found: dict[str, Clip] = {}
+    for kind in SIBLING_KINDS:
+        rng = random.Random(f"glscl sibling {seed} {clip.id} {kind}")
+        swap = _swap_two if kind == "order" else _change_attribute
+        while kind not in found or split_of(found[kind]) not in allowed:
+            found[kind] = Clip(f"{clip.id}-{kind}", swap(rng, clip.shots, kind))
+    return found
+
+
+def with_siblings(
+    benchmark: Benchmark,
+    split: str,
+    kinds: Sequence[str] = SIBLING_KINDS,
+    workers: int = 2,
+    progress: bool = False,
+) -> Split:
+    """A split in families: each clip followed by its siblings of ``kinds``.
+
+    Every family is ``1 + len(kinds)`` videos in a row. A sibling keeps the captions
+    that name what was changed, or all five where none does. Clips that are not there
+    yet are drawn. Raises ``ValueError`` for an unknown split or kind.
+    """
+    for kind in kinds:
+        if kind not in SIBLING_KINDS:
+            raise ValueError(
+                f"Unknown kind of sibling {kind!r}: expected one of {SIBLING_KINDS}."
+            )
+    families = [
+        [(clip, captions), *_siblings_of(clip, captions, kinds, benchmark.seed)]
+        for clip, captions in benchmark._items(split)
+    ]
+    contents = {split: tuple(item for family in families for item in family)}
+    grown = replace(benchmark, contents=contents)
+    write_clips(benchmark.root, grown.clips(split), workers, progress)
+    return grown.split(split)
+
+
+def _siblings_of(
+    clip: Clip, captions: Sequence[Caption], kinds: Sequence[str], seed: int
+) -> Iterator[tuple[Clip, tuple[Caption, ...]]]:
+    known = {caption.text for caption in captions}
+    found = siblings(clip, seed)
+    for kind in kinds:
+        said = tuple(captions_of(found[kind], seed, style=clip.id))
+        telling = tuple(caption for caption in said if caption.text not in known)
+        yield found[kind], telling or said
+
+
+def _change_attribute(
+    rng: random.Random, shots: tuple[Shot, ...], name: str
+) -> tuple[Shot, ...]:
+    choices = list(range(len(shots)))
+    if name == "size":
+        # No caption names the size of a growing object: take another if there is one.
+        choices = [i for i in choices if shots[i].motion not in RESIZING] or choices
+    index = rng.choice(choices)
+    shot = shots[index]
+    taken = {_object(other) for other in shots}
+    if name == "motion":
+        options = [replace(shot, motion=_OPPOSITE[shot.motion])]
+    else:
+        options = [
+            changed
+            for value in ATTRIBUTES[name]
+            if value != getattr(shot, name)
+            for changed in (_with(shot, name, value),)
+            if shot.motion in motions_of(changed.shape)
+            # The three objects of a clip stay different.
+            and (name not in ("colour", "shape") or _object(changed) not in taken)
+        ]
+    return (*shots[:index], rng.choice(options), *shots[index + 1 :])
+
+
+def _with(shot: Shot, name: str, value: str) -> Shot:
+    changes: dict[str, Any] = {name: value}
+    return replace(shot, **changes)
+
+
+def _object(shot: Shot) -> tuple[str, str]:
+    return shot.colour, shot.shape
+
+
+def _swap_two(rng: random.Random, shots: tuple[Shot, ...], _: str) -> tuple[Shot, ...]:
+    first, second = sorted(rng.sample(range(len(shots)), 2))
+    order = list(shots)
+    order[first], order[second] = order[second], order[first]
+    moved = []
+    start = 0
+    for shot in order:
+        moved.append(replace(shot, start=start, stop=start + shot.frames))
+        start += shot.frames
+    return tuple(moved)
+
+
+def oracle_scores(
+    benchmark: Benchmark, split: str, level: str = "order"
+) -> NDArray[np.float32]:
+    """Scores (A, B) of a reader that understands everything up to ``level``.
+
+    1 where the caption is true of the video, else 0. "objects": colour, shape, size and
+    background; "motion": also what moves how; "order": also what comes first. Captions
+    are ambiguous, so even this reader has ties: ranked with expected ties, the scores
+    give the ceiling of the benchmark.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"Unknown level {level!r}: expected one of {list(LEVELS)}.")
+    clips, captions = benchmark.clips(split), benchmark.captions(split)
+    names = [name for name in ATTRIBUTES if level != "objects" or name != "motion"]
+    # shown: (B, shots, attributes), the value of every attribute as a number
+    shown = np.array(
+        [
+            [[ATTRIBUTES[n].index(getattr(shot, n)) for n in names] for shot in c.shots]
+            for c in clips
+        ]
+    )
+    owner = np.repeat(np.arange(len(clips)), len(captions) // len(clips))
+    rows = [
+        _true_of(caption, shown[video], names, shown, ordered=level == "order")
+        for caption, video in zip(captions, owner, strict=True)
+    ]
+    return np.stack(rows).astype(np.float32)
+
+
+def _true_of(
+    caption: Caption,
+    own: NDArray[np.int64],
+    names: Sequence[str],
+    shown: NDArray[np.int64],
+    ordered: bool,
+) -> NDArray[np.bool_]:
+    """Which videos (B,) ``caption`` is true of; ``own`` (shots, attributes) is its own.
+
+    Every mention needs a shot of its own that fits, later mentions a later one if
+    ``ordered``. A depth-first walk over the mentions, all videos at once.
+    """
+    fits = []  # per mention (B, shots)
+    for mention in caption.mentions:
+        said = [i for i, name in enumerate(names) if name in mention.attributes]
+        fits.append((shown[:, :, said] == own[mention.shot, said]).all(-1))
+    shots = range(shown.shape[1])
+
+    def walk(position: int, used: tuple[int, ...]) -> NDArray[np.bool_]:
+        true = np.full(len(shown), position == len(fits))
+        if position == len(fits):
+            return true
+        for shot in shots:
+            allowed = shot > max(used, default=-1) if ordered else shot not in used
+            if allowed:
+                true |= fits[position][:, shot] & walk(position + 1, (*used, shot))
+        return true
+
+    return walk(0, ())

@@ -1,0 +1,58 @@
+"""Float32 or better, masks with something in them, and scores that are numbers."""
+
+import torch
+from torch import Tensor
+
+from glscl.util.shapes import check_shape
+
+
+def full(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in one common dtype, at least float32."""
+    dtype = torch.float32
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context that turns autocast off on the device of ``x``."""
+    return torch.autocast(device_type=x.device.type, enabled=False)
+
+
+def real_positions(
+    mask: Tensor, axes: str, name: str, item: str, **sizes: int
+) -> Tensor:
+    """``mask`` as booleans (True = real), its shape and rows checked.
+
+    ``axes``: the two axes, as for ``check_shape``. Raises ``ValueError`` naming the axis
+    that does not fit, or the first ``item`` whose row is all False.
+    """
+    check_shape(mask, axes, name, **sizes)
+    mask = mask.bool()
+    empty = ~mask.any(dim=1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(
+            f"{name}: row {row} is all False, but every {item} needs a real position."
+        )
+    return mask
+
+
+def refuse_non_finite(scores: Tensor, **features: Tensor) -> None:
+    """Name the row of ``features`` behind a score that is NaN or infinite.
+
+    One look at the scores costs little; the features are searched only after a find.
+    Raises ``ValueError``.
+    """
+    # A sum meets every NaN and infinity, in one cheap pass; a finite one has met none.
+    if scores.sum().isfinite() or scores.isfinite().all():
+        return
+    for name, x in features.items():
+        rows = ~x.flatten(1).isfinite().all(dim=1)
+        if rows.any():
+            row = int(rows.nonzero()[0])
+            raise ValueError(f"{name}: row {row} has NaN or infinite features.")
+    raise ValueError(
+        f"The features of {' and '.join(features)} are too large: their inner products "
+        f"overflow {scores.dtype}."
+    )

@@ -1,0 +1,176 @@
+"""The ablation: runs that resume, a table that says what the runs say."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from toy import toy_videos
+
+from book.experiments import ablations as runner
+from book.experiments.ablations import (
+    ALL_VARIANTS,
+    PAIRS,
+    VARIANTS,
+    Setup,
+    difference,
+    run_once,
+    run_path,
+    settings_of,
+    stored_runs,
+    summarise,
+    train_variant,
+)
+from glscl.config import MODEL_CONFIGS, TrainConfig, override
+from glscl.mini.synthetic import SIBLING_KINDS
+
+TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None)
+
+
+@pytest.fixture
+def videos(monkeypatch):
+    made = {name: toy_videos(8, 2, name) for name in ("train", "val", "test")}
+    monkeypatch.setattr(runner, "mini_videos", lambda *_: made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    """Random weights differ from load to load; let their digest be a constant."""
+    monkeypatch.setattr(runner, "clip_digest", lambda setup: "some weights")
+
+
+def test_variants_name_real_settings_and_pairs_real_variants():
+    for changes in ALL_VARIANTS.values():
+        of_model, of_recipe = settings_of(changes)
+        override(MODEL_CONFIGS[changes.get("method", "glscl")](), of_model)
+        override(TrainConfig(), of_recipe)
+        assert set(changes.get("siblings", ())) <= set(SIBLING_KINDS)
+    assert {name for pair in PAIRS for name in pair} <= ALL_VARIANTS.keys()
+
+
+def test_every_run_has_a_file_of_its_own(tmp_path):
+    paths = {run_path(tmp_path, name, n) for name in ALL_VARIANTS for n in (0, 1)}
+    assert len(paths) == 2 * len(ALL_VARIANTS)
+    assert all(
+        set(path.stem) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for path in paths
+    )
+
+
+def test_a_variant_is_trained_as_it_says_and_repeats(videos):
+    changes = {**VARIANTS["+ GIM"], "max_words": 16, "temporal_layers": 1}
+    model, record = train_variant(changes, 0, videos, TINY)
+    assert not model.config.local
+    assert model.config.pooling == "gim"
+    _, again = train_variant(changes, 0, videos, TINY)
+    _, other = train_variant(changes, 1, videos, TINY)
+    assert record["loss"] == again["loss"] != other["loss"]
+    assert record["test"] == again["test"]
+    assert len(record["test"]["ranks"]) == 16
+
+
+def test_a_variant_may_change_the_recipe_too(videos):
+    changes = {**VARIANTS["+ GIM"], "temporal_layers": 1, "siblings": ["motion"]}
+    changes |= {"epochs": 2, "group_size": 2, "batch_size": 4}
+    model, record = train_variant(changes, 0, videos, TINY)
+    assert record["recipe"]["epochs"] == 2
+    assert record["recipe"]["group_size"] == 2
+    assert len(record["loss"]) == 4
+    assert model.config.temporal_layers == 1
+
+
+def test_a_run_with_a_file_is_not_run_again_unless_settings_changed(
+    videos, tmp_path, monkeypatch
+):
+    first = run_once("mean pooling", 0, tmp_path, TINY)
+
+    def never(*_, **__):
+        raise AssertionError("ran again")
+
+    monkeypatch.setattr(runner, "train_variant", never)
+    assert run_once("mean pooling", 0, tmp_path, TINY) == json.loads(
+        run_path(tmp_path, "mean pooling", 0).read_text()
+    )
+    assert first["provenance"]["torch"] == torch.__version__
+    with pytest.raises(AssertionError, match="ran again"):
+        run_once("mean pooling", 0, tmp_path, Setup(epochs=2))
+    monkeypatch.setattr(runner, "clip_digest", lambda setup: "other weights")
+    with pytest.raises(AssertionError, match="ran again"):
+        run_once("mean pooling", 0, tmp_path, TINY)
+
+
+def test_longer_runs_say_how_often_siblings_are_told_apart(
+    videos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runner, "sibling_videos", lambda _: toy_videos(16, 2, "val"))
+    monkeypatch.setitem(ALL_VARIANTS, "all, longer", {"local": False})
+    record = run_once("all, longer", 0, tmp_path, TINY)
+    assert set(record["sibling_wins"]) == set(SIBLING_KINDS)
+    assert "sibling_wins" not in run_once("mean pooling", 0, tmp_path, TINY)
+    told = summarise([record], "c")["variants"]["all, longer"]["sibling_wins"]
+    assert told["motion"]["mean"] == record["sibling_wins"]["motion"]
+
+
+def fake_run(variant, seed, ranks):
+    """A record whose test ranks are given, two captions per video."""
+    R1 = 100 * sum(rank <= 1 for rank in ranks) / len(ranks)
+    values = {"R1": R1, "R5": R1, "R10": R1, "MdR": 1.0, "MnR": 1.0}
+    test = {"t2v": {**values, "gallery": len(ranks) // 2}, "v2t": values}
+    test |= {"kinds": {"single": values}, "ranks": ranks}
+    return {
+        "variant": variant,
+        "seed": seed,
+        "changes": {},
+        "setup": asdict(TINY),
+        "clip": "some weights",
+        "provenance": {},
+        "seconds": 1.0,
+        "val": test,
+        "test": test,
+    }
+
+
+def test_summary_holds_means_over_seeds_and_paired_differences():
+    records = [
+        fake_run("temporal", 0, [1, 2, 3, 4]),
+        fake_run("temporal", 1, [1, 1, 3, 4]),
+        fake_run("GIM + LIM", 0, [1, 1, 3, 4]),
+        fake_run("GIM + LIM", 1, [1, 1, 1, 1]),
+    ]
+    summary = summarise(records, "the command")
+    R1 = summary["variants"]["GIM + LIM"]["t2v"]["R1"]
+    assert R1["each"] == [50, 100]
+    assert R1["mean"] == 75
+    assert R1["std"] == pytest.approx(50 / 2**0.5)
+    (only,) = summary["differences"]
+    assert (only["variant"], only["baseline"]) == ("GIM + LIM", "temporal")
+    assert only["each"] == [25, 50]
+    assert only["mean"] == 37.5
+    low, high = only["interval"]
+    assert low <= 37.5 <= high
+    assert summary["seconds"] == 4
+
+
+def test_differences_use_the_seeds_both_have():
+    one = {seed: fake_run("a", seed, [1, 1]) for seed in (0, 2)}
+    two = {seed: fake_run("b", seed, [1, 2]) for seed in (1, 2)}
+    assert difference(one, two, "a", "b")["seeds"] == [2]
+
+
+def test_summary_reads_every_run_of_its_setup_in_the_order_of_the_table(tmp_path):
+    for run in (
+        fake_run("all", 0, [1, 1]),
+        fake_run("temporal", 1, [1, 1]),
+        fake_run("temporal", 0, [1, 1]),
+        {**fake_run("temporal", 7, [1, 1]), "setup": asdict(Setup(epochs=3))},
+        {**fake_run("temporal", 8, [1, 1]), "clip": "other weights"},
+    ):
+        path = run_path(tmp_path, run["variant"], run["seed"])
+        path.write_text(json.dumps(run))
+    found = [(run["variant"], run["seed"]) for run in stored_runs(tmp_path, TINY)]
+    assert found == [("temporal", 0), ("temporal", 1), ("all", 0)]
+
+
+def test_unknown_variants_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Unknown variant 'magic'"):
+        runner.run_all(["magic"], [0], tmp_path, TINY)

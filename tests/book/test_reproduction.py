@@ -1,0 +1,125 @@
+"""Reproductions: what is run and kept, what counts, what is said without any."""
+
+from pathlib import Path
+
+import pytest
+import replicas
+import yaml
+
+from book.experiments.reproduction import (
+    Result,
+    compare,
+    ours,
+    published_eercf,
+    published_results,
+    read_records,
+    reproduce,
+)
+from glscl.runs import DataSource
+from glscl.train import RunOptions
+
+NUMBERS = Path(__file__).parents[2] / "book" / "paper_numbers.yml"
+TINY = {
+    "backbone": "mini",
+    "pretrained": None,
+    "max_frames": 2,
+    "sample_fps": 4.0,
+    "temporal_layers": 1,
+    "num_decoder_layers": 1,
+    "num_queries": 2,
+    "epochs": 1,
+    "augment": None,
+}
+
+
+def test_a_reproduction_leaves_a_record_of_what_was_run(tmp_path, write_video):
+    replicas.replica("msvd", tmp_path / "data", write_video)
+    source = DataSource("msvd", tmp_path / "data")
+    options = RunOptions(folder=tmp_path / "run", progress=False)
+    record = reproduce(source, tmp_path / "out", options, changes={**TINY, "seed": 3})
+    assert read_records(tmp_path / "out") == [record]
+    (path,) = (tmp_path / "out").iterdir()
+    assert path.stem.startswith("msvd-glscl-mini-validation-fp32-")
+    assert path.stem.endswith("-seed3")
+    assert record["seed"] == 3
+    assert {row["gallery"] for row in record["rows"]} == {replicas.TEST}
+    assert any("published: 27763" in note for note in record["notes"])
+    assert read_records(tmp_path / "nowhere") == []
+    with pytest.raises(ValueError, match=r"needs options\.folder"):
+        reproduce(source, tmp_path / "out", RunOptions())
+
+
+def test_every_published_line_is_read_with_the_name_of_each_number():
+    results = published_results(yaml.safe_load(NUMBERS.read_text()))
+    of = {(r.dataset, r.backbone, r.name, r.direction): r.values for r in results}
+    lines = yaml.safe_load(NUMBERS.read_text())["table_2"]["msvd"]["GLSCL"]["v2t"]
+    found = of["msvd", "ViT-B/32", "GLSCL", "video to text"]
+    assert list(found.values()) == lines
+    assert list(found) == ["R1", "R5", "R10", "MnR"]
+    found = of["msrvtt", "ViT-B/16", "GLSCL + QB-Norm", "text to video"]
+    assert list(found) == ["R1", "R5", "R10", "MdR", "MnR"]
+    # What is not printed is not there.
+    assert "R10" not in of["didemo", "ViT-B/32", "X-CLIP", "text to video"]
+    assert ("didemo", "ViT-B/32", "TS2-Net", "video to text") not in of
+
+
+def test_eercf_is_compared_with_runs_of_eercf_on_the_same_gallery():
+    results = published_eercf(yaml.safe_load(NUMBERS.read_text()))
+    of = {(r.dataset, r.variant, r.direction): r for r in results}
+    assert ("vatex", None, "video to text") not in of  # not printed
+    for variant in (None, "full"):
+        result = of["msrvtt", variant, "text to video"]
+        for method, split, counts in (
+            ("eercf", variant, True),
+            ("glscl", variant, False),
+            ("eercf", "7k", False),
+        ):
+            found = ours([run(method=method, variant=split)], result, "R1")
+            assert found == ([47.0] if counts else [])
+
+
+def test_a_verdict_needs_seeds_and_respects_their_spread():
+    assert compare(48.0, []).verdict == "not run here"
+    assert compare(48.0, [47.0, 48.0]).verdict == "2 of 3 seeds"
+    close = compare(48.0, [47.4, 47.5, 47.6])
+    assert (close.verdict, close.tolerance) == ("reproduced", 1.0)
+    assert compare(49.0, [47.4, 47.5, 47.6]).verdict == "lower than published"
+    assert compare(46.0, [47.4, 47.5, 47.6]).verdict == "higher than published"
+    wide = compare(49.0, [46.5, 47.5, 48.5])
+    assert wide.tolerance == pytest.approx(2 * (1 + 1 / 3) ** 0.5)
+    assert wide.verdict == "reproduced"
+
+
+def run(**changes):
+    row = {"scores": "raw", "direction": "text to video", "captions": "all captions"}
+    record = {
+        "dataset": "msrvtt",
+        "variant": None,
+        "method": "glscl",
+        "backbone": "ViT-B-32-quickgelu",
+        "changes": {},
+        "select_on": "test",
+        "notes": [],
+        "rows": [{**row, "R1": 47.0}, {**row, "direction": "video to text", "R1": 1.0}],
+    }
+    return {**record, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"variant": "9k"}, True),
+        ({"variant": "7k"}, False),
+        ({"dataset": "msvd"}, False),
+        ({"method": "eercf"}, False),
+        ({"backbone": "ViT-B-16-quickgelu"}, False),
+        ({"changes": {"pretrained": "ViT-B-32.pt"}}, True),
+        ({"changes": {"batch_size": 32}}, False),
+        ({"select_on": "validation"}, False),
+        ({"notes": ["test: 3 videos are missing or unreadable, 997 remain."]}, False),
+    ],
+)
+def test_only_runs_of_the_published_setting_stand_beside_it(changes, counts):
+    result = Result("msrvtt", "ViT-B/32", "GLSCL", "text to video", {"R1": 48.1})
+    assert ours([run(**changes)], result, "R1") == ([47.0] if counts else [])

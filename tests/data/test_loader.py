@@ -1,0 +1,205 @@
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from glscl.data import loader
+from glscl.data.frames import VideoError
+from glscl.data.loader import (
+    FrameCache,
+    FrameSpec,
+    VideoDataset,
+    cached_frame_features,
+    decode,
+    encode_frames,
+    video_loader,
+)
+from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.util.files import atomic_path
+
+SPEC = FrameSpec(6, 8.0, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Mean(torch.nn.Module):
+    """An encoder with one weight: a frame's feature is its mean colour."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+        self.calls = 0
+
+    def encode_image(self, pixels):
+        self.calls += 1
+        return self.weight * pixels.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def split(tmp_path, write_video):
+    rng = np.random.default_rng(0)
+    videos = []
+    for i, count in enumerate((40, 3, 12)):
+        frames = np.full((count, 48, 64, 3), 60 * i + 40, dtype=np.uint8)
+        frames[:, :8] = rng.integers(0, 255, 3)
+        path = write_video(tmp_path / f"clip{i}.mp4", frames)
+        videos.append(VideoItem(f"clip{i}", path))
+    captions = tuple(CaptionItem(f"caption {i}", i) for i in range(3))
+    return Split("tiny", tuple(videos), captions)
+
+
+def test_a_split_refuses_what_does_not_fit():
+    video = VideoItem("a", "a.mp4")
+    with pytest.raises(ValueError, match="caption 0 names video 1"):
+        Split("s", (video,), (CaptionItem("x", 1),))
+    with pytest.raises(ValueError, match="caption 0 is empty"):
+        Split("s", (video,), (CaptionItem(" ", 0),))
+    with pytest.raises(ValueError, match="'a' has no caption"):
+        Split("s", (video,), ())
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        Split("s", (video, video), (CaptionItem("x", 0), CaptionItem("x", 1)))
+
+
+def test_batches_pad_short_videos_and_mask_them(split):
+    (batch,) = video_loader(VideoDataset(split, SPEC), batch_size=3)
+    assert batch.pixels.shape == (3, 6, 3, 32, 32)
+    assert batch.frame_mask.sum(dim=1).tolist() == [6, 3, 6]
+    assert batch.pixels[~batch.frame_mask].eq(0).all()
+    assert batch.videos.tolist() == [0, 1, 2]
+
+
+def test_worker_processes_give_the_same_batches(split):
+    dataset = VideoDataset(split, SPEC)
+    for plain, parallel in zip(
+        video_loader(dataset, 2), video_loader(dataset, 2, workers=2), strict=True
+    ):
+        torch.testing.assert_close(plain, parallel, rtol=0, atol=0)
+
+
+def test_the_frame_cache_gives_the_decoded_frames_without_decoding(
+    split, tmp_path, monkeypatch
+):
+    cache, item = FrameCache(tmp_path / "cache"), split.videos[0]
+    first = cache.get(item, SPEC)
+    np.testing.assert_array_equal(first, decode(item, SPEC))
+    monkeypatch.setattr(loader, "decode", lambda *_: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(cache.get(item, SPEC), first)
+
+
+def test_a_changed_video_or_rule_is_decoded_again(split, tmp_path):
+    cache, (item, other, _) = FrameCache(tmp_path / "cache"), split.videos
+    first = cache.get(item, SPEC)
+    fewer = cache.get(item, FrameSpec(2, 8.0, 32, SPEC.mean, SPEC.std))
+    assert len(fewer) == 2
+    item.path.write_bytes(other.path.read_bytes())
+    assert len(cache.get(item, SPEC)) == 3
+    assert len(first) == 6
+
+
+def test_a_damaged_cache_file_is_made_again(split, tmp_path):
+    cache, item = FrameCache(tmp_path / "cache"), split.videos[0]
+    first = cache.get(item, SPEC)
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    file.write_bytes(file.read_bytes()[:200])
+    np.testing.assert_array_equal(cache.get(item, SPEC), first)
+    assert len(np.load(file)) == 6
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(split, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"The disk is full: .*\.npy was not written"):
+        FrameCache(tmp_path / "cache").get(split.videos[0], SPEC)
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "result"
+    path.write_text("old")
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_two_processes_fill_one_cache(split, tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from glscl.data.loader import FrameCache, FrameSpec
+        from glscl.data.split import VideoItem
+        folder, *paths = map(Path, sys.argv[1:])
+        spec = FrameSpec(6, 8.0, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        for path in paths:
+            FrameCache(folder).get(VideoItem(path.stem, path), spec)
+        """
+    )
+    paths = [str(video.path) for video in split.videos]
+    command = [sys.executable, "-c", script, str(tmp_path / "cache"), *paths]
+    runs = [subprocess.Popen(command) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    files = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert len(files) == 3
+    assert sorted(len(np.load(file)) for file in files) == [3, 6, 6]
+
+
+def test_features_are_those_of_each_real_frame(split):
+    features = encode_frames(Mean().encode_image, VideoDataset(split, SPEC), 2)
+    assert features.frames.shape == (3, 6, 3)
+    assert features.frames[~features.frame_mask].eq(0).all()
+    pixels, mask, _ = VideoDataset(split, SPEC)[1]
+    expected = pixels[mask].mean(dim=(2, 3))
+    torch.testing.assert_close(features.frames[1, mask], expected)
+
+
+def test_cached_features_belong_to_the_weights(split, tmp_path):
+    dataset, encoder = VideoDataset(split, SPEC), Mean()
+    first = cached_frame_features(encoder, dataset, tmp_path / "features")
+    calls = encoder.calls
+    again = cached_frame_features(encoder, dataset, tmp_path / "features")
+    assert encoder.calls == calls
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    doubled = cached_frame_features(Mean(2.0), dataset, tmp_path / "features")
+    torch.testing.assert_close(doubled.frames, 2 * first.frames)
+
+
+def test_random_numbers_are_the_same_with_and_without_a_cache(split, tmp_path):
+    draws = []
+    for _ in ("made", "read back"):
+        torch.manual_seed(0)
+        cached_frame_features(Mean(), VideoDataset(split, SPEC), tmp_path)
+        draws.append(torch.rand(3))
+    torch.testing.assert_close(*draws, rtol=0, atol=0)
+
+
+def test_a_damaged_feature_file_is_made_again(split, tmp_path):
+    dataset, encoder = VideoDataset(split, SPEC), Mean()
+    first = cached_frame_features(encoder, dataset, tmp_path / "features")
+    (file,) = (tmp_path / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    again = cached_frame_features(encoder, dataset, tmp_path / "features")
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_a_broken_video_is_never_replaced_by_zeros(split, tmp_path):
+    split.videos[1].path.write_bytes(b"broken" * 50)
+    with pytest.raises(VideoError, match=r"clip1\.mp4"):
+        encode_frames(Mean().encode_image, VideoDataset(split, SPEC))
+
+
+def test_augmented_features_are_not_cached(split, tmp_path):
+    dataset = VideoDataset(split, SPEC, augment=lambda frames: frames[:, ::-1])
+    with pytest.raises(ValueError, match="must not be cached"):
+        cached_frame_features(Mean(), dataset, tmp_path)

@@ -1,0 +1,472 @@
+"""Training: the same numbers however it is carried out, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from toy import toy_model, toy_recipe, toy_split, toy_videos, weights
+
+from glscl.data.frames import VideoError
+from glscl.data.loader import FrameSpec
+from glscl.data.pairs import (
+    CachedVideos,
+    DecodedVideos,
+    epoch_order,
+    rand_augment,
+)
+from glscl.data.split import Split
+from glscl.model import GLSCL
+from glscl.train import NonFiniteError, RunOptions, _Run, fit
+from glscl.util import parallel
+
+QUIET = RunOptions(progress=False)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def double():
+    """Float64, so that a difference is one of the computation, not of rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def gradients_of(options, model=None):
+    """Losses and gradients of the first batch of a run, nothing updated, float64."""
+    model = (model or toy_model(dropout=0.0)).double()
+    run = _Run(model, toy_videos(), toy_recipe(), None, options, None)
+    losses = run.backward(next(run._rest_of_epoch()))
+    parallel.average_gradients(run.parameters)
+    named = {
+        name: parameter.grad
+        for name, parameter in run.model.named_parameters()
+        if parameter.grad is not None
+    }
+    return losses, named
+
+
+def assert_same_gradients(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-9, atol=1e-9, msg=f"gradient of {name}"
+        )
+
+
+def test_same_seed_gives_the_same_bits_whatever_the_callers_generator():
+    results = []
+    for noise in (1, 2):
+        model = toy_model()
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        fit(model, toy_videos(), toy_recipe(), toy_videos(6, name="val"), QUIET)
+        assert torch.equal(before, torch.get_rng_state())
+        results.append(weights(model))
+    assert same(*results)
+
+
+def test_another_seed_gives_another_model():
+    one, two = toy_model(), toy_model()
+    fit(one, toy_videos(), toy_recipe(epochs=1), options=QUIET)
+    fit(two, toy_videos(), toy_recipe(epochs=1, seed=1), options=QUIET)
+    assert not same(weights(one), weights(two))
+
+
+def test_a_model_overfits_one_batch():
+    recipe = toy_recipe(epochs=30, clip_lr_scale=1.0)
+    history = fit(toy_model(), toy_videos(8, 1), recipe, options=QUIET)
+    assert history.steps[-1]["info_nce"] < 0.1 * history.steps[0]["info_nce"]
+
+
+def test_frozen_tower_stays_and_the_rest_moves():
+    model = toy_model()
+    before = weights(model)
+    fit(model, toy_videos(), toy_recipe(), options=QUIET)
+    for name, value in weights(model).items():
+        if name.startswith("backbone.clip.visual."):
+            assert torch.equal(value, before[name])
+    assert not torch.equal(
+        before["backbone.clip.text_projection"], model.backbone.clip.text_projection
+    )
+
+
+def test_history_names_every_part():
+    videos = toy_videos()
+    seen = []
+    history = fit(
+        toy_model(),
+        videos,
+        toy_recipe(),
+        toy_videos(6, name="val"),
+        QUIET,
+        on_step=seen.append,
+    )
+    assert seen == history.steps
+    assert [record["step"] for record in history.steps] == [1, 2, 3, 4]
+    for record in history.steps:
+        parts = record["info_nce"] + record["icl"] + record["idl"]
+        assert record["total"] == pytest.approx(parts, rel=1e-5)
+        assert record["seconds"] > 0
+        assert record["kappa"] <= 100
+        assert record["gradient_norm"] > 0
+    assert [record["epoch"] for record in history.epochs] == [0, 1]
+    assert history.best_epoch in (0, 1)
+    assert history.seconds > 0
+
+
+def test_best_epoch_is_chosen_on_validation_and_restored(tmp_path):
+    validation = toy_videos(12, name="val")
+    options = replace(QUIET, folder=tmp_path)
+    model = toy_model()
+    history = fit(model, toy_videos(), toy_recipe(epochs=4), validation, options)
+    keys = [
+        (r["validation"]["t2v"]["R1"], -r["validation"]["t2v"]["MnR"])
+        for r in history.epochs
+    ]
+    assert history.best_epoch == keys.index(max(keys))
+    kept = [path.name for path in tmp_path.glob("best-*")]
+    assert kept == [f"best-{history.best_epoch:03d}"]
+    assert same(weights(GLSCL.load(tmp_path / kept[0])), weights(model))
+
+
+def test_choosing_on_the_test_split_must_be_said():
+    test = toy_videos(6, name="test")
+    with pytest.raises(ValueError, match="select_on='test'"):
+        fit(toy_model(), toy_videos(), toy_recipe(), test, QUIET)
+    said = replace(QUIET, select_on="test")
+    assert fit(toy_model(), toy_videos(), toy_recipe(epochs=1), test, said).epochs
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("micro", [3, 4, 1])
+@pytest.mark.parametrize("local", [True, False])
+def test_large_batch_mode_has_the_loss_and_gradients_of_the_whole_batch(micro, local):
+    plain, parts = (
+        gradients_of(
+            replace(QUIET, micro_batch=size), toy_model(dropout=0, local=local)
+        )
+        for size in (None, micro)
+    )
+    torch.testing.assert_close(plain[0], parts[0], rtol=1e-9, atol=1e-9)
+    assert_same_gradients(parts[1], plain[1])
+
+
+def test_large_batch_mode_draws_the_same_dropout_twice():
+    """With the dropout of the second pass another, the two passes would disagree and
+    a loss of them would not fall along the gradient."""
+    model = toy_model(dropout=0.5)
+    run = _Run(
+        model, toy_videos(), toy_recipe(), None, replace(QUIET, micro_batch=3), None
+    )
+    model.train()
+    batch = next(run._rest_of_epoch())
+    first, again, other = (run._encode(batch, 0, chunk) for chunk in (0, 0, 1))
+    assert torch.equal(first["video concepts"], again["video concepts"])
+    assert not torch.equal(first["video concepts"], other["video concepts"])
+
+
+def _one_process(rank, size, folder):
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=(Path(folder) / "port").read_text(),
+        RANK=str(rank),
+        WORLD_SIZE=str(size),
+    )
+    torch.set_num_threads(1)
+    parallel.start(torch.device("cpu"))
+    torch.set_default_dtype(torch.float64)
+    for name, micro in (("plain", None), ("micro", 3)):
+        losses, gradients = gradients_of(replace(QUIET, micro_batch=micro))
+        gradients["loss"] = losses.total.detach()
+        torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
+    torch.set_default_dtype(torch.float32)
+    model = toy_model(dropout=0.0)
+    fit(model, toy_videos(), toy_recipe(), options=QUIET)
+    torch.save(weights(model), Path(folder) / f"trained-{rank}.pt")
+
+
+@pytest.mark.usefixtures("double")
+def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_port):
+    (tmp_path / "port").write_text(str(free_port))
+    mp.spawn(_one_process, args=(2, str(tmp_path)), nprocs=2)
+    losses, gradients = gradients_of(QUIET)
+    for name in ("plain", "micro"):
+        for rank in (0, 1):
+            found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            loss = found.pop("loss")
+            torch.testing.assert_close(loss, losses.total.detach(), rtol=0, atol=1e-9)
+            assert_same_gradients(found, gradients)
+    one, two = (
+        torch.load(tmp_path / f"trained-{rank}.pt", weights_only=True)
+        for rank in (0, 1)
+    )
+    assert same(one, two)
+
+
+def test_accumulation_is_the_mean_over_parts_with_losses_of_their_own():
+    videos, recipe = toy_videos(), toy_recipe(epochs=1)
+    run = _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET, None)
+    batch = next(run._rest_of_epoch())
+    expected = sum(
+        _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET, None)
+        .backward(part)
+        .total.item()
+        / 2
+        for part in batch.split(4)
+    )
+    options = replace(QUIET, accumulate=2)
+    history = fit(toy_model(dropout=0.0), videos, recipe, options=options)
+    assert history.steps[0]["total"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_stays_close_and_finite(precision):
+    exact = fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=QUIET)
+    options = replace(QUIET, precision=precision)
+    rounded = fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=options)
+    assert rounded.steps[0]["total"] == pytest.approx(exact.steps[0]["total"], abs=0.1)
+    assert all(np.isfinite(record["total"]) for record in rounded.steps)
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    """Stopped inside an epoch: weights, records and log are those of one whole run."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(record):
+        if record["step"] == 5:
+            raise StoppedError
+
+    recipe, validation = toy_recipe(epochs=4), toy_videos(6, name="val")
+    whole = toy_model()
+    expected = fit(whole, toy_videos(), recipe, validation, QUIET)
+    options = replace(QUIET, folder=tmp_path, checkpoint_every=1)
+    with pytest.raises(StoppedError):
+        fit(toy_model(), toy_videos(), recipe, validation, options, on_step=stop)
+    resumed = toy_model(seed=9)
+    history = fit(resumed, toy_videos(), recipe, validation, options)
+    assert same(weights(resumed), weights(whole))
+    assert history.best_epoch == expected.best_epoch
+    assert [r["total"] for r in history.steps] == [r["total"] for r in expected.steps]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 9))
+    assert [line["epoch"] for line in lines if "validation" in line] == [0, 1, 2, 3]
+
+
+RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from pathlib import Path
+from toy import toy_model, toy_recipe, toy_videos
+from glscl.train import RunOptions, fit
+torch.set_num_threads(1)
+options = RunOptions(folder=Path(sys.argv[1]), checkpoint_every=2)
+recipe = toy_recipe(epochs=6)
+fit(toy_model(), toy_videos(), recipe, toy_videos(6, name="val"), options)
+"""
+
+
+def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
+    script = tmp_path / "run.py"
+    tests = str(Path(__file__).parents[1])
+    script.write_text(textwrap.dedent(RUN.format(tests=tests)))
+    command = [sys.executable, str(script)]
+    quiet = subprocess.run(
+        [*command, str(tmp_path / "whole")],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "TQDM_DISABLE": "1"},
+    )
+    assert quiet.stderr == quiet.stdout == b""
+    victim = int(np.random.default_rng().integers(2, 11))
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL)
+    log = killed / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count('"total"') >= victim):
+        assert time.monotonic() < deadline, "the run wrote no log"
+        assert process.poll() is None, f"ended before step {victim} was seen"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shown = subprocess.run(
+        [*command, str(killed)],
+        check=True,
+        capture_output=True,
+        env={name: v for name, v in os.environ.items() if name != "TQDM_DISABLE"},
+    )
+    assert b"12/12" in shown.stderr
+    assert b"pairs/s" in shown.stderr
+    whole, resumed = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)
+        for folder in (tmp_path / "whole", killed)
+    )
+    assert whole["step"] == resumed["step"] == 12
+    assert same(whole["model"], resumed["model"]), f"killed after step {victim}"
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path):
+    options = replace(QUIET, folder=tmp_path)
+    fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=options)
+    with pytest.raises(ValueError, match="another recipe"):
+        fit(toy_model(), toy_videos(), toy_recipe(epochs=2), options=options)
+    with pytest.raises(ValueError, match="holds a run already"):
+        fit(
+            toy_model(),
+            toy_videos(),
+            toy_recipe(epochs=1),
+            options=replace(options, resume=False),
+        )
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    options = replace(QUIET, folder=tmp_path)
+    first = fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=options)
+    seen = []
+    second = fit(
+        toy_model(), toy_videos(), toy_recipe(epochs=1), None, options, seen.append
+    )
+    assert not seen
+    assert second.steps == first.steps
+
+
+def test_features_that_are_not_numbers_stop_the_run_by_name():
+    videos = toy_videos()
+    videos.features.frames[5, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"Step [12]: .*frames.*train5\b"):
+        fit(toy_model(), videos, toy_recipe(), options=QUIET)
+
+
+def test_impossible_batches_and_options_are_refused():
+    with pytest.raises(ValueError, match="cannot be cut into 3 equal parts"):
+        fit(
+            toy_model(),
+            toy_videos(),
+            toy_recipe(),
+            options=replace(QUIET, accumulate=3),
+        )
+    with pytest.raises(ValueError, match="Unknown precision 'fp8'"):
+        RunOptions(precision="fp8")
+    with pytest.raises(ValueError, match="select_on must be"):
+        RunOptions(select_on="dev")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="finds no CUDA device"):
+            RunOptions(device="cuda:0")
+    with pytest.raises(ValueError, match="micro_batch must be at least 1"):
+        RunOptions(micro_batch=0)
+    with pytest.raises(ValueError, match="needs a folder"):
+        RunOptions(tensorboard=True)
+
+
+def test_tensorboard_gets_every_number_or_says_that_it_is_missing(
+    tmp_path, monkeypatch
+):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == tmp_path / "tensorboard"
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    options = replace(QUIET, folder=tmp_path, tensorboard=True)
+    recipe, validation = toy_recipe(epochs=1), toy_videos(4, name="val")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RuntimeError, match="TensorBoard is not installed"):
+        fit(toy_model(), toy_videos(), recipe, validation, options)
+    fake = types.SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    fit(toy_model(), toy_videos(), recipe, validation, options)
+    assert ("info_nce", 1) in written
+    assert ("validation/t2v/R1", 2) in written
+    assert written[-1] == "closed"
+
+
+def test_epoch_orders_cover_the_split_and_differ():
+    split = toy_split(10, 3)
+    over_captions = toy_recipe(epoch_over="captions")
+    assert sorted(epoch_order(split, over_captions, 0)) == list(range(30))
+    over_videos = toy_recipe(epoch_over="videos")
+    orders = [epoch_order(split, over_videos, epoch) for epoch in range(4)]
+    for order in orders:
+        own = [split.captions[caption].video for caption in order]
+        assert sorted(own) == list(range(10))
+    assert orders[0] != orders[1]
+    assert orders[0] == epoch_order(split, over_videos, 0)
+    assert len({caption for order in orders for caption in order}) > 10
+
+
+def test_groups_of_videos_stay_together_in_an_order_that_changes():
+    split, recipe = toy_split(10, 3), toy_recipe(epoch_over="videos", group_size=4)
+    orders = [
+        [split.captions[caption].video for caption in epoch_order(split, recipe, epoch)]
+        for epoch in range(4)
+    ]
+    groups = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    for order in orders:
+        assert sorted(order) == list(range(10))
+        firsts = [video for video in order if video % 4 == 0]
+        assert order == [video for first in firsts for video in groups[first // 4]]
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_groups_that_cannot_be_kept_together_are_refused():
+    over_captions = toy_recipe(epoch_over="captions", group_size=2)
+    with pytest.raises(ValueError, match="epoch_over = 'videos'"):
+        epoch_order(toy_split(), over_captions, 0)
+    torn = toy_recipe(epoch_over="videos", group_size=3)
+    with pytest.raises(ValueError, match="divide the batch of 8, got 3"):
+        epoch_order(toy_split(), torn, 0)
+
+
+def test_features_of_another_split_are_refused():
+    with pytest.raises(ValueError, match="axis 0"):
+        CachedVideos(toy_split(3), toy_videos(4).features)
+
+
+def _spec():
+    return FrameSpec(4, 8.0, 64, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+
+
+def test_augmentation_is_one_operation_per_video_and_follows_the_seed():
+    frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    clip = np.stack([frame] * 3)
+    augment = rand_augment("rand-m7-n4-mstd0.5-inc1", _spec())
+    results = [augment(clip, seed) for seed in (1, 1, 2)]
+    assert results[0].shape == clip.shape
+    assert results[0].dtype == np.uint8
+    assert (results[0] == results[0][0]).all()
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[0], clip)
+
+
+def test_broken_videos_stop_training_by_name(tmp_path):
+    split = toy_split(8)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    broken = replace(split.videos[0], path=tmp_path / "broken.mp4")
+    videos = DecodedVideos(
+        Split("train", (broken, *split.videos[1:]), split.captions), _spec()
+    )
+    with pytest.raises(VideoError):
+        videos.load(0, 0)

@@ -1,0 +1,440 @@
+"""The built-in benchmark: the same clips every time, honest captions, safe files."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glscl.data.encode import decode_mp4, encode_mp4
+from glscl.data.frames import read_frames
+from glscl.mini import synthetic
+from glscl.mini.grammar import KINDS, captions_of
+from glscl.mini.render import render_clip, render_shot
+from glscl.mini.scenes import (
+    ATTRIBUTES,
+    CLIP_FRAMES,
+    MIN_SHOT_FRAMES,
+    RESIZING,
+    ROUND,
+    SHAPES,
+    SPLITS,
+    clip_from_dict,
+    composition,
+    draw_clip,
+    draw_shot,
+    split_of,
+)
+from glscl.mini.synthetic import (
+    INDEX,
+    LEVELS,
+    SIBLING_KINDS,
+    BenchmarkError,
+    clip_path,
+    load_benchmark,
+    make_benchmark,
+    oracle_scores,
+    relevant_frames,
+    siblings,
+    with_siblings,
+)
+
+SIZES = {"train": 4, "val": 40, "test": 3}
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark")
+    return make_benchmark(root, **SIZES, progress=False)
+
+
+def digest(clip) -> str:
+    return hashlib.sha256(render_clip(clip).tobytes()).hexdigest()
+
+
+def test_same_id_is_the_same_clip_frames_and_captions():
+    first, again = draw_clip("test", 7), draw_clip("test", 7)
+    assert first == again
+    assert digest(first) == digest(again)
+    assert captions_of(first) == captions_of(again)
+    assert digest(first) != digest(draw_clip("test", 8))
+    assert digest(first) != digest(draw_clip("test", 7, seed=1))
+
+
+def test_clips_keep_to_the_recipe():
+    for index in range(200):
+        clip = draw_clip("train", index)
+        lengths = np.diff(clip.boundaries)
+        assert clip.boundaries[0] == 0
+        assert clip.boundaries[-1] == CLIP_FRAMES
+        assert lengths.min() >= MIN_SHOT_FRAMES
+        assert len(set(composition(clip))) == len(clip.shots)
+        for shot in clip.shots:
+            assert not (shot.motion == "spin" and shot.shape in ROUND)
+
+
+def test_splits_share_no_composition():
+    seen = {
+        split: {composition(draw_clip(split, index)) for index in range(300)}
+        for split in SPLITS
+    }
+    assert not seen["train"] & seen["val"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["val"] & seen["test"]
+
+
+def test_smaller_benchmark_is_a_prefix_and_its_files_are_kept(benchmark, tmp_path):
+    small = make_benchmark(tmp_path, train=2, val=1, test=1, progress=False)
+    assert small.clips("train") == benchmark.clips("train")[:2]
+    assert small.captions("val") == benchmark.captions("val")[:5]
+    kept = clip_path(tmp_path, small.clips("train")[0])
+    before = kept.stat().st_mtime_ns
+    larger = make_benchmark(tmp_path, train=3, val=1, test=2, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    assert larger.sizes == {"train": 3, "val": 1, "test": 2}
+    # The index never shrinks: another process may be reading the larger benchmark.
+    make_benchmark(tmp_path, train=1, val=1, test=1, progress=False)
+    assert load_benchmark(tmp_path) == larger
+    assert load_benchmark(tmp_path, train=1).sizes["train"] == 1
+
+
+def test_every_frame_of_a_shot_shows_its_object_moving_as_said():
+    rng = random.Random(3)
+
+    def centres(motion, **fixed):
+        shot = draw_shot(
+            rng, 0, 12, motion=motion, colour="red", pattern="plain", **fixed
+        )
+        frames = render_shot(shot).astype(float)
+        redness = np.clip(frames[..., 0] - frames[..., 1] - 60, 0, None)
+        mass = redness.sum(axis=(1, 2))
+        grid = np.arange(64)
+        with np.errstate(invalid="ignore"):
+            x = (redness.sum(1) * grid).sum(-1) / mass
+            y = (redness.sum(2) * grid).sum(-1) / mass
+        return x, y, mass
+
+    for shape in SHAPES:
+        assert (np.diff(centres("left", shape=shape)[0]) < 0).all()
+        assert (np.diff(centres("right", shape=shape)[0]) > 0).all()
+        assert (np.diff(centres("up", shape=shape)[1]) < 0).all()
+        assert (np.diff(centres("down", shape=shape)[1]) > 0).all()
+        # Away from the border, so that nothing is cut off.
+        grown = centres("grow", shape=shape, size="small")[2]
+        assert (np.diff(grown) > 0).all()
+        hidden = centres("blink", shape=shape)[2] == 0
+        assert hidden.any()
+        assert not hidden.all()
+
+
+def test_drawing_is_anti_aliased_and_a_subset_of_frames_equals_the_whole():
+    shot = draw_clip("train", 1).shots[0]
+    whole = render_shot(shot)
+    assert np.array_equal(render_shot(shot, [2, 5]), whole[[2, 5]])
+    plain = draw_shot(random.Random(0), 0, 8, pattern="plain", motion="still")
+    colours = np.unique(render_shot(plain, [0]).reshape(-1, 3), axis=0)
+    assert len(colours) > 10
+
+
+def test_captions_are_two_single_two_double_and_one_all(benchmark):
+    assert len(benchmark.captions("train")) == 5 * SIZES["train"]
+    for index in range(50):
+        captions = captions_of(draw_clip("val", index))
+        assert Counter(c.kind for c in captions) == {"single": 2, "double": 2, "all": 1}
+        assert len({caption.text for caption in captions}) == 5
+        for caption in captions:
+            assert len(caption.shots) == 1 + KINDS.index(caption.kind)
+            assert list(caption.shots) == sorted(set(caption.shots))
+
+
+def test_captions_name_no_size_of_an_object_that_changes_it():
+    named = 0
+    for index in range(200):
+        clip = draw_clip("train", index)
+        for mention in (m for c in captions_of(clip) for m in c.mentions):
+            if clip.shots[mention.shot].motion in RESIZING:
+                assert "size" not in mention.attributes
+            named += "size" in mention.attributes
+    assert named > 100
+
+
+def test_split_lists_videos_and_captions_in_the_order_of_the_annotations(benchmark):
+    split = benchmark.split("val")
+    assert [video.id for video in split.videos] == [
+        c.id for c in benchmark.clips("val")
+    ]
+    assert [c.text for c in split.captions] == [
+        c.text for c in benchmark.captions("val")
+    ]
+    assert [c.kind for c in split.captions] == [
+        c.kind for c in benchmark.captions("val")
+    ]
+    assert [c.video for c in split.captions] == [i // 5 for i in range(200)]
+    assert all(video.path.is_file() for video in split.videos)
+
+
+def test_relevant_frames_are_those_of_the_captioned_shots(benchmark):
+    clip = benchmark.clips("val")[3]
+    for caption in captions_of(clip):
+        relevant = relevant_frames(clip, caption, range(CLIP_FRAMES))
+        expected = np.zeros(CLIP_FRAMES, dtype=bool)
+        for shot in caption.shots:
+            expected[clip.boundaries[shot] : clip.boundaries[shot + 1]] = True
+        assert np.array_equal(relevant, expected)
+    with pytest.raises(IndexError, match="frames 0 to 35"):
+        clip.shot_of_frame(36)
+
+
+def test_siblings_differ_in_exactly_one_thing():
+    for index in range(25):
+        clip = draw_clip("train", index)
+        found = siblings(clip)
+        assert found == siblings(clip)
+        assert tuple(found) == SIBLING_KINDS
+        for kind, sibling in found.items():
+            own = [tuple(shot.named().values()) for shot in clip.shots]
+            other = [tuple(shot.named().values()) for shot in sibling.shots]
+            assert own != other
+            assert len(set(composition(sibling))) == 3
+            if kind == "order":
+                assert sorted(own) == sorted(other)
+                assert sum(a != b for a, b in zip(own, other, strict=True)) == 2
+                continue
+            assert sibling.boundaries == clip.boundaries
+            changed = [
+                name
+                for a, b in zip(clip.shots, sibling.shots, strict=True)
+                for name, value in vars(a).items()
+                if value != getattr(b, name)
+            ]
+            assert changed == [kind]
+            assert all(
+                shot.motion != "spin" or shot.shape not in ROUND
+                for shot in sibling.shots
+            )
+            assert digest(sibling) != digest(clip)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_siblings_keep_the_compositions_of_other_splits_apart(split):
+    found = Counter(
+        split_of(sibling)
+        for index in range(150)
+        for sibling in siblings(draw_clip(split, index)).values()
+    )
+    assert found.keys() <= {"train", split}
+
+
+def test_sibling_captions_are_the_same_sentences_with_one_thing_replaced():
+    changed_words = Counter()
+    for index in range(40):
+        clip = draw_clip("train", index)
+        for kind in ("colour", "shape", "pattern", "tone"):
+            captions = captions_of(siblings(clip)[kind], style=clip.id)
+            for own, other in zip(captions_of(clip), captions, strict=True):
+                assert own.mentions == other.mentions
+                pair = list(zip(own.text.split(), other.text.split(), strict=True))
+                # "a" becomes "an" before orange, so only the other words count.
+                different = [a for a, b in pair if a != b and a not in ("a", "an")]
+                assert len(different) <= 1
+                changed_words[kind] += len(different)
+    assert min(changed_words.values()) > 20
+
+
+def test_a_split_with_siblings_is_families_whose_captions_tell_them_apart(benchmark):
+    kinds = ("motion", "size")
+    plain, grown = benchmark.split("train"), with_siblings(benchmark, "train", kinds)
+    assert [video.id for video in grown.videos] == [
+        name
+        for video in plain.videos
+        for name in (video.id, f"{video.id}-motion", f"{video.id}-size")
+    ]
+    assert all(video.path.is_file() for video in grown.videos)
+    texts = {
+        video.id: [c.text for c in grown.captions if c.video == number]
+        for number, video in enumerate(grown.videos)
+    }
+    for number, video in enumerate(plain.videos):
+        own = [c.text for c in plain.captions if c.video == number]
+        assert texts[video.id] == own
+        assert texts[f"{video.id}-motion"]
+        shared = set(texts[f"{video.id}-motion"]) & set(own)
+        assert not shared, "motion is named by some caption of every clip here"
+    with pytest.raises(ValueError, match="'taste'"):
+        with_siblings(benchmark, "train", ("taste",))
+
+
+def test_files_are_h264_and_decord_reads_36_faithful_frames(benchmark):
+    errors = []
+    for clip in benchmark.clips("val")[:8]:
+        path = clip_path(benchmark.root, clip)
+        # sample_fps of 8 takes every frame.
+        frames = read_frames(path, max_frames=CLIP_FRAMES, sample_fps=8)
+        assert frames.shape == (CLIP_FRAMES, 64, 64, 3)
+        assert b"avc1" in path.read_bytes()
+        error = np.abs(frames.astype(int) - render_clip(clip)).mean()
+        errors.append(error)
+    assert max(errors) <= 4
+
+
+def test_encoding_repeats_byte_for_byte_on_any_number_of_threads():
+    # Many clips: what made the encoder waver showed in a few of a hundred.
+    drawn = [render_clip(draw_clip("train", index)) for index in range(150)]
+    alone = [encode_mp4(frames, 8) for frames in drawn]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(partial(encode_mp4, fps=8), drawn)) == alone
+
+
+def test_encoded_clips_decode_alike_and_carry_their_comment():
+    frames = render_clip(draw_clip("val", 0))
+    data = encode_mp4(frames, 8, "a comment")
+    assert b"a comment" in data
+    assert np.abs(decode_mp4(data).astype(int) - frames).mean() <= 4
+
+
+def test_killed_run_resumes_and_damaged_clips_are_made_again(tmp_path):
+    make_benchmark(tmp_path, train=4, val=1, test=1, progress=False)
+    (tmp_path / INDEX).unlink()
+    clips = [draw_clip("train", index) for index in range(4)]
+    gone, cut, other, kept = (clip_path(tmp_path, clip) for clip in clips)
+    whole = {path: path.read_bytes() for path in (gone, cut, other, kept)}
+    untouched = kept.stat().st_mtime_ns
+    gone.unlink()
+    cut.write_bytes(whole[cut][:-100])
+    other.write_bytes(whole[kept])  # complete, but not this clip
+    leftover = gone.with_name(f".{gone.name}.x123")
+    leftover.write_bytes(whole[gone][:50])
+    os.utime(leftover, (1, 1))
+    in_use = gone.with_name(f".{gone.name}.x124")
+    in_use.write_bytes(b"another process is writing this")
+    make_benchmark(tmp_path, train=4, val=1, test=1, progress=False)
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert kept.stat().st_mtime_ns == untouched
+    assert not leftover.exists()
+    assert in_use.exists()
+    assert load_benchmark(tmp_path).sizes == {"train": 4, "val": 1, "test": 1}
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def no_space(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(
+        BenchmarkError,
+        match=r"^The disk is full: .*mp4 was not written; free some space\.$",
+    ):
+        make_benchmark(tmp_path, train=2, val=1, test=1, progress=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BenchmarkError, match=r"Could not write .*file"):
+        make_benchmark(tmp_path / "file", train=1, val=1, test=1, progress=False)
+
+
+def test_index_that_is_missing_damaged_or_foreign_is_refused(benchmark, tmp_path):
+    with pytest.raises(BenchmarkError, match=r"benchmark\.json is missing; make it"):
+        load_benchmark(tmp_path)
+    index = tmp_path / INDEX
+    text = (benchmark.root / INDEX).read_text()
+    for broken in (text[:-200], "[]", '{"version": 1, "seed": 0, "splits": {}}'):
+        index.write_text(broken)
+        with pytest.raises(BenchmarkError, match="is damaged: delete it"):
+            load_benchmark(tmp_path)
+    values = json.loads(text)
+    index.write_text(json.dumps({**values, "version": 0}))
+    with pytest.raises(BenchmarkError, match="of version 0, expected 1"):
+        load_benchmark(tmp_path)
+    index.write_text(text)
+    with pytest.raises(BenchmarkError, match=r"train-00000\.mp4 is missing"):
+        load_benchmark(tmp_path)
+    with pytest.raises(BenchmarkError, match="with seed 0, not 1"):
+        make_benchmark(tmp_path, **SIZES, seed=1, progress=False)
+
+
+def test_unknown_names_and_sizes_are_refused(benchmark, tmp_path):
+    with pytest.raises(ValueError, match="Unknown split 'dev'"):
+        benchmark.split("dev")
+    with pytest.raises(ValueError, match="Unknown split ''"):
+        draw_clip("", 0)
+    with pytest.raises(ValueError, match="Unknown level 'all'"):
+        oracle_scores(benchmark, "val", "all")
+    for bad in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="val must be a whole number from 1"):
+            make_benchmark(tmp_path, val=bad)
+    with pytest.raises(BenchmarkError, match="holds 4 train clips, asked for 5"):
+        load_benchmark(benchmark.root, train=5)
+
+
+def test_index_gives_back_what_was_made(benchmark):
+    assert load_benchmark(benchmark.root) == benchmark
+    clip = benchmark.clips("test")[2]
+    assert clip_from_dict(json.loads(json.dumps(clip.to_dict()))) == clip
+
+
+def plain_oracle(clips, own, caption, level) -> list[int]:
+    """1 where ``caption``, about the clip ``own``, is true, by trying everything."""
+    names = [name for name in ATTRIBUTES if level != "objects" or name != "motion"]
+    said = [
+        {
+            name: getattr(own.shots[mention.shot], name)
+            for name in mention.attributes
+            if name in names
+        }
+        for mention in caption.mentions
+    ]
+    row = []
+    for clip in clips:
+        true = 0
+        for chosen in permutations(range(3), len(said)):
+            fits = all(
+                getattr(clip.shots[shot], name) == value
+                for shot, facts in zip(chosen, said, strict=True)
+                for name, value in facts.items()
+            )
+            in_order = level != "order" or list(chosen) == sorted(chosen)
+            true |= fits and in_order
+        row.append(int(true))
+    return row
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_oracle_equals_a_plain_search(benchmark, level):
+    clips, captions = benchmark.clips("val"), benchmark.captions("val")
+    plain = [
+        plain_oracle(clips, clips[index // 5], caption, level)
+        for index, caption in enumerate(captions)
+    ]
+    scores = oracle_scores(benchmark, "val", level)
+    assert np.array_equal(scores, plain)
+    assert scores[np.arange(200), np.arange(200) // 5].all()
+
+
+def test_oracle_rules_out_more_the_more_it_understands(benchmark):
+    # Siblings as distractors, so that motion and order each decide something.
+    clip = benchmark.clips("val")[0]
+    crowd = [clip, *siblings(clip).values()]
+    captions = tuple(c for each in crowd for c in captions_of(each, style=clip.id))
+    together = synthetic.Benchmark(
+        benchmark.root,
+        0,
+        {
+            "val": tuple(
+                (each, tuple(captions_of(each, style=clip.id))) for each in crowd
+            )
+        },
+    )
+    assert together.captions("val") == captions
+    counts = [oracle_scores(together, "val", level).sum() for level in LEVELS]
+    assert counts[0] > counts[1] > counts[2] >= len(captions)

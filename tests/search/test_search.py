@@ -1,0 +1,430 @@
+"""Indexing a folder and searching it: what is encoded, what is found, what is refused."""
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import toy_model
+
+from glscl.gim import frame_weights
+from glscl.retriever import VideoFeatures
+from glscl.search import VideoIndex, Where, Windows
+from glscl.search.build import check_model, search_model, update
+from glscl.search.coarse import Coarse, clusters
+from glscl.search.store import Snapshot, read_manifest
+
+WINDOWS = Windows(1.5, 0.5)
+faiss = pytest.importorskip("faiss")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_model()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, write_video):
+    """Six short videos in two folders, one of them long enough to be cut."""
+    root = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for i, length in enumerate((12, 9, 60, 12, 15, 10)):
+        folder = root / ("first" if i % 2 else "second")
+        folder.mkdir(exist_ok=True)
+        start = rng.integers(0, 256, (1, 64, 64, 3))
+        drift = rng.integers(-3, 4, (length, 1, 1, 3)).cumsum(axis=0)
+        pixels = (start + drift).clip(0, 255).astype(np.uint8)
+        path = write_video(folder / f"clip {i}.mp4", pixels)
+        os.utime(path, (1_000_000 + i, 1_000_000 + i))
+    return root
+
+
+@pytest.fixture
+def folder(clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "videos")
+    return tmp_path / "videos"
+
+
+def build(folder, model, **options):
+    path = folder.parent / "index"
+    options = {"windows": WINDOWS, "progress": False, **options}
+    return VideoIndex.build(folder, path, model, **options)
+
+
+def content(path):
+    """Every live window: its file, start, times and features, in one order."""
+    snapshot = Snapshot(path)
+    rows = snapshot.live.nonzero()[0]
+    starts = snapshot.columns("start", rows)
+    return sorted(
+        (snapshot.path_of(row), float(start), times.tobytes(), features.tobytes())
+        for row, start, times, features in zip(
+            rows, starts, snapshot.times(rows), snapshot.features(rows), strict=True
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def index(clips, model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "index"
+    return VideoIndex.build(clips, path, model, WINDOWS, progress=False)
+
+
+# ---- building ----------------------------------------------------------------------
+
+
+def test_every_video_is_there_and_the_long_one_is_cut(index):
+    assert len(index.report.added) == 6
+    names = [name for name, *_ in content(index.path)]
+    assert sorted(set(names)) == sorted(index.report.added)
+    assert names.count("second/clip 2.mp4") > 5
+    assert names.count("first/clip 1.mp4") == 1
+    assert {"decode", "CLIP", "windows", "write", "total"} == set(index.report.seconds)
+
+
+def test_an_index_holds_what_the_model_says_of_a_video(index, model, clips):
+    from glscl.data import frames
+    from glscl.evaluate import frame_spec
+
+    spec = frame_spec(model.backbone, model.config)
+    pictures = frames.read_frames(clips / "first/clip 1.mp4", 12, spec.sample_fps)
+    pixels = frames.preprocess(pictures, spec.image_size, spec.mean, spec.std)
+    padded, mask = frames.pad_frames(pixels, 12)
+    with torch.no_grad():
+        video = model.encode_video(padded[None], mask[None])
+    (row,) = [i for i in range(len(index)) if "clip 1" in index.snapshot.path_of(i)]
+    found = torch.from_numpy(index.snapshot.features(np.array([row])))[0].float()
+    n = int(mask.sum())
+    torch.testing.assert_close(found[:n], video.frames[0, :n], rtol=2e-3, atol=5e-3)
+    torch.testing.assert_close(found[12:], video.concepts[0], rtol=2e-3, atol=2e-3)
+
+
+def test_only_what_changed_is_encoded_again(folder, model, monkeypatch):
+    before = build(folder, model)
+    again = build(folder, model)
+    assert again.report.unchanged == 6
+    assert again.report.windows == 0
+    (folder / "first/clip 1.mp4").unlink()
+    shutil.copy(folder / "second/clip 0.mp4", folder / "new.mp4")
+    changed = folder / "second/clip 4.mp4"
+    changed.write_bytes((folder / "first/clip 3.mp4").read_bytes())
+    report = build(folder, model).report
+    assert report.removed == ["first/clip 1.mp4"]
+    assert report.added == ["new.mp4"]
+    assert report.changed == ["second/clip 4.mp4"]
+    assert report.unchanged == 4
+    fresh = folder.parent / "fresh"
+    VideoIndex.build(folder, fresh, model, WINDOWS, progress=False)
+    assert content(folder.parent / "index") == content(fresh)
+    assert before.search("a red circle")  # a reader keeps what it has opened
+    assert not [m for m in before.refreshed().search("a", k=9) if "clip 1" in str(m)]
+
+
+def test_broken_files_are_named_and_not_tried_again(folder, model, monkeypatch):
+    (folder / "broken.mkv").write_bytes(b"no video")
+    report = build(folder, model).report
+    assert list(report.broken) == ["broken.mkv"]
+    assert len(report.added) == 6
+    monkeypatch.setattr("glscl.search.windows.Footage", None)  # nothing is opened
+    assert list(build(folder, model).report.broken) == ["broken.mkv"]
+    monkeypatch.undo()
+    (folder / "broken.mkv").write_bytes((folder / "first/clip 3.mp4").read_bytes())
+    report = build(folder, model).report
+    assert (report.added, report.broken) == (["broken.mkv"], {})
+
+
+def test_a_video_that_breaks_leaves_the_index(folder, model):
+    build(folder, model)
+    (folder / "first/clip 1.mp4").write_bytes(b"no video any more")
+    report = build(folder, model).report
+    assert list(report.broken) == ["first/clip 1.mp4"]
+    assert all("clip 1" not in name for name, *_ in content(folder.parent / "index"))
+
+
+def test_small_checkpoints_groups_and_workers_change_nothing(
+    folder, index, model, monkeypatch
+):
+    monkeypatch.setattr("glscl.search.build.BATCH_FRAMES", 7)
+    monkeypatch.setattr("glscl.search.windows.TOGETHER", 2)
+    monkeypatch.setattr("glscl.search.store.MERGE", 3)
+    build(folder, model, checkpoint_rows=1, workers=1)
+    one, other = content(folder.parent / "index"), content(index.path)
+    assert [row[:3] for row in one] == [row[:3] for row in other]
+    for a, b in zip(one, other, strict=True):
+        a, b = (np.frombuffer(row[3], np.float16) for row in (a, b))
+        np.testing.assert_allclose(a, b, rtol=4e-3, atol=4e-3)
+
+
+SLOW_BUILD = """
+import sys, time, torch
+sys.path[:0] = [{tests!r}, {root!r}]
+torch.set_num_threads(1)
+from pathlib import Path
+from toy import toy_model
+from glscl.search import Windows, build
+from glscl.search.build import update
+encode = build._encode
+def slow(*arguments):
+    time.sleep(0.5)
+    return encode(*arguments)
+build._encode = slow
+build.BATCH_FRAMES = 1
+update(Path({index!r}), Path({videos!r}), toy_model(), Windows(1.5, 0.5),
+       checkpoint_rows=1, progress=False)
+"""
+
+
+def test_a_killed_build_goes_on_where_it_was(folder, index, model):
+    tests, path = Path(__file__).parents[1], folder.parent / "index"
+    script = SLOW_BUILD.format(
+        tests=str(tests), root=str(tests.parent), index=str(path), videos=str(folder)
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        if (path / "index.json").is_file() and len(read_manifest(path).segments) > 1:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = len({name for name, *_ in content(path)})
+    assert 0 < kept < 6
+    report = build(folder, model).report
+    assert report.unchanged == kept
+    assert len(report.added) == 6 - kept
+    assert [row[:3] for row in content(path)] == [
+        row[:3] for row in content(index.path)
+    ]
+
+
+def test_features_of_another_model_folder_or_cut_are_refused(folder, model):
+    path = folder.parent / "index"
+    build(folder, model)
+    with pytest.raises(ValueError, match="another digest"):
+        build(folder, toy_model(seed=1))
+    with pytest.raises(ValueError, match="another digest"):
+        VideoIndex.open(path, toy_model(seed=1))
+    other = toy_model(temperature=7.0)
+    with pytest.raises(ValueError, match=r"another settings \(temperature\)"):
+        check_model(read_manifest(path), other, path)
+    with pytest.raises(ValueError, match="not of"):
+        update(path, folder / "first", model, progress=False)
+    with pytest.raises(ValueError, match="make another index"):
+        build(folder, model, windows=Windows(2.0, 0.5))
+    with pytest.raises(ValueError, match="does not say where its model is"):
+        VideoIndex.open(path)
+
+
+def test_an_older_version_is_refused(folder, model):
+    path = folder.parent / "index"
+    build(folder, model)
+    content = json.loads((path / "index.json").read_text())
+    content["format"] = "glscl video index 0"
+    (path / "index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="make the index again"):
+        VideoIndex.open(path, model)
+
+
+def test_empty_and_missing_folders_are_refused(tmp_path, model):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        update(tmp_path / "index", tmp_path / "lost", model)
+    with pytest.raises(ValueError, match="no video below"):
+        update(tmp_path / "index", tmp_path, model)
+
+
+def test_a_clip_without_training_is_a_search_model():
+    model = search_model("mini")
+    assert (model.temporal, model.config.local) == (None, False)
+    assert model.config.pooling == "gim"
+
+
+# ---- searching ---------------------------------------------------------------------
+
+
+def plain_scores(index, text):
+    """Every window's score, straight from the model."""
+    model, F = index.model, index.snapshot.manifest.F
+    ids, mask = model.backbone.tokenize([text], model.config.max_words)
+    rows = np.arange(len(index.snapshot.ids))
+    both = torch.from_numpy(index.snapshot.features(rows)).float()
+    real = both[:, :F].abs().sum(-1) > 0
+    with torch.no_grad():
+        words = model.encode_text(ids, mask)
+        video = VideoFeatures(both[:, :F], real, both[:, F:])
+        tau = model.config.temperature
+        weights = frame_weights(words.captions, video.frames, real, tau)[0]
+        return model.similarity(words, video)[0].numpy(), weights.numpy()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_scores_and_weights_are_the_models(index, exact):
+    scores, weights = plain_scores(index, "a red circle")
+    found = index.search("a red circle", k=4, exact=exact)
+    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+    assert found[0].row == scores.argmax()
+    for moment in found:
+        assert moment.score == pytest.approx(scores[moment.row], abs=1e-5)
+        n = len(moment.frame_weights)
+        np.testing.assert_allclose(
+            moment.frame_weights, weights[moment.row, :n], atol=1e-6
+        )
+        assert moment.frame_weights.sum() == pytest.approx(1, abs=1e-5)
+        assert moment.path.is_file()
+        assert moment.start - 0.2 <= moment.frame_times[0]
+        assert moment.frame_times[-1] <= moment.end
+
+
+def test_two_stages_that_hand_over_everything_are_exact(index):
+    for text in ("a red circle", "two green rings move left", "nothing"):
+        two, exact = (index.search(text, 5, 100, e) for e in (False, True))
+        assert [m.row for m in two] == [m.row for m in exact]
+
+
+def test_the_shortlist_is_what_the_coarse_vectors_say(index):
+    ids, mask = index.model.backbone.tokenize(["a blue star"], 16)
+    with torch.no_grad():
+        text = index.model.encode_text(ids, mask)
+    ((rows, _),) = index.ranked(text, shortlist=4, k=4)
+    coarse = index.snapshot.coarse(np.arange(len(index))).astype(np.float32)
+    query = torch.nn.functional.normalize(text.captions, dim=-1).numpy()[0]
+    assert sorted(rows) == sorted(np.argsort(-(coarse @ query))[:4])
+
+
+def test_moments_of_one_video_do_not_overlap(index):
+    found = index.search("a red circle", k=20)
+    spans = [(m.start, m.end) for m in found if m.path.name == "clip 2.mp4"]
+    assert len(spans) > 1
+    for i, (start, end) in enumerate(spans):
+        for other_start, other_end in spans[:i]:
+            assert end <= other_start or other_end <= start
+
+
+def test_a_batch_is_its_sentences_one_by_one(index):
+    texts = [f"a {c} circle {n}" for c in ("red", "blue") for n in range(40)]
+    together = index.search_all(texts, k=3)
+    assert len(together) == 80
+    for text, found in list(zip(texts, together, strict=True))[::20]:
+        assert [m.row for m in index.search(text, k=3)] == [m.row for m in found]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_filters_by_folder_and_date(index, exact):
+    def found(where):
+        moments = index.search("a ring", k=50, exact=exact, where=where)
+        return {m.path.name for m in moments}
+
+    assert found(Where("first/")) == {f"clip {i}.mp4" for i in (1, 3, 5)}
+    assert found(Where("fir")) == set()
+    date = datetime.datetime.fromtimestamp(1_000_003)
+    assert found(Where(after=date)) == {f"clip {i}.mp4" for i in (3, 4, 5)}
+    assert found(Where("second", before=date)) == {f"clip {i}.mp4" for i in (0, 2)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((" ",), "must not be empty"),
+        (("a", 0), "at least 1"),
+        (("a", 1, 0), "at least"),
+    ],
+)
+def test_impossible_searches_are_refused(index, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        index.search(*arguments)
+
+
+# ---- the coarse stage --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """3,000 generated windows with an approximate index, some dropped, some newer."""
+    from dataclasses import replace
+
+    from benchmarks.data import scoring_model
+    from benchmarks.search_data import generate
+    from glscl.costs.flops import Sizes
+    from glscl.search.coarse import write_approximate
+    from glscl.search.store import segment_name, write_manifest
+
+    sizes, path = Sizes(D=32, F=3, Q=2, H=4), tmp_path_factory.mktemp("large")
+    model = scoring_model(sizes)
+    queries = generate(path, 3000, 20, model, sizes).queries
+    snapshot = Snapshot(path)
+    approximate = write_approximate(path, snapshot)
+    other = tmp_path_factory.mktemp("more")
+    generate(other, 200, 1, model, sizes, seed=1)
+    name = segment_name(snapshot.manifest)
+    shutil.copytree(other / "segments/000000", path / "segments" / name)
+    rows = np.load(path / "segments" / name / "rows.npy")
+    rows["id"] += 3000
+    np.save(path / "segments" / name / "rows.npy", rows)
+    write_manifest(
+        path,
+        replace(
+            snapshot.manifest,
+            segments=("000000", name),
+            next_segment=2,
+            next_id=3200,
+            dropped=((100, 700), (3010, 3050)),
+            approximate=approximate,
+        ),
+    )
+    return VideoIndex(path, model, probe=1.0), queries
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.01])
+def test_all_clusters_and_the_rest_together_are_exact(large, share, monkeypatch):
+    monkeypatch.setattr("glscl.search.coarse.FEW", 40)
+    index, queries = large
+    vectors = torch.nn.functional.normalize(queries.captions, dim=-1).numpy()
+    allowed = index.snapshot.live & (np.random.default_rng(0).random(3200) < share)
+    found = index.coarse.search(vectors, 30, allowed)
+    rows = allowed.nonzero()[0]
+    every = vectors @ index.snapshot.coarse(rows).astype(np.float32).T
+    best = rows[np.argsort(-every, axis=1)[:, :30]]
+    found[:, best.shape[1] :] = -1
+    for mine, wanted in zip(found, best, strict=True):
+        assert len(set(wanted) - set(mine)) <= 1  # 16 bits decide a tie
+
+
+def test_fewer_clusters_lose_little_and_only_live_windows_are_found(large):
+    index, queries = large
+    near = Coarse(index.snapshot, probe=0.5)
+    vectors = torch.nn.functional.normalize(queries.captions, dim=-1).numpy()
+    some, every = near.search(vectors, 20), index.coarse.search(vectors, 20)
+    shares = [np.isin(e, s).mean() for s, e in zip(some, every, strict=True)]
+    assert 0.7 < np.mean(shares) <= 1
+    assert index.snapshot.live[some[some >= 0]].all()
+
+
+def test_a_large_build_gets_an_approximate_index_and_keeps_it(folder, model):
+    build(folder, model, approximate_from=5)
+    path = folder.parent / "index"
+    about = read_manifest(path).approximate
+    assert about["windows"] == len(Snapshot(path))
+    assert (path / about["file"]).is_file()
+    found = VideoIndex(path, model, probe=1.0).search("a red circle", k=3)
+    exact = VideoIndex(path, model).search("a red circle", k=3, exact=True)
+    assert [m.row for m in found] == [m.row for m in exact]
+    build(folder, model, approximate_from=5)
+    assert read_manifest(path).approximate == about
+    shutil.copy(folder / "second/clip 2.mp4", folder / "copy.mp4")
+    build(folder, model, approximate_from=5)
+    newer = read_manifest(path).approximate
+    assert newer["windows"] > about["windows"]
+    assert len(list(path.glob("coarse-*"))) == 1
+    build(folder, model, approximate_from=1000)
+    assert read_manifest(path).approximate is None
+
+
+def test_clusters_grow_with_the_root():
+    assert [clusters(n) for n in (1, 14, 200_000, 1_000_000)] == [1, 3, 2048, 4096]
