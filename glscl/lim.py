@@ -1,23 +1,32 @@
-"""Local Interaction Module (LIM): a few learnable queries turn an item into concepts.
+"""Local Interaction Module (LIM): learned queries extract the concepts of an item.
 
-Q queries look at the tokens of a caption, or at the frames of a video, through a
-transformer decoder, and come back as Q unit vectors: the item's concepts. Each item is
+In a transformer decoder, Q queries attend to the tokens of a caption or to the frames of
+a video. The normalised outputs are Q unit vectors, the concepts of the item. Each item is
 decoded once; two items are compared concept by concept, which is one matrix product:
 
     local_ab = (1/Q) Σ_q text_concepts_aq · video_concepts_bq.
 
+Training and evaluation decode in two ways to the same numbers, see ``glscl.gim``.
+
 Source: GLSCL (arXiv 2405.12710), Local Interaction Module, as released.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, relu
 
-from glscl.util.numeric import full, full_precision, real_positions, refuse_non_finite
+from glscl.util.numeric import (
+    autocast_disabled,
+    check_finite,
+    to_common_float,
+    validate_mask,
+)
 from glscl.util.shapes import check_shape
 
 FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
-# Items that ``decode_folded`` takes at a time: on a CPU they should stay in cache.
+# Items that ``decode_folded`` takes at a time: on a CPU they should fit into its cache.
 DECODED_AT_ONCE = {"cpu": 64, "other": 4096}
 
 
@@ -26,7 +35,7 @@ class LocalInteraction(nn.Module):
 
     The decoder is ``num_layers`` standard post-LN layers: self-attention among the
     queries, cross-attention to the M tokens (or frames) of the item, a ReLU
-    feed-forward layer; no norm after the last. All layers start equal.
+    feed-forward layer; no norm after the last. All layers start with equal weights.
 
     Raises ``ValueError`` when ``num_heads`` does not divide ``dim``.
     """
@@ -50,34 +59,58 @@ class LocalInteraction(nn.Module):
         )
         self.decoder = nn.TransformerDecoder(layer, num_layers)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        method: Literal["auto", "decoder", "folded"] = "auto",
+    ) -> Tensor:
         """Concepts (N, Q, D), unit norm, of ``tokens`` (N, M, D).
 
         ``mask`` (N, M), True = real, hides padding; left out, padding is attended to
-        like anything else (as the released code does). Raises ``ValueError`` for sizes
-        that do not fit and for a mask row that is all False.
+        like any token (as the released code does). ``method``: the ``"decoder"`` as it is
+        defined, or ``"folded"`` (``decode_folded``); ``"auto"`` takes the decoder in
+        training mode or when gradients are enabled, otherwise the folded one.
+
+        Raises ``ValueError`` for sizes that do not fit, a mask row that is all False, and
+        ``"folded"`` while gradients are enabled or dropout acts.
         """
         hidden = self._hidden(tokens, mask)
-        if self.training or torch.is_grad_enabled():
+        if method not in ("auto", "decoder", "folded"):
+            raise ValueError(
+                f"method must be 'auto', 'decoder' or 'folded', got {method!r}."
+            )
+        gradients = torch.is_grad_enabled()
+        if method == "auto":
+            method = "decoder" if self.training or gradients else "folded"
+        elif method == "folded":
+            dropout = self.training and self.decoder.layers[0].dropout.p > 0
+            if gradients or dropout:
+                raise ValueError(
+                    "method='folded' has neither dropout nor gradients: call eval() and "
+                    "use torch.no_grad(), or take method='decoder'."
+                )
+        if method == "decoder":
             queries = self.queries.expand(len(tokens), -1, -1)
             concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)
         else:
             concepts = self.decode_folded(tokens, hidden)
-        return normalize(full(concepts)[0], dim=-1)
+        return normalize(to_common_float(concepts)[0], dim=-1)
 
     def decode_folded(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
         """The decoder's output (N, Q, D) with fewer multiply-adds: exact, no dropout.
 
-        All items enter with the same queries, so what happens before the first
-        cross-attention is done once; and keys and values are never built, see
-        ``cross_attention_folded``. ``hidden`` (N, M), True = ignored.
+        All items start from the same queries, so the first self-attention is computed
+        once; keys and values are never computed, see ``cross_attention_folded``.
+        ``hidden`` (N, M), True = ignored.
         """
         size = DECODED_AT_ONCE["cpu" if tokens.device.type == "cpu" else "other"]
         decoded = []
         for start in range(0, max(1, len(tokens)), size):
             chunk = tokens[start : start + size]
             mask = None if hidden is None else hidden[start : start + size]
-            x = self.queries[None]  # (1, Q, D) until tokens are seen
+            x = self.queries[None]  # (1, Q, D) until the first cross-attention
             for layer in self.decoder.layers:
                 x = layer.norm1(x + layer.self_attn(x, x, x, need_weights=False)[0])
                 context = cross_attention_folded(layer.multihead_attn, x, chunk, mask)
@@ -88,25 +121,27 @@ class LocalInteraction(nn.Module):
 
     @torch.no_grad()
     def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Where the queries look: (N, layers, H, Q, M), each summing to 1 over M.
+        """Attention maps of the queries: (N, layers, H, Q, M), each summing to 1 over M.
 
         The cross-attention weights of every layer and head, without dropout. Arguments
         and errors as in ``forward``.
         """
         hidden = self._hidden(tokens, mask)
-        training = self.training
-        self.eval()
         x = self.queries.expand(len(tokens), -1, -1)  # (N, Q, D)
         maps = []
-        for layer in self.decoder.layers:
-            x = layer.norm1(x + layer.self_attn(x, x, x)[0])
-            context, weights = layer.multihead_attn(
-                x, tokens, tokens, hidden, average_attn_weights=False
-            )
-            x = layer.norm2(x + context)
-            x = layer.norm3(x + layer.linear2(relu(layer.linear1(x))))
-            maps.append(weights)
-        self.train(training)
+        training = self.training
+        self.eval()
+        try:
+            for layer in self.decoder.layers:
+                x = layer.norm1(x + layer.self_attn(x, x, x)[0])
+                context, weights = layer.multihead_attn(
+                    x, tokens, tokens, hidden, average_attn_weights=False
+                )
+                x = layer.norm2(x + context)
+                x = layer.norm3(x + layer.linear2(relu(layer.linear1(x))))
+                maps.append(weights)
+        finally:
+            self.train(training)
         return torch.stack(maps, dim=1)
 
     def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -115,7 +150,7 @@ class LocalInteraction(nn.Module):
         sizes = check_shape(tokens, "N M D", "tokens", D=D)
         if mask is None:
             return None
-        return ~real_positions(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
+        return ~validate_mask(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
 
 
 def cross_attention_folded(
@@ -125,15 +160,15 @@ def cross_attention_folded(
 
     ``x``: (N, Q, D), or (1, Q, D) shared by all items; ``tokens``: (N, M, D). In every
     head q · (W_k t) = (W_kᵀ q) · t and Σ_m w_m W_v t_m = W_v Σ_m w_m t_m, so Q queries
-    and Q results are projected instead of M keys and M values. The keys' bias moves all
-    scores of a query alike, which the softmax does not see.
+    and Q results are projected instead of M keys and M values. The keys' bias adds the
+    same number to all scores of a query, which does not change their softmax.
     """
     H, e = attention.num_heads, attention.head_dim
     (n, Q, D), N = x.shape, len(tokens)
     W_q, W_k, W_v = (W.view(H, e, D) for W in attention.in_proj_weight.chunk(3))
     b_q, _, b_v = attention.in_proj_bias.chunk(3)
     q = linear(x, W_q.flatten(0, 1), b_q).view(n * Q, H, e) / e**0.5
-    # Heads stand inside queries everywhere, so no product needs a copy of its operands.
+    # The axis of heads is inside that of queries, so no product copies its operands.
     k = per_head(q, W_k).view(n, Q * H, D)
     # Shared keys: one plain product over all tokens of all items. Scores: (N, QH, M).
     scores = linear(tokens, k[0]).mT if n == 1 else k @ tokens.mT
@@ -145,9 +180,9 @@ def cross_attention_folded(
 
 
 def per_head(x: Tensor, weights: Tensor) -> Tensor:
-    """Every head's own product: (n, H, i) with (H, i, j) to (n, H, j), contiguous.
+    """One product for each head: (n, H, i) with (H, i, j) to (n, H, j), contiguous.
 
-    In the dtype of ``x``, which autocast may have chosen.
+    In the dtype of ``x``, which may be that of autocast.
     """
     product = x.new_empty(*x.shape[:2], weights.shape[2])
     torch.bmm(x.transpose(0, 1), weights.to(x.dtype), out=product.transpose(0, 1))
@@ -164,9 +199,9 @@ def local_similarity(text_concepts: Tensor, video_concepts: Tensor) -> Tensor:
     """
     _, Q, D = check_shape(text_concepts, "A Q D", "text_concepts").values()
     check_shape(video_concepts, "B Q D", "video_concepts", Q=Q, D=D)
-    with full_precision(text_concepts):
-        text, video = full(text_concepts, video_concepts)
+    with autocast_disabled(text_concepts):
+        text, video = to_common_float(text_concepts, video_concepts)
         # local_ab = (1/Q) Σ_q Σ_d text_concepts_aqd video_concepts_bqd
         scores = text.flatten(1) @ video.flatten(1).T / Q
-    refuse_non_finite(scores, text_concepts=text, video_concepts=video)
+    check_finite(scores, text_concepts=text, video_concepts=video)
     return scores

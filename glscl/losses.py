@@ -1,4 +1,4 @@
-"""The losses of GLSCL and of its siblings, each one equation.
+"""The losses of GLSCL and of the related methods EERCF and GLCCL, each one equation.
 
 Concepts are unit-normalised, ``video_concepts``: (B, Q, D), ``text_concepts``:
 (A, Q, D); in a training batch A = B and row i of both belongs to pair i. Everything is
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glscl.util.numeric import full, full_precision
+from glscl.util.numeric import autocast_disabled, to_common_float
 from glscl.util.shapes import check_shape
 
 
@@ -24,8 +24,8 @@ def info_nce(logits: Tensor) -> Tensor:
     mean over the rows of −log softmax at the diagonal.
     """
     check_shape(logits, "A A", "logits")
-    with full_precision(logits):
-        (logits,) = full(logits)
+    with autocast_disabled(logits):
+        (logits,) = to_common_float(logits)
         text_to_video = -logits.log_softmax(dim=1).diagonal().mean()
         video_to_text = -logits.log_softmax(dim=0).diagonal().mean()
         return (text_to_video + video_to_text) / 2
@@ -36,7 +36,7 @@ def concept_agreement(
     text_concepts: Tensor,
     normalise: Literal["released", "batch"] = "released",
 ) -> Tensor:
-    """How well each concept agrees within the pairs of a batch: c (Q,).
+    """How similar each concept is within the pairs of a batch: c (Q,).
 
     ``c_q = (1/N) Σ_a text_concepts_aq · video_concepts_aq`` with N = Q as in the released
     code (``"released"``: c grows with the batch) or N = A (``"batch"``: a mean cosine).
@@ -46,8 +46,8 @@ def concept_agreement(
     if normalise not in ("released", "batch"):
         raise ValueError(f"normalise must be 'released' or 'batch', got {normalise!r}.")
     N = sizes["Q"] if normalise == "released" else sizes["A"]
-    with full_precision(text_concepts):
-        text_concepts, video_concepts = full(text_concepts, video_concepts)
+    with autocast_disabled(text_concepts):
+        text_concepts, video_concepts = to_common_float(text_concepts, video_concepts)
         return torch.einsum("aqd,aqd->q", text_concepts, video_concepts) / N
 
 
@@ -58,14 +58,14 @@ def inter_consistency(
     target: float = 0.75,
     normalise: Literal["released", "batch"] = "released",
 ) -> Tensor:
-    """ICL pulls the paired concepts of both modalities together; a scalar.
+    """ICL makes the paired concepts of both modalities more similar; a scalar.
 
     ``MSE(mean_b video_concepts, mean_a text_concepts) + β Σ_q (c_q − target)²`` with
     ``c`` of ``concept_agreement``. Both (A, Q, D), paired by row.
     """
     agreement = concept_agreement(video_concepts, text_concepts, normalise)
-    with full_precision(text_concepts):
-        video, text = full(video_concepts, text_concepts)
+    with autocast_disabled(text_concepts):
+        video, text = to_common_float(video_concepts, text_concepts)
         gap = video.mean(dim=0) - text.mean(dim=0)  # (Q, D)
         return gap.square().mean() + beta * (agreement - target).square().sum()
 
@@ -76,12 +76,12 @@ def intra_diversity(
     margin: float = 0.1,
     sides: Literal["video", "both"] = "video",
 ) -> Tensor:
-    """IDL pushes the concepts of one item apart; a scalar, before its weight α.
+    """IDL makes the concepts of one item less similar; a scalar, before its weight α.
 
     ``2 / (Q (Q − 1)) Σ_{q≠r} [C_qr − (1 − margin)]₊``, ``C = mean_b V Vᵀ`` (Q, Q) with
     V = ``video_concepts``. ``sides="both"`` takes the mean of this and of the same term
-    of ``text_concepts``, which ``"video"`` (the released code) does not use. A single
-    concept has nothing to be pushed from and gives 0.
+    of ``text_concepts``, which ``"video"`` (the released code) does not use. With a
+    single concept there is no pair of concepts, and the loss is 0.
     """
     if sides not in ("video", "both"):
         raise ValueError(f"sides must be 'video' or 'both', got {sides!r}.")
@@ -94,7 +94,7 @@ def intra_diversity(
 
 
 def contrastive_score_consistency(scores: Tensor) -> Tensor:
-    """CSC of GLCCL: the levels should agree on true pairs more than on others; a scalar.
+    """CSC of GLCCL: levels should differ less on true pairs than on others; a scalar.
 
     ``scores``: (S, A, A), the S ≥ 2 (GLCCL: four) similarity matrices of one batch,
     pairs on the diagonal. With the unbiased variance over S of every entry: the mean
@@ -106,8 +106,8 @@ def contrastive_score_consistency(scores: Tensor) -> Tensor:
             "scores needs at least two levels and two pairs (axes 0 and 1), got shape "
             f"{tuple(scores.shape)}."
         )
-    with full_precision(scores):
-        variance = full(scores)[0].var(dim=0)  # (A, A)
+    with autocast_disabled(scores):
+        variance = to_common_float(scores)[0].var(dim=0)  # (A, A)
         pairs = torch.eye(sizes["A"], dtype=torch.bool, device=scores.device)
         others = variance.masked_fill(pairs, 0.0)
         return variance.diagonal().mean() / others.mean()
@@ -119,15 +119,15 @@ def pearson_constraint(
     """Pearson constraint of EERCF: each channel should correlate across a pair; a scalar.
 
     ``x``, ``y``: (A, D), paired by row. Both are standardised over the batch (unbiased
-    deviation), ``c = Zxᵀ Zy / A`` (D, D), and the loss is
+    standard deviation), ``c = Zxᵀ Zy / A`` (D, D), and the loss is
     ``on_diag Σ_d (c_dd − 1)² + off_diag Σ_{d≠e} c_de²``. A channel that is constant in
     the batch counts as uncorrelated. Raises ``ValueError`` for fewer than two pairs.
     """
-    with full_precision(x):
+    with autocast_disabled(x):
         diagonal = channel_correlation(x, y)
         loss = on_diag * (diagonal - 1).square().sum()
         if off_diag:
-            zx, zy = (_standardise(z) for z in full(x, y))
+            zx, zy = (_standardise(z) for z in to_common_float(x, y))
             c = zx.T @ zy / len(x)  # (D, D)
             loss = loss + off_diag * (c.square().sum() - diagonal.square().sum())
         return loss
@@ -136,23 +136,24 @@ def pearson_constraint(
 def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
     """How much each channel correlates across pairs: the c_dd of the constraint, (D,).
 
-    ``x``, ``y``: (A, D), paired by row. Standardised by the unbiased deviation and
-    divided by A, so at most 1 − 1/A. Raises ``ValueError`` for fewer than two pairs.
+    ``x``, ``y``: (A, D), paired by row. Standardised by the unbiased standard
+    deviation and divided by A, so at most 1 − 1/A. Raises ``ValueError`` for fewer than
+    two pairs.
     """
     A, D = check_shape(x, "A D", "x").values()
     check_shape(y, "A D", "y", A=A, D=D)
     if A < 2:
         raise ValueError(f"x needs at least two pairs (axis 0) to correlate, got {A}.")
-    with full_precision(x):
-        zx, zy = (_standardise(z) for z in full(x, y))
+    with autocast_disabled(x):
+        zx, zy = (_standardise(z) for z in to_common_float(x, y))
         return (zx * zy).sum(dim=0) / A
 
 
 def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:
     sizes = check_shape(concepts, "B Q D", name)
     Q = sizes["Q"]
-    with full_precision(concepts):
-        (concepts,) = full(concepts)
+    with autocast_disabled(concepts):
+        (concepts,) = to_common_float(concepts)
         # C_qr = (1/B) Σ_b concepts_bq · concepts_br
         C = torch.einsum("bqd,brd->qr", concepts, concepts) / sizes["B"]
         hinge = (C - (1 - margin)).clamp_min(0)

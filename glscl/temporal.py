@@ -1,11 +1,11 @@
-"""The frame transformer ("seqTransf"): frames of one video see each other.
+"""The frame transformer ("seqTransf"): self-attention among the frames of a video.
 
-    frames = x + T(x + pos[:F]), padded frames hidden as keys (−10⁶ on their scores),
+    frames = x + T(x + pos[:F]), padded frames masked as keys (−10⁶ added to their scores).
 
-T being a few pre-LN residual blocks with QuickGELU that start as copies of the first
-blocks of CLIP's text transformer, ``pos`` as a copy of its positional embedding.
+T is a stack of pre-LN residual blocks with QuickGELU, initialised with the first blocks
+of CLIP's text transformer; ``pos`` is initialised with its positional embedding.
 
-Source: CLIP4Clip (seqTransf), as all three methods of the book use it.
+Source: CLIP4Clip (seqTransf), as GLSCL, EERCF and GLCCL use it.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from glscl.util.numeric import full
+from glscl.util.numeric import to_common_float
 from glscl.util.shapes import check_shape
 
 # CLIP uses 1e-5; the released frame transformer was trained with this one.
@@ -29,7 +29,7 @@ class QuickGELU(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-LN residual block; its parameters carry CLIP's names."""
+    """A pre-LN residual block; its parameters have CLIP's names."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -62,10 +62,10 @@ class FrameTransformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(dim, num_heads) for _ in range(num_layers))
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frames that have seen the others of their video: (B, F, D) to (B, F, D).
+        """Frames after self-attention within their video: (B, F, D) to (B, F, D).
 
-        ``frame_mask``: (B, F), True = real. Padded frames are hidden from all, and come
-        out as something (they see the real ones) that nothing should use.
+        ``frame_mask``: (B, F), True = real. No frame attends to padded frames; the
+        outputs of padded frames are meaningless and must not be used.
 
         Raises ``ValueError`` for sizes that do not fit and for more frames than there
         are positions.
@@ -79,7 +79,7 @@ class FrameTransformer(nn.Module):
                 f"position of the frame transformer, got {F}."
             )
         # Float32 at least: the score of a padded key does not fit into float16.
-        padding = torch.zeros_like(full(frames)[0][..., 0])
+        padding = torch.zeros_like(to_common_float(frames)[0][..., 0])
         padding = padding.masked_fill(~frame_mask.bool(), PADDING_SCORE)
         x = frames + self.positions[:F]
         for block in self.resblocks:
@@ -88,14 +88,14 @@ class FrameTransformer(nn.Module):
 
     @torch.no_grad()
     def copy_from_text(self, text_blocks: nn.ModuleList, positions: Tensor) -> None:
-        """Start as CLIP's text transformer: its first blocks and its positions.
+        """Initialise with CLIP's text transformer: its first blocks and its positions.
 
         ``text_blocks``: residual blocks with CLIP's parameter names; where there are
-        fewer than here, the last blocks here keep their random start. ``positions``:
+        fewer than here, the last blocks here keep their random weights. ``positions``:
         (context length, D). Raises ``ValueError`` when the widths differ.
         """
         N, D = self.positions.shape
         check_shape(positions, "N D", "CLIP's positional embedding", N=N, D=D)
         self.positions.copy_(positions)
-        for ours, theirs in zip(self.resblocks, text_blocks, strict=False):
-            ours.load_state_dict(theirs.state_dict())
+        for block, text_block in zip(self.resblocks, text_blocks, strict=False):
+            block.load_state_dict(text_block.state_dict())

@@ -214,7 +214,7 @@ def gate(x, rows, real, temperature):
 
 
 def eercf_levels(t, V, u, f, p, real, real_patches, M, W):
-    """The five scores of one caption and one video; all features unit."""
+    """The four scores of one caption and one video; all features unit."""
     x = np.array([np.dot(t, row) for row in f])
     y = np.array([np.dot(t, row) for row in p])
     identity = np.eye(len(y))
@@ -223,7 +223,6 @@ def eercf_levels(t, V, u, f, p, real, real_patches, M, W):
         "frame_weak": self_mean(x, W, real),
         "frame_strong": np.dot(t, gate(x, u, real, 0.1)),
         "patch_weak": self_mean(y, identity, real_patches),
-        "patch_strong": np.dot(t, gate(y, p, real_patches, 0.01)),
     }
 
 

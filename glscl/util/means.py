@@ -1,30 +1,32 @@
-"""Scores that weigh themselves: the mean of a few scores by their own sharp softmax.
+"""The mean of a few scores, weighted by the softmax of these scores themselves.
 
     Σ_i x_i softmax_i(x / 0.01), with a square matrix W that mixes the weights
     Σ_i x_i (softmax(x / 0.01) W)_i.
 
-Between a mean and a maximum, very near the maximum. X-CLIP, TS2-Net, EERCF and GLCCL
-all end in such means; W is learnt and starts as the identity.
+The low temperature makes it almost a maximum. X-CLIP, TS2-Net, EERCF and GLCCL compute
+their scores by such means; W is learned and starts as the identity.
 """
 
 import torch
 from torch import Tensor
 
-SHARP = 0.01
+SOFTMAX_TEMPERATURE = 0.01
 
 
-def own_mean(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scores (..., N) averaged with their own softmax as weights: (...).
+def softmax_weighted_mean(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scores (..., N) averaged with their softmax as weights: (...).
 
-    ``mask``: (..., N), broadcast, True = real; others weigh nothing.
+    ``mask``: (..., N), broadcast, True = real; the others have weight 0.
     """
     return (scores * _weights(scores, mask)).sum(-1)
 
 
-def mixed_mean(scores: Tensor, mix: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``own_mean`` with its weights mixed by ``mix`` (N, N) first.
+def mixed_weighted_mean(
+    scores: Tensor, mix: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """``softmax_weighted_mean`` with its weights mixed by ``mix`` (N, N) first.
 
-    Mixing may give weight to what is masked, which is taken away again.
+    Masked scores that get weight by the mixing are set to weight 0 again.
     """
     weights = _weights(scores, mask) @ mix
     if mask is not None:
@@ -34,8 +36,8 @@ def mixed_mean(scores: Tensor, mix: Tensor, mask: Tensor | None = None) -> Tenso
 
 def _weights(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
-        return (scores / SHARP).softmax(-1)
-    # One pass over the scores; where a row has nothing real it is even, not NaN.
+        return (scores / SOFTMAX_TEMPERATURE).softmax(-1)
+    # One pass over the scores; a row that is all masked has equal weights, not NaN.
     hidden = torch.zeros_like(mask, dtype=scores.dtype)
     hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
-    return torch.add(hidden, scores, alpha=1 / SHARP).softmax(-1)
+    return torch.add(hidden, scores, alpha=1 / SOFTMAX_TEMPERATURE).softmax(-1)

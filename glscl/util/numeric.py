@@ -1,4 +1,4 @@
-"""Float32 or better, masks with something in them, and scores that are numbers."""
+"""Checks of masks and scores, and float32 or better for all arithmetic."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from glscl.util.shapes import check_shape
 
 
-def full(*tensors: Tensor) -> tuple[Tensor, ...]:
+def to_common_float(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in one common dtype, at least float32."""
     dtype = torch.float32
     for x in tensors:
@@ -14,12 +14,12 @@ def full(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.to(dtype) for x in tensors)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def autocast_disabled(x: Tensor) -> torch.autocast:
     """A context that turns autocast off on the device of ``x``."""
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
-def real_positions(
+def validate_mask(
     mask: Tensor, axes: str, name: str, item: str, **sizes: int
 ) -> Tensor:
     """``mask`` as booleans (True = real), its shape and rows checked.
@@ -38,13 +38,13 @@ def real_positions(
     return mask
 
 
-def refuse_non_finite(scores: Tensor, **features: Tensor) -> None:
-    """Name the row of ``features`` behind a score that is NaN or infinite.
+def check_finite(scores: Tensor, **features: Tensor) -> None:
+    """Raise ``ValueError`` when a score is NaN or infinite.
 
-    One look at the scores costs little; the features are searched only after a find.
-    Raises ``ValueError``.
+    The error names the row of ``features``, each (N, ...), that is not finite. The
+    features are searched only when a score is not finite, so the check costs little.
     """
-    # A sum meets every NaN and infinity, in one cheap pass; a finite one has met none.
+    # A finite sum of the scores proves in one pass that all of them are finite.
     if scores.sum().isfinite() or scores.isfinite().all():
         return
     for name, x in features.items():

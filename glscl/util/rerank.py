@@ -1,11 +1,11 @@
-"""Two-stage retrieval: a coarse score finds candidates, a fine one is computed of them.
+"""Two-stage retrieval: coarse scores select candidates, fine scores rank them.
 
     coarse (A, B) → the k best of every caption (or video) → fine scores of these alone.
 
-The fine stage goes video by video and takes all captions that recalled it together. So
-no frame or patch is copied, and each video is one matrix product; gathering the
-candidates of each caption instead would move k videos' worth of patches per caption,
-which costs more than it saves.
+The fine stage takes one video at a time, with all captions that recalled it. So no frame
+or patch is copied, and each video needs one matrix product; gathering the candidates of
+each caption instead would copy the patches of k videos for every caption, which costs
+more time than it saves.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,9 @@ from torch import Tensor
 
 from glscl.util.shapes import check_shape
 
-#: Who has a shortlist. For text to video search, captions recall videos. Reading the
-#: same scores by columns, as the release of EERCF does for video to text, asks for
-#: captions that happened to recall a video; ``"captions of videos"`` gives every video
-#: a shortlist of its own.
+#: What has a shortlist. For text to video search, every caption recalls videos. The
+#: release of EERCF reads the same scores by columns for video to text, which ranks the
+#: captions that recalled a video; ``"captions of videos"`` gives every video a shortlist.
 Recall = Literal["videos of captions", "captions of videos"]
 
 
@@ -37,7 +36,7 @@ def recalled(
         )
     dim, size = (1, B) if recall == "videos of captions" else (0, A)
     best = coarse.topk(min(shortlist, size), dim=dim).indices
-    return torch.zeros_like(coarse, dtype=torch.bool).scatter(dim, best, True)
+    return torch.zeros_like(coarse, dtype=torch.bool).scatter(dim, best, 1)
 
 
 @torch.no_grad()
@@ -47,10 +46,10 @@ def rerank(
     shortlist: int = 50,
     recall: Recall = "videos of captions",
 ) -> Tensor:
-    """Scores (A, B) by which the recalled pairs stand above all others.
+    """Scores (A, B) that rank the recalled pairs above all others.
 
     ``coarse``: (A, B). ``score(captions, b)`` gives the fine scores (n,) of n captions,
-    by their numbers (n,), with video b; it is called for recalled pairs alone. Other
+    given by their indices (n,), with video b; it is called for recalled pairs alone. Other
     pairs keep their coarse order. Raises ``ValueError`` for a shortlist below 1.
     """
     pairs = recalled(coarse, shortlist, recall)
@@ -60,8 +59,8 @@ def rerank(
     for b, rows in enumerate(captions.split(counts)):
         if len(rows):
             fine[rows, b] = score(rows, b).to(fine.dtype)
-    # Just enough to lift the worst fine score above the best coarse one that is left: a
-    # large constant would cost the digits that tell close candidates apart.
+    # The smallest number that puts the worst fine score above the best coarse one that is
+    # left: adding a large one would round away small differences between candidates.
     left = coarse.masked_fill(pairs, float("-inf")).max()
     lift = (left - fine.min() + 1).clamp_min(0)
     return torch.where(pairs, fine + lift, coarse)

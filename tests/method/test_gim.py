@@ -11,15 +11,20 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from glscl.gim import (
-    BLOCK_NUMBERS,
-    CANCELLING,
-    doubtful_pairs,
     frame_weights,
     global_similarity,
+    gram_form,
+    mean_similarity,
+)
+from glscl.util.gram_blocks import (
+    BLOCK_NUMBERS,
+    CANCELLING,
+    GramSums,
+    doubtful_pairs,
     gram_matrices,
     gram_sums,
     inner_products,
-    mean_similarity,
+    score_chunk,
 )
 
 METHODS = ("gram", "direct")
@@ -54,6 +59,20 @@ def test_similarity_equals_the_loops(method, chunk, A, B, F, D):
     expected, _ = gim(captions.numpy(), frames.numpy(), mask.numpy(), 1.7)
     found = global_similarity(captions, frames, mask, 1.7, method, chunk)
     assert_close(found, torch.from_numpy(expected), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "F", "D"), [(5, 7, 3, 11), (1, 4, 5, 6), (4, 1, 5, 6), (3, 6, 1, 4)]
+)
+def test_the_plain_gram_form_equals_the_loops_and_both_fast_computations(A, B, F, D):
+    captions, frames, mask = features(A, B, F, D)
+    expected, _ = gim(captions.numpy(), frames.numpy(), mask.numpy(), 1.7)
+    plain = gram_form(captions, frames, mask, 1.7)
+    assert_close(plain, torch.from_numpy(expected), rtol=0, atol=1e-13)
+    without_gradient = global_similarity(captions, frames, mask, 1.7)
+    with_gradient = global_similarity(captions.requires_grad_(), frames, mask, 1.7)
+    assert_close(without_gradient, plain, rtol=0, atol=1e-13)
+    assert_close(with_gradient.detach(), plain, rtol=0, atol=1e-13)
 
 
 def test_weights_equal_the_loops_and_sum_to_one():
@@ -117,12 +136,9 @@ def test_gradients_are_true(method, chunk):
 
 def test_gradients_are_true_where_frames_nearly_cancel():
     captions, frames, mask = cancelling(2, 3, 4, 5, rest=1e-2)
-    sums = gram_sums(
-        inner_products(captions / 3.0, frames, mask), gram_matrices(frames, mask)
-    )
-    assert doubtful_pairs(sums.square.rsqrt(), sums.spread).any(), (
-        "nothing cancels here"
-    )
+    gram = gram_matrices(frames, mask)
+    _, doubtful = score_chunk(captions / 3.0, frames, mask, gram)
+    assert doubtful.any(), "nothing cancels here"
     inputs = (captions.requires_grad_(), frames.requires_grad_())
     assert torch.autograd.gradcheck(
         lambda c, v: global_similarity(c, v, mask, chunk=2), inputs
@@ -146,8 +162,8 @@ def test_gram_is_as_accurate_as_direct_however_much_frames_cancel(rest):
     single = (inputs[0].float(), inputs[1].float(), inputs[2])
     gram = (global_similarity(*single) - exact).abs().max()
     direct = (global_similarity(*single, method="direct") - exact).abs().max()
-    # Below CANCELLING-fold cancellation both are within a few ε; beyond
-    # it the Gram form hands over to the direct one.
+    # Below CANCELLING-fold cancellation both are within a few ε; beyond it the
+    # scores are computed by the direct form.
     assert gram <= max(5e-7, 2 * direct)
 
 
@@ -190,19 +206,22 @@ def test_without_the_shift_pairs_beyond_the_range_of_powers_are_doubtful():
     captions = torch.tensor([[9.4, 0.0]])
     frames = 9.4 * torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]])
     mask = torch.ones(3, 1, dtype=torch.bool)
-    sums = gram_sums(
+    sums = GramSums(*torch.empty(3, 3, 1))
+    gram_sums(
         inner_products(captions, frames, mask),
         gram_matrices(frames, mask),
-        shifted=False,
+        bound=0.0,  # no shift
+        workspace=(torch.empty(3, 1, 1), torch.empty(3, 2, 1)),
+        out=sums,
     )
-    doubtful = doubtful_pairs(sums.square.rsqrt(), sums.spread)
+    doubtful = doubtful_pairs(sums.squared_norm.rsqrt(), sums.norm_bound)
     assert doubtful.flatten().tolist() == [True, True, False]
 
 
-def test_without_the_hand_over_cancelling_frames_would_lose_digits(monkeypatch):
+def test_without_the_direct_form_cancelling_frames_would_lose_digits(monkeypatch):
     captions, frames, mask = cancelling(16, 16, 12, 512, rest=0.01)
     exact = global_similarity(captions, frames, mask, method="direct")
-    monkeypatch.setattr("glscl.gim.CANCELLING", float("inf"))
+    monkeypatch.setattr("glscl.util.gram_blocks.CANCELLING", float("inf"))
     gram = global_similarity(captions.float(), frames.float(), mask)
     assert (gram - exact).abs().max() > 1e-5
 

@@ -104,6 +104,48 @@ def test_dropout_acts_in_training_only_and_never_on_the_maps():
     assert lim.decoder.layers[0].dropout1.training
 
 
+def test_the_training_mode_is_restored_when_attention_fails(monkeypatch):
+    lim = module().train()
+    layer = lim.decoder.layers[1]
+
+    def fails(*_, **__):
+        assert not layer.training
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(layer.multihead_attn, "forward", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        lim.attention(*tokens_and_mask())
+    assert all(part.training for part in lim.modules())
+
+
+def test_a_caller_can_choose_the_decoder_or_the_folded_form():
+    lim = module(dropout=0.5)
+    tokens, mask = tokens_and_mask()
+    with_gradient = lim(tokens, mask)
+    assert torch.equal(lim(tokens, mask, method="decoder"), with_gradient)
+    with torch.no_grad():
+        automatic = lim(tokens, mask)
+        assert torch.equal(lim(tokens, mask, method="folded"), automatic)
+        decoder = lim(tokens, mask, method="decoder")
+    assert_close(decoder, automatic, rtol=0, atol=1e-13)
+
+
+def test_the_folded_form_refuses_dropout_and_gradients():
+    tokens, mask = tokens_and_mask()
+    refused = "^method='folded' has neither dropout nor gradients: call eval"
+    with pytest.raises(ValueError, match=refused):
+        module()(tokens, mask, method="folded")
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=refused):
+            module(dropout=0.5).train()(tokens, mask, method="folded")
+        lim = module(dropout=0.0).train()
+        assert_close(
+            lim(tokens, mask, method="folded"), lim(tokens, mask), rtol=0, atol=1e-13
+        )
+    with pytest.raises(ValueError, match="'decoder' or 'folded', got 'fast'"):
+        lim(tokens, mask, method="fast")
+
+
 def test_training_and_evaluation_agree_without_dropout():
     lim = module(dropout=0.0)
     tokens, mask = tokens_and_mask()
