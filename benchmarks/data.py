@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from glscl.backbone import Backbone
+from book.experiments.shipped_heads import stub_backbone
 from glscl.config import ModelConfig
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 
 NORM = 10.0  # length of a feature, about CLIP's
@@ -63,16 +63,3 @@ def scoring_model(sizes: Sizes, seed: int = 0) -> GLSCL:
         mask_padding=False,
     )
     return GLSCL(stub_backbone(sizes), config).eval()
-
-
-def stub_backbone(sizes: Sizes) -> Backbone:
-    """A CLIP of one thin layer with features of the right size."""
-    tower = {"width": 64, "layers": 1}
-    return Backbone(
-        "stub",
-        {
-            "embed_dim": sizes.D,
-            "vision_cfg": {"image_size": 32, "patch_size": 32, **tower},
-            "text_cfg": {"context_length": 8, "vocab_size": 8, "heads": 1, **tower},
-        },
-    )

@@ -4,8 +4,8 @@
 
 Scoring at N = 1,000 and 10,000 captions and videos in several precisions, beside the
 two bounds of the device: its largest matrix product and its memory. Every head, and
-steps of training of the size of ViT-B/32. Needs a CUDA device; ``--small`` shows on any
-that all of it runs, in seconds, and means nothing else.
+steps of training of the size of ViT-B/32. Needs a CUDA device; ``--small`` runs all of
+it on any device in seconds, as a test whose numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from benchmarks.fused import Kernel, compile_for, fused_similarity
 from benchmarks.measures import every_head
 from benchmarks.results import provenance, table
 from benchmarks.timing import fastest
-from glscl.costs import flops
-from glscl.costs.flops import Sizes
+from glscl.costs import formulas
+from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.util.files import write_json, write_text
 
 Data = dict[str, Any]
-#: What is rounded: nothing, the factors of a product, or the features as they are kept.
+#: What is rounded: nothing, the factors of a product, or the stored features.
 #: GIM and LIM compute in float32 whatever the features are.
 PRECISIONS = ("fp32", "tf32", "bf16")
 CHECKED = 64  # captions whose scores are compared with float64
@@ -53,7 +53,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def bounds(size: int, device: torch.device, repeats: int) -> Data:
     """Multiply-adds a second of a size × size product by precision, and bytes a second.
 
-    The roof of a roofline. What fits a cache may move faster than the copy measured here.
+    The bounds of a roofline plot. Data that fits a cache may move faster than this copy.
     """
     a, b = torch.randn(2, size, size, device=device)
     macs = {}
@@ -119,10 +119,13 @@ def _scores(
     model = scoring_model(sizes).to(device)
     text, video = x.text(), x.video()
     # Decoded in float32, kept like the features.
-    said = model.lim_text(x.tokens.float()).to(x.tokens.dtype)
-    seen = model.lim_video(x.frames.float()).to(x.frames.dtype)
-    text, video = text._replace(concepts=said), video._replace(concepts=seen)
-    A, B, macs = len(x.captions), len(x.frames), flops.folded_macs(sizes)
+    text_concepts = model.lim_text(x.tokens.float()).to(x.tokens.dtype)
+    video_concepts = model.lim_video(x.frames.float()).to(x.frames.dtype)
+    text, video = (
+        text._replace(concepts=text_concepts),
+        video._replace(concepts=video_concepts),
+    )
+    A, B, macs = len(x.captions), len(x.frames), formulas.folded_macs(sizes)
     rows = x.frames.reshape(-1, sizes.D)
     runs: dict[str, tuple[Callable[[], Tensor], int, tuple[Tensor, ...]]] = {
         "bare product": (
@@ -136,14 +139,14 @@ def _scores(
             (x.captions, x.frames),
         ),
         "LIM": (
-            lambda: local_similarity(said, seen),
+            lambda: local_similarity(text_concepts, video_concepts),
             A * B * sizes.Q * sizes.D,
-            (said, seen),
+            (text_concepts, video_concepts),
         ),
         "GLSCL": (
             lambda: model.similarity(text, video),
             A * B * macs["GLSCL"].pair,
-            (x.captions, x.frames, said, seen),
+            (x.captions, x.frames, text_concepts, video_concepts),
         ),
     }
     if kernel is not None:

@@ -1,4 +1,4 @@
-"""Steps of training on a device, by precision, and whether they are those of a CPU."""
+"""Training steps on a device by precision, and whether their losses equal a CPU's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 8
 
 
 class NoiseVideos:
-    """Videos of noise that no disk has to deliver, one caption each."""
+    """Videos of noise held in memory, one caption each."""
 
     def __init__(self, count: int, frames: int, side: int):
         generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def _fit(
     model = GLSCL(load_backbone(backbone, None), config)
     if compiled:
         model.compile()
-    # A step is an epoch of one batch: the data is the same, what is timed as well.
+    # A step is an epoch of one batch; every step has the same data and does the same.
     videos = NoiseVideos(batch, config.max_frames, model.backbone.image_size)
     recipe = replace(preset.train, epochs=steps, batch_size=batch, augment=None)
     return fit(model, videos, recipe, options=options).steps

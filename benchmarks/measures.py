@@ -1,7 +1,7 @@
 """What ``python -m benchmarks`` measures, each part a function that returns plain data.
 
-Times are of the fastest run; every ratio is of times taken in turns within one run, and
-is what should be read: absolute times belong to the machine and the moment.
+Times are of the fastest run. Compare ratios, not times: a ratio is of times taken in
+turns within one run, while absolute times depend on the machine and on its other load.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from benchmarks.fused import compile_for, fused_similarity
 from benchmarks.memory import CASES, GALLERY, extra_mib
 from benchmarks.released import released_macs, released_scores, unused_mlp
 from benchmarks.timing import fastest, rounds, typical_ratio
+from book.experiments.counted_heads import Head, State, Texts, Videos
+from book.experiments.shipped_heads import reference_heads
 from glscl.backbone import load_backbone
-from glscl.costs import flops, heads
-from glscl.costs.flops import Sizes
+from glscl.costs import formulas
+from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.metrics import retrieval_metrics
 
 Data = dict[str, Any]
 FUSED = "GIM, one compiled kernel"
-CHUNKS = (1, 4, 16, 64)  # videos at a time that a head may choose from
+CHUNKS = (1, 4, 16, 64)  # videos at a time, of which the fastest is taken for a head
 
 
 @torch.no_grad()
-def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Data:
-    """(a) The released schedule at N × N, ours at N and ``target``, the ratios.
+def released_against_package(N: int, target: int, sizes: Sizes, repeats: int) -> Data:
+    """(a) The released schedule at N × N, the package at N and ``target``, the ratios.
 
     The schedule's time at ``target`` is its time at N times the quotient of its MACs.
     """
@@ -59,14 +61,14 @@ def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Da
         repeats,
         warm=False,
     )
-    theirs, own = released_scores(*features, lim, mlp), model.similarity(text, video)
+    released = released_scores(*features, lim, mlp)
+    scores = model.similarity(text, video)
     grown = {
         unused: released_macs(target, sizes, unused) / released_macs(N, sizes, unused)
         for unused in (True, False)
     }
     at_target = seconds["released"] * grown[True]
     at_target_no_mlp = seconds["released, no MLP"] * grown[False]
-    ours = seconds["ours at target"]
     return {
         "N": N,
         "target": target,
@@ -74,18 +76,20 @@ def released_against_ours(N: int, target: int, sizes: Sizes, repeats: int) -> Da
         "released_seconds_at_target": at_target,
         "released_no_mlp_seconds_at_target": at_target_no_mlp,
         "ratio_at_N": seconds["released"] / seconds["ours"],
-        "ratio_at_target": at_target / ours,
-        "ratio_at_target_no_mlp": at_target_no_mlp / ours,
+        "ratio_at_target": at_target / seconds["ours at target"],
+        "ratio_at_target_no_mlp": at_target_no_mlp / seconds["ours at target"],
         "ratio_at_target_decoded_before": at_target
         / seconds["ours at target, decoded before"],
         "macs_ratio_at_target": released_macs(target, sizes, True)
-        / flops.folded_macs(sizes)["GLSCL"].total(target, target),
-        "largest_difference": float((theirs - own).abs().max()),
-        "same_metrics": retrieval_metrics(theirs) == retrieval_metrics(own),
+        / formulas.folded_macs(sizes)["GLSCL"].total(target, target),
+        "largest_difference": float((released - scores).abs().max()),
+        "same_metrics": retrieval_metrics(released) == retrieval_metrics(scores),
         "share_of_captions_with_same_order": float(
-            (theirs.argsort(1) == own.argsort(1)).all(1).float().mean()
+            (released.argsort(1) == scores.argsort(1)).all(1).float().mean()
         ),
-        "largest_gap_ordered_otherwise": largest_gap_ordered_otherwise(theirs, own),
+        "largest_gap_ordered_otherwise": largest_gap_ordered_otherwise(
+            released, scores
+        ),
     }
 
 
@@ -104,10 +108,10 @@ def largest_gap_ordered_otherwise(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
-    """(b) The scoring path against the one matrix product that it cannot do without.
+    """(b) Scoring against the one matrix product that it needs in any case.
 
-    The product writes into memory that is there already. Into new memory, as a large
-    result gets it in a fresh process, it waits for the system's pages; a row of its own.
+    The product is timed twice: into memory that was used before, and into new memory,
+    as a large result gets it in a fresh process, where it waits for the system's pages.
     Where there is a compiler, also GIM with its arithmetic in one compiled kernel.
     """
     x = random_features(N, N, sizes)
@@ -121,19 +125,19 @@ def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
             rows, x.captions.T, out=_new_memory(N * sizes.F, N)
         )
     }
-    ours = {"GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask)}
+    package = {"GIM, Gram form": lambda: global_similarity(x.captions, x.frames, mask)}
     compiled = compile_for(x.captions, x.frames)
     if compiled is not None:
-        ours[FUSED] = lambda: fused_similarity(x.captions, x.frames, compiled[0])
-    ours["LIM, one product"] = lambda: local_similarity(text, video)
+        package[FUSED] = lambda: fused_similarity(x.captions, x.frames, compiled[0])
+    package["LIM, one product"] = lambda: local_similarity(text, video)
     direct = {
         "GIM, direct, 8 videos at a time": lambda: global_similarity(
             x.captions, x.frames, mask, method="direct", chunk=8
         ),
     }
-    # Apart: what the direct form gives back to the allocator slows down the one that
+    # Separately: memory that the direct form returns to the allocator slows down what
     # runs after it and speeds up the product, neither of which happens in an evaluation.
-    seconds = rounds(product | paged | ours, repeats)
+    seconds = rounds(product | paged | package, repeats)
     ratios = {k: typical_ratio(s, seconds["bare product"]) for k, s in seconds.items()}
     slow = rounds(product | direct, max(1, repeats // 5))
     for name in direct:
@@ -156,42 +160,19 @@ def against_bare_product(N: int, sizes: Sizes, repeats: int) -> Data:
         found |= {
             "compile_seconds": compile_seconds,
             "compiled_largest_error": float((fused - direct).abs().max()),
-            # Where it is no faster, it never pays.
+            # Where it is no faster, compiling it never saves time.
             "pairs_that_pay": N * N * compile_seconds / gain if gain > 0 else None,
         }
     return found
 
 
 def _new_memory(*shape: int) -> Tensor:
-    """A float32 tensor whose pages the system has yet to give."""
+    """A float32 tensor whose pages the system has not allocated yet."""
     pages = mmap.mmap(-1, 4 * math.prod(shape))
     return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
-def reference_heads(s: Sizes) -> dict[str, tuple[heads.Head, heads.Head | None]]:
-    """Every head, and its fold where there is one, with the same random weights."""
-    lim = LocalInteraction(s.D, s.Q, s.decoder_layers, s.H).eval()
-    pairs: dict[str, tuple[heads.Head, heads.Head | None]] = {
-        "CLIP4Clip": (heads.MeanPooling(), None),
-        "TS2-Net": (heads.TS2Net(), None),
-        "GLSCL": (heads.GLSCLHead(lim), heads.GLSCLFolded(lim)),
-        "EERCF, frames": (heads.EERCF(s.D, s.F, patches=False), None),
-        "EERCF, frames and patches": (heads.EERCF(s.D, s.F), None),
-        "WTI": (heads.WTI(s.D), None),
-        "X-CLIP": (heads.XCLIP(s.D, s.F, s.L), None),
-        "DiCoSA": (heads.DiCoSA(s.D, s.C), heads.DiCoSAFolded(s.D, s.C)),
-        "X-Pool": (heads.XPool(s.D), heads.XPoolFolded(s.D)),
-        "GLCCL": (heads.GLCCL(s.D, s.L), heads.GLCCLFolded(s.D, s.L)),
-    }
-    for plain, folded in pairs.values():
-        if folded is not None:
-            folded.load_state_dict(plain.state_dict())
-    return pairs
-
-
-def in_chunks(
-    head: heads.Head, query: heads.State, video: heads.State, size: int
-) -> Tensor:
+def in_chunks(head: Head, query: State, video: State, size: int) -> Tensor:
     """The pair phase, ``size`` videos at a time."""
     parts = zip(*(x.split(size) for x in video), strict=True)
     return torch.cat([head.per_pair(query, part) for part in parts], dim=1)
@@ -203,16 +184,17 @@ def every_head(
 ) -> list[Data]:
     """(c) Seconds of each head's pair phase for 10⁶ pairs, plain and folded.
 
-    Measured on A × B pairs in the chunk that suits it best; counted beside it.
+    Measured on A × B pairs, in chunks of the size that is fastest for the head, beside
+    its counted MACs.
     """
     torch.manual_seed(0)
     x = random_features(A, B, sizes).to(device)
-    texts = heads.Texts(x.captions, x.tokens)
+    texts = Texts(x.captions, x.tokens)
     patches = torch.randn(B, sizes.F, sizes.P, sizes.D).to(device)
-    videos = heads.Videos(x.frames, patches)
-    plain_macs, folded_macs = flops.head_macs(sizes), flops.folded_macs(sizes)
+    videos = Videos(x.frames, patches)
+    plain_macs, folded_macs = formulas.head_macs(sizes), formulas.folded_macs(sizes)
     rows = []
-    for name, (plain, folded) in reference_heads(sizes).items():
+    for name, (plain, folded) in reference_heads(sizes, global_similarity).items():
         million = 1e6 / (A * B)
         forms = {"plain": plain} | ({} if folded is None else {"folded": folded})
         runs, states = {}, {}
@@ -239,9 +221,7 @@ def every_head(
     return rows
 
 
-def _best_chunk(
-    head: heads.Head, query: heads.State, video: heads.State
-) -> Callable[[], Tensor]:
+def _best_chunk(head: Head, query: State, video: State) -> Callable[[], Tensor]:
     runs = {
         str(size): (lambda size=size: in_chunks(head, query, video, size))
         for size in CHUNKS
@@ -255,12 +235,12 @@ def _best_chunk(
     return runs[min(seconds, key=lambda size: seconds[size])]
 
 
-def _in_double(head: heads.Head, texts: heads.Texts, videos: heads.Videos) -> Tensor:
+def _in_double(head: Head, texts: Texts, videos: Videos) -> Tensor:
     """The head's scores in float64; its weights return to float32."""
     head.double()
     try:
-        query = head.per_query(heads.Texts(*(x.double() for x in texts)))
-        video = head.per_video(heads.Videos(videos.frames.double()))
+        query = head.per_query(Texts(*(x.double() for x in texts)))
+        video = head.per_video(Videos(videos.frames.double()))
         return in_chunks(head, query, video, 4)
     finally:
         head.float()
@@ -302,14 +282,14 @@ def growth(
             mask = torch.ones(items, s.F, dtype=torch.bool)
             concepts = torch.randn(items, s.Q, s.D)
             lim = LocalInteraction(s.D, s.Q, s.decoder_layers, s.H).eval()
-            some = x.frames[:64]
+            first = x.frames[:64]
             seconds = fastest(
                 {
                     "GIM": lambda x=x, m=mask: global_similarity(
                         x.captions, x.frames, m
                     ),
                     "LIM product": lambda c=concepts: local_similarity(c, c),
-                    "decoding 64 videos": lambda lim=lim, v=some: lim(v),
+                    "decoding 64 videos": lambda lim=lim, v=first: lim(v),
                 },
                 repeats,
             )

@@ -18,7 +18,7 @@ import torch
 from benchmarks.data import random_features, scoring_model
 from benchmarks.gim_loss_memory import CLEAR, resident_mib
 from benchmarks.released import released_scores, unused_mlp
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.evaluate import caption_scores
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
@@ -77,8 +77,8 @@ def extra_mib(name: str, N: int, sizes: Sizes) -> float:
     """Peak MiB above the inputs, measured in a fresh process."""
     arguments = [name, str(N), json.dumps(vars(sizes))]
     command = [sys.executable, "-m", "benchmarks.memory", *arguments]
-    # Memory that was freed before must not be there to be used again uncounted: glibc
-    # hands blocks from this size on back at once.
+    # Memory that was freed before could be used again without being counted; with this
+    # setting glibc returns blocks of this size or more at once.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     result = subprocess.run(
         command, check=True, capture_output=True, text=True, env=environment

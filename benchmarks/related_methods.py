@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.data import random_features, scoring_model, stub_backbone
+from benchmarks.data import random_features, scoring_model
 from benchmarks.results import provenance
 from benchmarks.timing import fastest
 from book.experiments.related_methods import top_agreement
-from glscl.config import EERCFConfig, GLCCLConfig
-from glscl.costs.flops import Sizes, eercf_macs, torch_macs
+from book.experiments.shipped_heads import eercf_model, glccl_model
+from glscl.costs.counters import torch_macs
+from glscl.costs.formulas import Sizes, eercf_macs
 from glscl.eercf import EERCF, EERCFText, EERCFVideo
-from glscl.glccl import GLCCL
 from glscl.util.files import write_json
 
 Data = dict[str, Any]
@@ -34,7 +34,7 @@ SHORTLISTS = (10, 20, 50, 100, 200)
 def eercf_items(
     N: int, sizes: Sizes, seed: int = 0
 ) -> tuple[EERCF, EERCFText, EERCFVideo]:
-    """EERCF with its towers left out, and N captions and videos it has encoded.
+    """EERCF without its encoders, and features of N captions and videos.
 
     A frame is its video's topic and noise, a patch its frame and noise, and a caption
     is about one frame of its video.
@@ -52,9 +52,8 @@ def eercf_items(
     t = near(frames[torch.arange(N), torch.arange(N) % F], 3.0)
     mask = torch.ones(N, F, dtype=torch.bool)
     videos = normalize(frames.mean(dim=1), dim=-1)
-    config = EERCFConfig(temporal_layers=0, max_frames=F, mask_padding=False)
-    model = EERCF(stub_backbone(sizes), config).eval()
-    return model, EERCFText(t, t), EERCFVideo(videos, frames, frames, mask, patches)
+    text = EERCFText(t, t)
+    return eercf_model(sizes), text, EERCFVideo(videos, frames, frames, mask, patches)
 
 
 @torch.no_grad()
@@ -104,8 +103,7 @@ def per_query(N: int, sizes: Sizes, repeats: int) -> list[Data]:
     """
     x = random_features(64, N, sizes)
     glscl = scoring_model(sizes)
-    config = GLCCLConfig(temporal_layers=0, max_words=sizes.L, mask_padding=False)
-    glccl = GLCCL(stub_backbone(sizes), config).eval()
+    glccl = glccl_model(sizes)
     eercf, sentences, videos = eercf_items(N, sizes)
     plain = x.text(), x.video()
     decoded = (

@@ -1,4 +1,4 @@
-"""The schedule of GLSCL's released evaluation, in our own code, as a yardstick.
+"""The schedule of GLSCL's released evaluation, in our own code, as a baseline.
 
 The similarity matrix is filled tile by tile, 16 captions by 16 videos. Every tile runs
 the LIM decoder again for its captions and its videos, pools the frames for every pair,
@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from glscl.costs.flops import Sizes, decoder_macs, head_macs
+from glscl.costs.formulas import Sizes, decoder_macs, head_macs
 from glscl.lim import LocalInteraction
 
 TILE = 16
 
 
 def unused_mlp(dim: int) -> nn.Module:
-    """The network that is evaluated for every pair and thrown away."""
+    """The network that is evaluated for every pair and whose output is not used."""
     return nn.Sequential(nn.Linear(2 * dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, 1))
 
 

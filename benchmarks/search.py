@@ -30,7 +30,7 @@ from benchmarks.results import provenance, table
 from benchmarks.search_data import generate
 from benchmarks.search_encoding import encoding
 from benchmarks.search_indexes import compare_indexes
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures
@@ -76,8 +76,11 @@ def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) 
 
 
 def load_queries(path: Path) -> TextFeatures:
-    with np.load(path / "queries.npz") as stored:
-        parts = [torch.from_numpy(stored[f"arr_{i}"]) for i in range(len(stored))]
+    with np.load(path / "queries.npz") as queries:
+        parts = [
+            torch.from_numpy(queries[f"arr_{i}"])
+            for i in range(len(queries))
+        ]
     return TextFeatures(*parts)
 
 
@@ -272,8 +275,8 @@ def ask(
     """Everything that is measured of one index, in this process."""
     torch.set_num_threads(threads)
     load_faiss().omp_set_num_threads(threads)
-    stored = json.loads((path / "index.json").read_text())
-    sizes = Sizes(D=stored["D"], F=stored["F"], Q=stored["Q"])
+    manifest = json.loads((path / "index.json").read_text())
+    sizes = Sizes(D=manifest["D"], F=manifest["F"], Q=manifest["Q"])
     before = resident_mb()
     begin = time.perf_counter()
     index = VideoIndex(path, scoring_model(sizes), probe=probe)

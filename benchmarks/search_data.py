@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 from glscl.search import store
-from glscl.search.build import described, pooled, stored
+from glscl.search.build import mean_pool, model_fingerprint, pack_features
 from glscl.search.store import FileState, Manifest, SegmentWriter
 from glscl.search.windows import Windows
 
@@ -102,7 +102,7 @@ def generate(
     world = World(sizes, seed)
     manifest = Manifest(
         folder=str(path / "videos"),
-        model={**described(model), "source": None},
+        model={**model_fingerprint(model), "source": None},
         windows=asdict(Windows()),
         F=sizes.F,
         Q=sizes.Q if model.config.local else 0,
@@ -126,6 +126,6 @@ def generate(
             rows["id"] = rows["file"] = start + np.arange(count)
             rows["frames"], rows["end"] = sizes.F, 10.0
             times = np.tile(np.linspace(0, 9, sizes.F, dtype=np.float32), (count, 1))
-            writer.add(rows, times, stored(video), pooled(video))
+            writer.add(rows, times, pack_features(video), mean_pool(video))
     store.write_manifest(path, manifest)
     return Collection(path, world.queries(about))

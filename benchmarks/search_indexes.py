@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from benchmarks.search_data import CHUNK, World
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.search.coarse import clusters, load_faiss
 
 #: Index in faiss's words, ``{n}`` the number of clusters; its setting, and its values.

@@ -11,14 +11,18 @@ import torch
 
 
 def clock_name() -> str:
-    """``"CPU time"`` of the process with one thread, which other work does not enter;
-    ``"wall time"`` with several, whose CPU times add up, and with an accelerator."""
-    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
-    return "CPU time" if alone else "wall time"
+    """Which clock is read.
+
+    ``"CPU time"`` of the process where it has one thread, since it does not contain
+    other work; ``"wall time"`` with several threads, whose CPU times add up, and with an
+    accelerator.
+    """
+    single = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    return "CPU time" if single else "wall time"
 
 
 def finish() -> None:
-    """Wait for what an accelerator has been told to do."""
+    """Wait until an accelerator has done all that was queued."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -28,9 +32,9 @@ def rounds(
 ) -> dict[str, list[float]]:
     """Seconds (see ``clock_name``) of ``repeats`` runs of each function.
 
-    The functions take turns, so a burst of other work hits all of them. One run of each
-    goes before, uncounted, unless ``warm`` is False (for runs so long that a cold start
-    is nothing).
+    The functions take turns, so other work on the machine affects all of them. Each is
+    run once before, without timing, unless ``warm`` is False (for long runs, in which a
+    cold start does not matter).
     """
     if warm:
         for function in functions.values():
@@ -50,14 +54,14 @@ def rounds(
 def fastest(
     functions: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True
 ) -> dict[str, float]:
-    """The fastest of the ``rounds`` of each function: the one least disturbed."""
+    """The fastest of the ``rounds`` of each function, which other work affected least."""
     return {k: min(s) for k, s in rounds(functions, repeats, warm).items()}
 
 
 def typical_ratio(seconds: list[float], reference: list[float]) -> float:
     """Median over rounds of ``seconds`` / ``reference``, both of the same round.
 
-    For things so short that the fastest run of one may fall into a burst of the clock
-    that the other never met.
+    For functions so short that the fastest run of one may have met a higher clock rate
+    than any run of the other.
     """
     return median(x / y for x, y in zip(seconds, reference, strict=True))

@@ -1,17 +1,17 @@
-"""Variants × seeds on the built-in benchmark: who helps, by how much, how surely.
+"""Variants × seeds on the built-in benchmark: what each part adds, how reliably.
 
-    glscl ablate --seeds 5
+    python -m book.experiments ablate --seeds 5
 
-Every run is one JSON file with its settings and provenance; a run whose file is there
+Every run is one JSON file with its settings and provenance; a run whose file exists
 with the same settings is not run again, so the command resumes and extends. Epochs are
-chosen on the validation split, the test split is looked at once per run.
+chosen on the validation split; the test split is evaluated once per run.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -21,25 +21,21 @@ from typing import Any
 
 import torch
 
-from book.experiments.related_methods import sibling_measures
+from book.experiments.concepts import concept_measures
+from book.experiments.hard_negatives import (
+    HARD_NEGATIVE_KINDS,
+    hard_negative_accuracy,
+    with_hard_negatives,
+)
+from book.experiments.related_methods import related_measures
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import weights_digest
 from glscl.data.pairs import CachedVideos
-from glscl.evaluate import (
-    Retrieval,
-    cached_videos,
-    concept_measures,
-    evaluate,
-    sibling_wins,
-)
-from glscl.metrics import bootstrap_interval, by_kind, text_to_video_ranks
-from glscl.mini.synthetic import (
-    SIBLING_KINDS,
-    load_benchmark,
-    make_benchmark,
-    with_siblings,
-)
+from glscl.data.split import Split
+from glscl.evaluate import Retrieval, cached_videos, evaluate
+from glscl.metrics import by_kind, text_to_video_ranks
+from glscl.mini.synthetic import Benchmark, make_benchmark
 from glscl.model import GLSCL
 from glscl.optim import CLIP_PREFIX
 from glscl.retriever import Retriever
@@ -74,7 +70,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "nothing shared": {"share_queries": False, "share_decoder": False},
     "positions": {"position_std": 1.0},
 }
-#: The other methods in the mini preset, with and without what is theirs.
+#: The related methods in the mini preset, with and without their own parts.
 RELATED: dict[str, dict[str, Any]] = {
     "eercf": {"method": "eercf"},
     "eercf without pearson": {"method": "eercf", "pearson_weight": 0.0},
@@ -83,49 +79,24 @@ RELATED: dict[str, dict[str, Any]] = {
     "glccl without csc": {"method": "glccl", "csc_weight": 0.0},
 }
 _FAMILY = ["colour", "motion", "order"]
-_FAMILIES: dict[str, Any] = {"siblings": _FAMILY, "group_size": 1 + len(_FAMILY)}
+_FAMILIES: dict[str, Any] = {
+    "hard_negatives": _FAMILY,
+    "group_size": 1 + len(_FAMILY),
+}
 #: The full model with more steps; with hard negatives, clips of which one thing is
-#: changed, anywhere in the epoch or in the batch of the original; and with positions of
-#: frames that are heard beside the frames (of these and CLIP's own, which are a hundredth
-#: of a feature, the better on validation). An epoch of families is four times as long, so
-#: all but the last have about the same number of steps.
+#: changed, anywhere in the epoch or in the batch of the original; and with position
+#: embeddings large enough to affect the frame features (CLIP's own are a hundredth of a
+#: feature; of the two, these are better on validation). An epoch of families is four
+#: times as long, so all but the last have about the same number of steps.
 LONGER: dict[str, dict[str, Any]] = {
     "all, longer": {"epochs": 30},
-    "siblings apart": {**_FAMILIES, "group_size": 1, "epochs": 8},
-    "siblings together": {**_FAMILIES, "epochs": 8},
+    "hard negatives apart": {**_FAMILIES, "group_size": 1, "epochs": 8},
+    "hard negatives together": {**_FAMILIES, "epochs": 8},
     "together, positions": {**_FAMILIES, **SWEEPS["positions"], "epochs": 8},
     "together, positions, longer": {**_FAMILIES, **SWEEPS["positions"], "epochs": 20},
 }
 #: Every variant by name.
 ALL_VARIANTS = {**VARIANTS, **SWEEPS, **RELATED, **LONGER}
-#: Which differences the summary reports, each seed against the same seed.
-PAIRS: tuple[tuple[str, str], ...] = (
-    ("temporal", "mean pooling"),
-    ("+ LIM", "temporal"),
-    ("+ GIM", "temporal"),
-    ("GIM + LIM", "temporal"),
-    ("GIM + LIM", "+ GIM"),
-    ("GIM + LIM", "+ LIM"),
-    ("GIM + LIM + ICL", "GIM + LIM"),
-    ("GIM + LIM + IDL", "GIM + LIM"),
-    ("all", "GIM + LIM"),
-    ("eercf", "all"),
-    ("glccl", "all"),
-    ("eercf", "eercf without pearson"),
-    ("eercf", "eercf without patches"),
-    ("glccl", "glccl without csc"),
-    ("all, longer", "all"),
-    ("siblings apart", "all, longer"),
-    ("siblings together", "siblings apart"),
-    ("together, positions", "siblings together"),
-    ("together, positions, longer", "together, positions"),
-    ("together, positions, longer", "all, longer"),
-    # A loss at another weight stands alone: its model is compared with that of none.
-    *(
-        (name, "GIM + LIM" if "icl_weight" in SWEEPS[name] else "all")
-        for name in SWEEPS
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -142,44 +113,41 @@ class Setup:
 
 @lru_cache(maxsize=3)
 def mini_videos(
-    setup: Setup, patches: bool = False, siblings: tuple[str, ...] = ()
+    setup: Setup, patches: bool = False, hard_negatives: tuple[str, ...] = ()
 ) -> dict[str, CachedVideos]:
     """The splits of the built-in benchmark as features of the mini CLIP, cached.
 
     ``patches``: whether patches come with the frames, as EERCF needs them.
-    ``siblings``: the kinds of siblings that follow each training clip.
+    ``hard_negatives``: the kinds of them that follow each training clip.
     """
-    backbone = load_backbone("mini", setup.pretrained)
-    benchmark = make_benchmark(
-        setup.data,
-        setup.train_clips,
-        setup.val_clips,
-        setup.test_clips,
-        progress=False,
-    )
+    benchmark = _benchmark(setup)
     splits = {name: benchmark.split(name) for name in ("train", "val", "test")}
-    if siblings:
-        splits["train"] = with_siblings(benchmark, "train", siblings)
-    return {
-        name: cached_videos(
-            split,
-            backbone,
-            get_preset("mini").model,
-            Path(setup.data) / "cache",
-            patches,
-        )
-        for name, split in splits.items()
-    }
+    if hard_negatives:
+        splits["train"] = with_hard_negatives(benchmark, "train", hard_negatives)
+    return _features(splits, setup, patches)
 
 
 @lru_cache(maxsize=1)
-def sibling_videos(setup: Setup) -> CachedVideos:
-    """The validation clips of ``mini_videos``, each followed by all its siblings."""
-    backbone = load_backbone("mini", setup.pretrained)
+def hard_negative_videos(setup: Setup) -> CachedVideos:
+    """The validation clips, each followed by all its hard negatives."""
+    families = with_hard_negatives(_benchmark(setup), "val")
+    return _features({"val": families}, setup)["val"]
+
+
+def _benchmark(setup: Setup) -> Benchmark:
     sizes = setup.train_clips, setup.val_clips, setup.test_clips
-    families = with_siblings(load_benchmark(setup.data, *sizes), "val")
+    return make_benchmark(setup.data, *sizes, progress=False)
+
+
+def _features(
+    splits: Mapping[str, Split], setup: Setup, patches: bool = False
+) -> dict[str, CachedVideos]:
+    backbone = load_backbone("mini", setup.pretrained)
     config, cache = get_preset("mini").model, Path(setup.data) / "cache"
-    return cached_videos(families, backbone, config, cache)
+    return {
+        name: cached_videos(split, backbone, config, cache, patches)
+        for name, split in splits.items()
+    }
 
 
 @lru_cache(maxsize=1)
@@ -198,8 +166,8 @@ def train_variant(
     """A variant of a mini model, trained with one seed, and the record of its run.
 
     ``changes``: the ``method`` (GLSCL where it is not said), settings of its model and
-    recipe that differ from the mini preset, and the ``siblings`` among the training
-    videos. ``videos``: as ``variant_videos`` gives them.
+    recipe that differ from the mini preset, and the ``hard_negatives`` among the
+    training videos. ``videos``: as ``variant_videos`` gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
     on a CPU.
     """
@@ -234,14 +202,14 @@ def train_variant(
     if isinstance(model, GLSCL) and model.config.local:
         record["concepts"] = concept_measures(model, videos["val"])
     if method != "glscl":
-        record["measures"] = sibling_measures(model, videos["val"], videos["test"])
+        record["measures"] = related_measures(model, videos["val"], videos["test"])
     return model, record
 
 
 def settings_of(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The changes of a variant that are settings of the model, and of the recipe."""
     recipe = {field.name for field in fields(TrainConfig)}
-    others = {"method", "siblings"}
+    others = {"method", "hard_negatives"}
     return (
         {k: v for k, v in changes.items() if k not in recipe | others},
         {k: v for k, v in changes.items() if k in recipe},
@@ -279,7 +247,7 @@ def variant_videos(variant: str, setup: Setup) -> dict[str, CachedVideos]:
     """The videos that a variant trains and is measured on."""
     changes = ALL_VARIANTS[variant]
     patches = changes.get("method") == "eercf" and changes.get("patches", True)
-    return mini_videos(setup, patches, tuple(changes.get("siblings", ())))
+    return mini_videos(setup, patches, tuple(changes.get("hard_negatives", ())))
 
 
 def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, Any]:
@@ -298,8 +266,10 @@ def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, A
     videos = variant_videos(variant, setup)
     model, record = train_variant(settings["changes"], seed, videos, setup)
     if variant in LONGER:
-        families = sibling_videos(setup)
-        record["sibling_wins"] = sibling_wins(model, families, SIBLING_KINDS)
+        families = hard_negative_videos(setup)
+        record["hard_negative_accuracy"] = hard_negative_accuracy(
+            model, families, HARD_NEGATIVE_KINDS
+        )
     record = {**settings, **record, "provenance": provenance()}
     write_json(path, record, indent=None)
     return record
@@ -348,123 +318,3 @@ def _one_thread() -> None:
 
 def _job(job: tuple[str, int], folder: Path, setup: Setup) -> dict[str, Any]:
     return run_once(*job, folder, setup)
-
-
-def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, Any]:
-    """The table of an ablation: means and deviations over seeds, paired differences.
-
-    All numbers are of the test split, R@k in %; ``concepts`` are of the validation
-    split.
-    """
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for record in records:
-        runs.setdefault(record["variant"], {})[record["seed"]] = record
-    return {
-        "command": command,
-        "setup": records[0]["setup"],
-        "clip": records[0]["clip"],
-        "provenance": _all_values([record["provenance"] for record in records]),
-        "seconds": sum(record["seconds"] for record in records),
-        "variants": {name: _row(list(of.values())) for name, of in runs.items()},
-        "differences": [
-            difference(runs[one], runs[two], one, two)
-            for one, two in PAIRS
-            if one in runs and two in runs and runs[one].keys() & runs[two].keys()
-        ],
-    }
-
-
-def _all_values(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Every value that a key of the provenances has, as one text."""
-    return {
-        key: ", ".join(sorted({str(found[key]) for found in provenances}))
-        for key in provenances[0]
-    }
-
-
-def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "changes": runs[0]["changes"],
-        "seeds": [run["seed"] for run in runs],
-        "seconds": sum(run["seconds"] for run in runs) / len(runs),
-        "validation_R1": _spread([run["val"]["t2v"]["R1"] for run in runs]),
-    }
-    for direction in ("t2v", "v2t"):
-        row[direction] = {
-            name: _spread([run["test"][direction][name] for run in runs])
-            for name in ("R1", "R5", "R10", "MdR", "MnR")
-        }
-    row["kinds"] = {
-        kind: _spread([run["test"]["kinds"][kind]["R1"] for run in runs])
-        for kind in runs[0]["test"]["kinds"]
-    }
-    if "concepts" in runs[0]:
-        row["concepts"] = {
-            name: _spread([run["concepts"][name] for run in runs])
-            for name in runs[0]["concepts"]
-        }
-    told = [run["sibling_wins"] for run in runs if "sibling_wins" in run]
-    if told:
-        row["sibling_wins"] = {
-            kind: _spread([wins[kind] for wins in told]) for kind in told[0]
-        }
-    return row
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    x = torch.tensor(values, dtype=torch.float64)
-    deviation = x.std().item() if len(values) > 1 else 0.0
-    return {"mean": x.mean().item(), "std": deviation, "each": list(values)}
-
-
-def difference(
-    one: Mapping[int, Mapping[str, Any]],
-    two: Mapping[int, Mapping[str, Any]],
-    name: str,
-    baseline: str,
-) -> dict[str, Any]:
-    """Text→video R@1 of ``one`` minus ``two``, seed by seed, with an interval.
-
-    The interval (95 %) is of the mean over the shared seeds when test videos are drawn
-    again with all their captions.
-    """
-    seeds = sorted(one.keys() & two.keys())
-    hits = [
-        100 * (_first(one[seed]) - _first(two[seed])) for seed in seeds
-    ]  # per seed (A,)
-    mean = torch.stack(hits).mean(dim=0)
-    videos = one[seeds[0]]["test"]["t2v"]["gallery"]
-    groups = torch.arange(len(mean)) // (len(mean) // videos)
-    return {
-        "variant": name,
-        "baseline": baseline,
-        "seeds": seeds,
-        "each": [x.mean().item() for x in hits],
-        "mean": mean.mean().item(),
-        "interval": bootstrap_interval(mean, groups),
-    }
-
-
-def _first(run: Mapping[str, Any]) -> torch.Tensor:
-    """Which captions (A,) have their video first."""
-    return (torch.tensor(run["test"]["ranks"]) <= 1).double()
-
-
-def ablate(
-    folder: str | Path = "book/results",
-    seeds: int = 5,
-    variants: Sequence[str] = tuple(VARIANTS),
-    setup: Setup | None = None,
-    processes: int = 1,
-    command: str = "glscl ablate",
-) -> dict[str, Any]:
-    """Run what is missing, write ``ablation.json`` and return it.
-
-    The summary covers every run of the same setup that is in ``folder``, so variants
-    may have different numbers of seeds.
-    """
-    folder, setup = Path(folder), setup or Setup()
-    run_all(variants, range(seeds), folder / "ablation", setup, processes)
-    summary = summarise(stored_runs(folder / "ablation", setup), command)
-    write_json(folder / "ablation.json", summary, indent=None)
-    return summary

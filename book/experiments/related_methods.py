@@ -24,7 +24,7 @@ SHORTLISTS = (1, 5, 10, 20, 50, 100, 200)
 
 
 @torch.no_grad()
-def sibling_measures(
+def related_measures(
     model: Retriever, validation: Videos, test: Videos, batch_size: int = 100
 ) -> dict[str, Any]:
     """Measures for the record of a run of EERCF or GLCCL.

@@ -20,7 +20,7 @@ def flops(
     videos: Annotated[int, typer.Option(help="Videos of the gallery.")] = 1000,
 ) -> None:
     """Print what every similarity head costs, in multiply-adds (MACs)."""
-    from glscl.costs.flops import Sizes, cost_table, cost_text
+    from glscl.costs.formulas import Sizes, cost_table, cost_text
 
     sizes = Sizes(D=dim, F=frames, L=tokens, Q=queries, P=patches)
     typer.echo(cost_text(cost_table(sizes, captions, videos)))

@@ -10,7 +10,7 @@ import torch
 from benchmarks import search, search_indexes
 from benchmarks.data import scoring_model
 from benchmarks.search_data import World, generate
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.search import VideoIndex
 
 pytest.importorskip("faiss")

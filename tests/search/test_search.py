@@ -133,7 +133,7 @@ def test_broken_files_are_named_and_not_tried_again(folder, model, monkeypatch):
     report = build(folder, model).report
     assert list(report.broken) == ["broken.mkv"]
     assert len(report.added) == 6
-    monkeypatch.setattr("glscl.search.windows.Footage", None)  # nothing is opened
+    monkeypatch.setattr("glscl.search.windows.VideoReader", None)  # nothing is opened
     assert list(build(folder, model).report.broken) == ["broken.mkv"]
     monkeypatch.undo()
     (folder / "broken.mkv").write_bytes((folder / "first/clip 3.mp4").read_bytes())
@@ -153,7 +153,7 @@ def test_small_checkpoints_groups_and_workers_change_nothing(
     folder, index, model, monkeypatch
 ):
     monkeypatch.setattr("glscl.search.build.BATCH_FRAMES", 7)
-    monkeypatch.setattr("glscl.search.windows.TOGETHER", 2)
+    monkeypatch.setattr("glscl.search.windows.WINDOWS_AT_ONCE", 2)
     monkeypatch.setattr("glscl.search.store.MERGE", 3)
     build(folder, model, checkpoint_rows=1, workers=1)
     one, other = content(folder.parent / "index"), content(index.path)
@@ -351,7 +351,7 @@ def large(tmp_path_factory):
 
     from benchmarks.data import scoring_model
     from benchmarks.search_data import generate
-    from glscl.costs.flops import Sizes
+    from glscl.costs.formulas import Sizes
     from glscl.search.coarse import write_approximate
     from glscl.search.store import segment_name, write_manifest
 
@@ -383,7 +383,7 @@ def large(tmp_path_factory):
 
 @pytest.mark.parametrize("share", [1.0, 0.4, 0.01])
 def test_all_clusters_and_the_rest_together_are_exact(large, share, monkeypatch):
-    monkeypatch.setattr("glscl.search.coarse.FEW", 40)
+    monkeypatch.setattr("glscl.search.coarse.BRUTE_FORCE_MAX", 40)
     index, queries = large
     vectors = torch.nn.functional.normalize(queries.captions, dim=-1).numpy()
     allowed = index.snapshot.live & (np.random.default_rng(0).random(3200) < share)
