@@ -27,10 +27,10 @@ from glscl.retriever import VideoFeatures
 from glscl.search import store
 from glscl.search.coarse import APPROXIMATE_FROM, needs_approximate, write_approximate
 from glscl.search.store import FileState, Manifest, SegmentWriter, Snapshot
-from glscl.search.windows import Piece, Windows, pieces
+from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
-BATCH_FRAMES = 192  # frames that CLIP sees at a time
-HOUSEKEEPING = 0.25  # share of invalid windows from which all segments are rewritten
+BATCH_FRAMES = 192  # frames that CLIP encodes at a time
+COMPACT_FROM = 0.25  # share of invalid windows from which segments are rewritten
 
 
 @dataclass
@@ -76,7 +76,7 @@ def known_source(path: Path) -> str | None:
     return store.read_manifest(path).model["source"]
 
 
-def described(model: GLSCL) -> dict[str, Any]:
+def model_fingerprint(model: GLSCL) -> dict[str, Any]:
     """Which model it is: a digest of its weights, its settings, its backbone's name."""
     return {
         "method": model.method,
@@ -88,7 +88,7 @@ def described(model: GLSCL) -> dict[str, Any]:
 
 def check_model(manifest: Manifest, model: GLSCL, path: Path) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    ours, theirs = described(model), {**manifest.model, "source": None}
+    ours, theirs = model_fingerprint(model), {**manifest.model, "source": None}
     for key, value in ours.items():
         if theirs[key] != value:
             there = theirs["settings"].items() if key == "settings" else ()
@@ -113,7 +113,7 @@ def update(
     approximate_from: int = APPROXIMATE_FROM,
     progress: bool = True,
 ) -> Report:
-    """Make the index at ``path`` say what is in ``folder`` now.
+    """Bring the index at ``path`` up to date with ``folder``.
 
     ``windows``: how videos are cut, for a new index. ``source``: what ``search_model``
     makes ``model`` from, kept for those who search later. ``workers``: processes that
@@ -136,7 +136,7 @@ def update(
         paths = [folder / name for name in wanted]
         spec = frame_spec(model.backbone, model.config)
         cuts = Windows(**writer.manifest.windows)
-        stream = pieces(paths, spec, cuts, workers)
+        stream = decoded_chunks(paths, spec, cuts, workers)
         names, pending = list(wanted), 0
         bar = tqdm(
             total=len(names), desc="indexing", unit="video", disable=not progress
@@ -144,15 +144,15 @@ def update(
         with bar:
             for group in _grouped(stream, BATCH_FRAMES):
                 encoded = _encode(group, model, device, writer.report)
-                for piece, features in zip(group, encoded, strict=True):
-                    name = names[piece.file]
-                    pending += writer.take(name, wanted[name], piece, features)
-                    bar.update(piece.last)
+                for chunk, features in zip(group, encoded, strict=True):
+                    name = names[chunk.file]
+                    pending += writer.take(name, wanted[name], chunk, features)
+                    bar.update(chunk.last)
                 if pending >= checkpoint_rows:
                     writer.checkpoint()
                     pending = 0
         writer.checkpoint()
-        writer.keep_house(approximate_from)
+        writer.compact(approximate_from)
     writer.report.seconds["total"] = time.perf_counter() - begin
     return writer.report
 
@@ -165,7 +165,7 @@ def _opened(
         config = model.config
         manifest = Manifest(
             folder=str(folder),
-            model={**described(model), "source": source},
+            model={**model_fingerprint(model), "source": source},
             windows=asdict(windows or Windows()),
             F=config.max_frames,
             Q=config.num_queries if config.local else 0,
@@ -188,7 +188,7 @@ def _opened(
 
 
 def _listing(folder: Path, index: Path) -> dict[str, FileState]:
-    """Every video below ``folder`` with its state now; none of the index's own."""
+    """Every video below ``folder`` with its present state; no file of the index itself."""
     found = {}
     for file in list_videos(folder):
         if index.resolve() not in file.parents:
@@ -200,11 +200,13 @@ def _listing(folder: Path, index: Path) -> dict[str, FileState]:
     return found
 
 
-def _grouped(stream: Iterable[Piece], frames: int) -> Iterator[list[Piece]]:
+def _grouped(
+    stream: Iterable[DecodedChunk], frames: int
+) -> Iterator[list[DecodedChunk]]:
     """Pieces together until they hold ``frames`` frames."""
-    group: list[Piece] = []
-    for piece in stream:
-        group.append(piece)
+    group: list[DecodedChunk] = []
+    for chunk in stream:
+        group.append(chunk)
         if sum(len(one.frames) for one in group) >= frames:
             yield group
             group = []
@@ -213,54 +215,54 @@ def _grouped(stream: Iterable[Piece], frames: int) -> Iterator[list[Piece]]:
 
 
 def _encode(
-    group: list[Piece], model: GLSCL, device: torch.device | str, report: Report
+    group: list[DecodedChunk], model: GLSCL, device: torch.device | str, report: Report
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What is stored of each piece: (W, F + Q, D) and (W, D), float16.
+    """What is stored of each chunk: (W, F + Q, D) and (W, D), float16.
 
-    CLIP sees the frames of all pieces at once, and each frame once; the windows are put
-    together from their features.
+    CLIP encodes the frames of all chunks together, each frame once; windows are assembled
+    from their features.
     """
-    clip, counts = model.backbone, [len(piece.frames) for piece in group]
-    report.spent("decode", sum(piece.seconds for piece in group))
+    clip, counts = model.backbone, [len(chunk.frames) for chunk in group]
+    report.spent("decode", sum(chunk.seconds for chunk in group))
     begin = time.perf_counter()
-    frames = np.concatenate([piece.frames for piece in group])
+    frames = np.concatenate([chunk.frames for chunk in group])
     parts = [
-        clip.encode_image(normalise(some, clip.image_mean, clip.image_std).to(device))
-        for some in np.split(frames, range(BATCH_FRAMES, len(frames), BATCH_FRAMES))
-        if len(some)
+        clip.encode_image(normalise(part, clip.image_mean, clip.image_std).to(device))
+        for part in np.split(frames, range(BATCH_FRAMES, len(frames), BATCH_FRAMES))
+        if len(part)
     ]
     seen = torch.cat(parts).float() if parts else torch.zeros(0, clip.embed_dim)
     report.spent("CLIP", time.perf_counter() - begin)
     begin = time.perf_counter()
     encoded = []
-    for piece, features in zip(group, seen.split(counts), strict=True):
-        encoded.append(_windows_of(piece, features, model))
+    for chunk, features in zip(group, seen.split(counts), strict=True):
+        encoded.append(_windows_of(chunk, features, model))
     report.spent("windows", time.perf_counter() - begin)
     return encoded
 
 
 def _windows_of(
-    piece: Piece, features: Tensor, model: GLSCL
+    chunk: DecodedChunk, features: Tensor, model: GLSCL
 ) -> tuple[np.ndarray, np.ndarray]:
-    places = torch.from_numpy(piece.places).to(features.device)
-    if not len(places):
+    frame_slots = torch.from_numpy(chunk.frame_slots).to(features.device)
+    if not len(frame_slots):
         config, D = model.config, features.shape[1]
         Q = config.num_queries if config.local else 0
-        return np.empty((0, places.shape[1] + Q, D)), np.empty((0, D))
-    mask = places >= 0
-    frames = features[places.clamp_min(0)] * mask[..., None]
+        return np.empty((0, frame_slots.shape[1] + Q, D)), np.empty((0, D))
+    mask = frame_slots >= 0
+    frames = features[frame_slots.clamp_min(0)] * mask[..., None]
     video = model.encode_video_features(frames, mask)
-    return stored(video), pooled(video)
+    return pack_features(video), mean_pool(video)
 
 
-def stored(video: VideoFeatures) -> np.ndarray:
+def pack_features(video: VideoFeatures) -> np.ndarray:
     """Frames and concepts as they are written, padded frames 0: (B, F + Q, D)."""
     frames = video.frames * video.mask[..., None]
     parts = [frames] if video.concepts is None else [frames, video.concepts]
     return torch.cat(parts, dim=1).half().cpu().numpy()
 
 
-def pooled(video: VideoFeatures) -> np.ndarray:
+def mean_pool(video: VideoFeatures) -> np.ndarray:
     """The coarse vector of videos, the unit mean of their real frames: (B, D)."""
     total = (video.frames * video.mask[..., None]).sum(dim=1)
     return torch.nn.functional.normalize(total, dim=-1).half().cpu().numpy()
@@ -273,7 +275,9 @@ class _Update:
         self.path, self.manifest = path, manifest
         self.report = Report()
         self.old = Snapshot(path).live_files()
-        self.open: dict[str, list[tuple[Piece, tuple[np.ndarray, np.ndarray]]]] = {}
+        self.open: dict[
+            str, list[tuple[DecodedChunk, tuple[np.ndarray, np.ndarray]]]
+        ] = {}
         self.finished: dict[str, FileState] = {}
 
     def compare(self, found: dict[str, FileState]) -> dict[str, FileState]:
@@ -292,25 +296,25 @@ class _Update:
         self,
         name: str,
         state: FileState,
-        piece: Piece,
+        chunk: DecodedChunk,
         features: tuple[np.ndarray, np.ndarray],
     ) -> int:
         """Keep what was encoded of a file; how many windows it has if it is complete."""
-        if piece.problem:
+        if chunk.problem:
             self.open.pop(name, None)
-            self.report.broken[name] = piece.problem
+            self.report.broken[name] = chunk.problem
             dropped = [self.old[name][1]] if name in self.old else []
             self._write(
                 dropped=_ranges(self.manifest.dropped, dropped),
-                broken={**self.manifest.broken, name: (*state, piece.problem)},
+                broken={**self.manifest.broken, name: (*state, chunk.problem)},
             )
             return 0
         kept = self.open.setdefault(name, [])
-        kept.append((piece._replace(frames=piece.frames[:0]), features))
-        if not piece.last:
+        kept.append((chunk._replace(frames=chunk.frames[:0]), features))
+        if not chunk.last:
             return 0
         self.finished[name] = state
-        return sum(len(one.places) for one, _ in kept)
+        return sum(len(one.frame_slots) for one, _ in kept)
 
     def checkpoint(self) -> None:
         """Write the finished files as a segment, and make it valid."""
@@ -319,13 +323,13 @@ class _Update:
         begin = time.perf_counter()
         manifest, names = self.manifest, list(self.finished)
         parts = [(i, one) for i, n in enumerate(names) for one in self.open.pop(n)]
-        N = sum(len(piece.places) for _, (piece, _) in parts)
+        N = sum(len(chunk.frame_slots) for _, (chunk, _) in parts)
         name, next_id = store.segment_name(manifest), manifest.next_id
         with SegmentWriter(self.path, name, N, manifest) as writer:
             writer.add_files(names, list(self.finished.values()))
-            for file, (piece, features) in parts:
-                writer.add(_rows(piece, file, next_id), piece.times, *features)
-                next_id += len(piece.places)
+            for file, (chunk, features) in parts:
+                writer.add(_rows(chunk, file, next_id), chunk.times, *features)
+                next_id += len(chunk.frame_slots)
         replaced = [self.old[one][1] for one in names if one in self.old]
         self._write(
             segments=(*manifest.segments, name),
@@ -347,15 +351,15 @@ class _Update:
             self._rewrite(snapshot, count)
 
     def _rewrite(self, snapshot: Snapshot, count: int) -> None:
-        self.manifest = store.merged(self.path, snapshot, count)
+        self.manifest = store.merge_segments(self.path, snapshot, count)
         store.write_manifest(self.path, self.manifest)
         store.clean(self.path, self.manifest)
 
-    def keep_house(self, approximate_from: int) -> None:
+    def compact(self, approximate_from: int) -> None:
         """Rewrite what is mostly invalid; refresh the approximate index if it is due."""
         begin = time.perf_counter()
         snapshot = Snapshot(self.path)
-        if (~snapshot.live).sum() > HOUSEKEEPING * len(snapshot.live):
+        if (~snapshot.live).sum() > COMPACT_FROM * len(snapshot.live):
             self._rewrite(snapshot, len(snapshot.segments))
             snapshot = Snapshot(self.path)
         if needs_approximate(snapshot, approximate_from):
@@ -372,11 +376,11 @@ class _Update:
         self.manifest = changed
 
 
-def _rows(piece: Piece, file: int, first_id: int) -> np.ndarray:
-    rows = np.empty(len(piece.places), store.ROW)
+def _rows(chunk: DecodedChunk, file: int, first_id: int) -> np.ndarray:
+    rows = np.empty(len(chunk.frame_slots), store.ROW)
     rows["id"] = first_id + np.arange(len(rows))
-    rows["file"], rows["frames"] = file, (piece.places >= 0).sum(axis=1)
-    rows["start"], rows["end"] = piece.spans.T
+    rows["file"], rows["frames"] = file, (chunk.frame_slots >= 0).sum(axis=1)
+    rows["start"], rows["end"] = chunk.spans.T
     return rows
 
 

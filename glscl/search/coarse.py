@@ -20,11 +20,15 @@ from glscl.util.files import atomic_path
 APPROXIMATE_FROM = (
     200_000  # windows; below, comparing with all takes a few milliseconds
 )
-PROBED = 0.0625  # share of the clusters that are looked at: far fewer lose much
+PROBED = 0.0625  # share of the clusters that are searched: far fewer lose many results
 TRAIN_PER_CLUSTER = 50
-STALE = 0.1  # share of windows it lacks or has in vain, from which it is made again
-FEW = 20_000  # allowed windows that are compared one by one whatever the index
-ADDED = 50_000  # vectors converted at a time
+REBUILD_FRACTION = (
+    0.1  # share of windows it lacks or has in vain, from which it is made again
+)
+BRUTE_FORCE_MAX = (
+    20_000  # allowed windows that are compared one by one whatever the index
+)
+ADD_BATCH = 50_000  # vectors converted at a time
 
 
 def load_faiss() -> Any:
@@ -54,7 +58,7 @@ def needs_approximate(snapshot: Snapshot, threshold: int) -> bool:
     spent = snapshot.manifest.approximate["windows"] - int(
         (snapshot.live & within).sum()
     )
-    return fresh + spent > STALE * len(snapshot)
+    return fresh + spent > REBUILD_FRACTION * len(snapshot)
 
 
 def write_approximate(path: Path, snapshot: Snapshot) -> dict[str, Any]:
@@ -62,9 +66,9 @@ def write_approximate(path: Path, snapshot: Snapshot) -> dict[str, Any]:
     faiss = load_faiss()
     rows = snapshot.live.nonzero()[0]
     index = approximate_index(snapshot, rows)
-    for start in range(0, len(rows), ADDED):
-        some = rows[start : start + ADDED]
-        index.add_with_ids(snapshot.coarse(some).astype(np.float32), snapshot.ids[some])
+    for start in range(0, len(rows), ADD_BATCH):
+        part = rows[start : start + ADD_BATCH]
+        index.add_with_ids(snapshot.coarse(part).astype(np.float32), snapshot.ids[part])
     file = path / f"coarse-{secrets.token_hex(4)}.faiss"
     with atomic_path(file) as partial:
         faiss.write_index(index, str(partial))
@@ -89,7 +93,7 @@ def approximate_index(snapshot: Snapshot, rows: NDArray[np.int64]) -> Any:
 
 
 class Coarse:
-    """The coarse vectors of a snapshot, ready to be asked.
+    """The coarse vectors of a snapshot, ready for queries.
 
     ``probe``: the share of clusters that a query looks at in an approximate index.
     """
@@ -116,9 +120,9 @@ class Coarse:
             faiss.ScalarQuantizer.QT_fp16,
             faiss.METRIC_INNER_PRODUCT,
         )
-        for start in range(0, len(rows), ADDED):
-            some = self.snapshot.coarse(rows[start : start + ADDED])
-            index.add(some.astype(np.float32))
+        for start in range(0, len(rows), ADD_BATCH):
+            part = self.snapshot.coarse(rows[start : start + ADD_BATCH])
+            index.add(part.astype(np.float32))
         return index
 
     def search(
@@ -133,7 +137,7 @@ class Coarse:
         """
         allowed = self.snapshot.live if allowed is None else allowed
         count = int(allowed.sum())
-        if count <= FEW and count < len(allowed):
+        if count <= BRUTE_FORCE_MAX and count < len(allowed):
             return self._among(queries, k, allowed.nonzero()[0])
         rows, scores = self._search_flat(queries, k, allowed[self.rest :])
         if self.near is None:

@@ -32,8 +32,8 @@ from glscl.search.windows import Windows
 class Moment(NamedTuple):
     """A window that was found: seconds ``start`` to ``end`` of the video at ``path``.
 
-    ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) how
-    much the sentence listened to each; ``row`` is its place in the index.
+    ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) the
+    attention weights of the sentence on them; ``row`` is its number in the index.
     """
 
     path: Path
@@ -77,8 +77,8 @@ class Where:
 class VideoIndex:
     """The windows of a folder of videos and the model that finds them.
 
-    What it sees is the index as it was when this was opened; ``refreshed`` opens what
-    it is now. ``report`` says what ``build`` did.
+    It reads the index as it was when this was opened; ``refreshed`` opens the present
+    state. ``report``: what ``build`` did.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class VideoIndex:
         if k < 1 or shortlist < 1:
             raise ValueError(f"k and shortlist must be at least 1: {k}, {shortlist}.")
         found = []
-        enough = k * Windows(**self.snapshot.manifest.windows).crowd
+        enough = k * Windows(**self.snapshot.manifest.windows).max_overlapping
         for batch in caption_batches(self.model, texts, device=self._device):
             ranked = self.ranked(batch, max(shortlist, enough), enough, exact, where)
             for caption, (rows, scores) in zip(batch.captions, ranked, strict=True):
@@ -212,8 +212,8 @@ class VideoIndex:
         best_rows, best = np.empty((A, 0), np.int64), np.empty((A, 0), np.float32)
         for rows, features in self.snapshot.spans():
             if allowed is not None:
-                mine = allowed[rows]
-                rows, features = rows[mine], features[mine]
+                kept = allowed[rows]
+                rows, features = rows[kept], features[kept]
             scores = self.scores(text, rows, features)
             best = np.concatenate([best, scores], axis=1)
             best_rows = np.concatenate([best_rows, np.tile(rows, (A, 1))], axis=1)

@@ -1,7 +1,7 @@
-"""What was found, to look at: one HTML file that needs no network and no other file.
+"""Search results as one HTML file that needs no network and no other file.
 
-Each moment is a small silent film that plays the window, its frames side by side, and
-under each frame how much the sentence listened to it.
+Each moment is a small silent video of the window, its frames side by side, and under
+each frame the attention weight of the sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glscl.data.encode import encode_mp4, jpeg
-from glscl.data.frames import Footage, VideoError, resize_shorter
+from glscl.data.frames import VideoError, VideoReader, resize_shorter
 from glscl.search.index import Moment
 from glscl.util.files import write_text
 
@@ -23,7 +23,7 @@ PREVIEW_SIDE = 180  # pixels of the shorter side of a preview
 PREVIEW_FPS = 8
 FRAME_SIDE = 72  # and of a frame beside it
 PREVIEW_SECONDS = 30.0  # longer windows are shown up to here
-DECODED = 32  # frames of full size held in memory
+FRAMES_AT_ONCE = 32  # frames of full size held in memory
 
 STYLE = """
 .glscl-moment {margin: 0 0 1.5rem; max-width: 60rem}
@@ -36,7 +36,7 @@ STYLE = """
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a reader of a film counts: ``1:02:03.4``."""
+    """Seconds as a clock: ``1:02:03.4``."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -49,12 +49,12 @@ def frames_at(path: Path, times: NDArray[np.floating], side: int) -> NDArray[np.
 
     The shorter side has ``side`` pixels. Raises ``VideoError``.
     """
-    footage = Footage(path)
-    wanted = np.round(times * footage.fps).astype(int).clip(0, footage.count - 1)
+    reader = VideoReader(path)
+    wanted = np.round(times * reader.fps).astype(int).clip(0, reader.count - 1)
     indices, places = np.unique(wanted, return_inverse=True)
     parts = [
-        resize_shorter(footage.read(indices[first : first + DECODED]), side)
-        for first in range(0, len(indices), DECODED)
+        resize_shorter(reader.read(indices[first : first + FRAMES_AT_ONCE]), side)
+        for first in range(0, len(indices), FRAMES_AT_ONCE)
     ]
     return np.concatenate(parts)[places]
 
@@ -70,7 +70,7 @@ def preview(moment: Moment) -> bytes:
 
 
 def moment_html(moment: Moment, rank: int) -> str:
-    """A moment as a figure: film, frames, weights. A file that is gone says so."""
+    """A moment as a figure: video, frames, weights. A missing file is named."""
     name = html.escape(_printable(moment.path.name))
     where = f"{clock(moment.start)} to {clock(moment.end)}"
     head = f"{rank}. {name}, {where}, score {moment.score:.3f}"

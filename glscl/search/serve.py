@@ -1,9 +1,9 @@
-"""A small page of one's own machine: type, see the moments play.
+"""A local web page: enter a sentence, play the moments that match.
 
-Nothing that a client sends becomes a path: videos are asked for by the number of a
+Nothing that a client sends becomes a path: videos are requested by the number of a
 window, and only files that are in the index, as it was indexed, are sent. The server
-listens on this machine alone unless told otherwise, answers only to its own name, and
-limits how long and how many questions may be.
+accepts connections of this machine alone unless told otherwise, answers only to its own
+name, and limits the length and the number of queries.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from glscl.data.frames import VideoError
 from glscl.search.index import Moment, VideoIndex
 from glscl.search.page import FRAME_SIDE, clock, frames_at, preview
 
-MAX_QUERY = 200  # letters of a question
-RATE, PERIOD = 60, 10.0  # answers that cost something, in so many seconds
+MAX_QUERY = 200  # letters of a query
+RATE, PERIOD = 60, 10.0  # costly answers, in so many seconds
 BEST = 8  # moments in an answer
 SENT = 2**16  # bytes of a video sent at a time
 ASSETS = Path(__file__).parent / "assets"
@@ -53,7 +53,7 @@ class RefusedError(Exception):
 
 
 class SearchServer(ThreadingHTTPServer):
-    """Answers questions about ``index`` at ``address`` (host, port)."""
+    """Answers queries on ``index`` at ``address`` (host, port)."""
 
     daemon_threads = True
 
@@ -61,8 +61,8 @@ class SearchServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.index = index
         self.moments: dict[int, Moment] = {}  # what was found lately, by row
-        self.lock = threading.Lock()  # one model, one question at a time
-        self.asked: deque[float] = deque()
+        self.lock = threading.Lock()  # one model, one query at a time
+        self.times: deque[float] = deque()
 
     @property
     def url(self) -> str:
@@ -76,19 +76,19 @@ class SearchServer(ThreadingHTTPServer):
         hosts = {"localhost", "127.0.0.1", "[::1]", host, f"[{host}]"}
         return {f"{one}:{port}" for one in hosts} | (hosts if port == 80 else set())
 
-    def count(self) -> None:
+    def limit_rate(self) -> None:
         """Raise ``RefusedError`` when there were too many requests lately."""
         now = time.monotonic()
-        while self.asked and self.asked[0] < now - PERIOD:
-            self.asked.popleft()
-        if len(self.asked) >= RATE:
+        while self.times and self.times[0] < now - PERIOD:
+            self.times.popleft()
+        if len(self.times) >= RATE:
             raise RefusedError(
-                HTTPStatus.TOO_MANY_REQUESTS, "Too many questions: wait some seconds."
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many queries: wait some seconds."
             )
-        self.asked.append(now)
+        self.times.append(now)
 
     def search(self, text: str) -> list[Moment]:
-        """The moments for ``text``; ``RefusedError`` for one that is no question."""
+        """The moments for ``text``; ``RefusedError`` for an empty or too long one."""
         text = " ".join(text.split())
         if not text:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "Type a sentence.")
@@ -97,7 +97,7 @@ class SearchServer(ThreadingHTTPServer):
                 HTTPStatus.BAD_REQUEST, f"At most {MAX_QUERY} letters, please."
             )
         with self.lock:
-            self.count()
+            self.limit_rate()
             fresh = self.index.refreshed()
             if fresh is not self.index:
                 self.index, self.moments = fresh, {}
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.headers.get("Host") not in self.server.names():
                 raise RefusedError(
-                    HTTPStatus.FORBIDDEN, "Ask this server by its own name."
+                    HTTPStatus.FORBIDDEN, "This server answers only to its own name."
                 )
             url = urlsplit(self.path)
             self._answer(url.path, url.query)
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["preview", number]:
                 moment = self.server.moment(number)
                 with self.server.lock:
-                    self.server.count()
+                    self.server.limit_rate()
                     content = preview(moment)
                 self._send(content, "video/mp4")
             case ["frame", number, place] if place.isdecimal():
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(jpeg(frames_at(moment.path, times, FRAME_SIDE)[0]), "image/jpeg")
 
     def _send_video(self, path: Path) -> None:
-        """A video, or the range of its bytes that a player asks for."""
+        """A video, or the range of its bytes that a player requests."""
         size = path.stat().st_size
         first, last = _range(self.headers.get("Range", ""), size)
         partial = (first, last) != (0, size - 1)
@@ -219,12 +219,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: what is searched for is nobody's business."""
+        """Nothing is logged: queries are private."""
 
 
-def _range(asked: str, size: int) -> tuple[int, int]:
+def _range(header: str, size: int) -> tuple[int, int]:
     """First and last byte of a ``Range`` header; the whole file for none, or a list."""
-    unit, _, value = asked.partition("=")
+    unit, _, value = header.partition("=")
     first, dash, last = value.partition("-")
     if unit != "bytes" or not dash or not (first + last).isdecimal():
         return 0, size - 1

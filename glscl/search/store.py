@@ -12,7 +12,7 @@
 A window has a number, its *id*, that is never given again; ids grow from row to row and
 from segment to segment. What is no longer valid is listed in ``index.json`` as ranges
 of ids and leaves the disk when segments are merged. A reader that has opened an index
-keeps its files, also after they are deleted, so it sees one state to the end.
+keeps its files, also after they are deleted, so it reads one state to the end.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Records:
         """The rows (n,), best in ascending order: (n, ...)."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         starts = (self.offset + rows * self.row_bytes).tolist()
-        for start in starts:  # all are asked for before the first is waited for
+        for start in starts:  # all are requested before the first is read
             self._advise(start, self.row_bytes, "POSIX_FADV_WILLNEED")
         for start, row in zip(starts, out, strict=True):
             self._fill(start, row)
@@ -325,12 +325,12 @@ class Snapshot:
             return read(self.segments[holders[0]], rows - self.first[holders[0]])
         out = np.empty((len(rows), *shape), dtype)
         for number in np.unique(holders):
-            mine = holders == number
-            out[mine] = read(self.segments[number], rows[mine] - self.first[number])
+            here = holders == number
+            out[here] = read(self.segments[number], rows[here] - self.first[number])
         return out
 
     def spans(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
-        """All live windows in order, some at a time: rows (n,) and their features."""
+        """All live windows in order, in parts: rows (n,) and their features."""
         for segment, first in zip(self.segments, self.first, strict=False):
             for start in range(0, len(segment.rows), COPY_ROWS):
                 stop = min(start + COPY_ROWS, len(segment.rows))
@@ -384,7 +384,7 @@ def count_to_merge(rows: Sequence[int]) -> int:
     return best
 
 
-def merged(path: Path, snapshot: Snapshot, count: int) -> Manifest:
+def merge_segments(path: Path, snapshot: Snapshot, count: int) -> Manifest:
     """Copy what is live in the last ``count`` segments into one; the new manifest.
 
     Nothing counts before the caller writes the manifest.
@@ -429,9 +429,9 @@ def _copy_live(
     )
     places = live.nonzero()[0]
     for start in range(0, len(places), COPY_ROWS):
-        some = places[start : start + COPY_ROWS]
-        span = slice(int(some[0]), int(some[-1]) + 1)
-        inside = some - span.start
+        part = places[start : start + COPY_ROWS]
+        span = slice(int(part[0]), int(part[-1]) + 1)
+        inside = part - span.start
         writer.add(
             rows[start : start + COPY_ROWS],
             segment.times.span(span.start, span.stop)[inside],

@@ -1,8 +1,8 @@
-"""Videos cut into windows, so that what is found is a moment and not a film.
+"""Videos cut into windows, so that a search returns moments, not whole files.
 
 A video that is little longer than a window is one window, sampled as in training. A
 longer one is read at a fixed rate, each frame once, and windows overlap on that grid:
-so CLIP sees every frame once, however many windows share it.
+so CLIP encodes every frame once, however many windows share it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from glscl.data.frames import Footage, VideoError, resize_crop, sample_indices
+from glscl.data.frames import VideoError, VideoReader, resize_crop, sample_indices
 from glscl.data.loader import FrameSpec
 
-WHOLE = 1.5  # a video up to so many windows long is not cut
-TOGETHER = 32  # windows of a long video that are decoded together
-DECODED = 32  # frames of full size held in memory
+UNCUT = 1.5  # a video up to so many windows long is not cut
+WINDOWS_AT_ONCE = 32  # windows of a long video that are decoded together
+FRAMES_AT_ONCE = 32  # frames of full size held in memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Windows:
             )
 
     @property
-    def crowd(self) -> int:
+    def max_overlapping(self) -> int:
         """How many windows, itself included, at most overlap one window."""
         return 1 + 2 * int(np.ceil(1 / (1 - self.overlap)))
 
@@ -60,7 +60,7 @@ def cut(count: int, fps: float, spec: FrameSpec, windows: Windows) -> list[Cut]:
     rate = min(fps, spec.sample_fps, F / windows.seconds)  # of the grid
     n = max(1, min(F, round(windows.seconds * rate)))
     grid = np.arange(int(duration * rate)) / rate
-    if duration <= WHOLE * windows.seconds or len(grid) <= n:
+    if duration <= UNCUT * windows.seconds or len(grid) <= n:
         return [Cut(sample_indices(count, fps, F, spec.sample_fps), 0.0, duration)]
     step = max(1, round(n * (1 - windows.overlap)))
     starts = sorted({*range(0, len(grid) - n + 1, step), len(grid) - n})
@@ -71,45 +71,47 @@ def cut(count: int, fps: float, spec: FrameSpec, windows: Windows) -> list[Cut]:
     ]
 
 
-class Piece(NamedTuple):
-    """Decoded windows of the file number ``file``; the ``last`` piece of it, or not.
+class DecodedChunk(NamedTuple):
+    """Decoded windows of the file number ``file``; the ``last`` chunk of it, or not.
 
-    ``frames``: uint8 (T, S, S, 3). ``places``: (W, F), which of them each window holds,
-    -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``: (W, 2), start
-    and end in seconds. ``problem``: why the file cannot be read, else empty.
-    ``seconds``: spent decoding.
+    ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), the number of the frame in
+    each place of a window, -1 for padding. ``times``: (W, F) seconds, NaN for padding.
+    ``spans``: (W, 2), start and end in seconds. ``problem``: why the file cannot be
+    read, else empty. ``seconds``: spent decoding.
     """
 
     file: int
     last: bool
     frames: NDArray[np.uint8]
-    places: NDArray[np.int64]
+    frame_slots: NDArray[np.int64]
     times: NDArray[np.float32]
     spans: NDArray[np.float32]
     problem: str = ""
     seconds: float = 0.0
 
 
-def read_pieces(
+def read_chunks(
     path: Path, file: int, spec: FrameSpec, windows: Windows
-) -> Iterator[Piece]:
-    """The windows of a video, some at a time. A broken file ends in its ``problem``."""
+) -> Iterator[DecodedChunk]:
+    """The windows of a video, in parts. A broken file ends in its ``problem``."""
     begin = time.perf_counter()
     try:
-        footage = Footage(path)
-        cuts = cut(footage.count, footage.fps, spec, windows)
-        for first in range(0, len(cuts), TOGETHER):
-            last = first + TOGETHER >= len(cuts)
-            piece = _piece(footage, cuts[first : first + TOGETHER], file, last, spec)
-            yield piece._replace(seconds=time.perf_counter() - begin)
+        reader = VideoReader(path)
+        cuts = cut(reader.count, reader.fps, spec, windows)
+        for first in range(0, len(cuts), WINDOWS_AT_ONCE):
+            last = first + WINDOWS_AT_ONCE >= len(cuts)
+            chunk = _chunk(
+                reader, cuts[first : first + WINDOWS_AT_ONCE], file, last, spec
+            )
+            yield chunk._replace(seconds=time.perf_counter() - begin)
             begin = time.perf_counter()
     except VideoError as error:
         nothing = np.empty((0, spec.max_frames))
-        yield Piece(
+        yield DecodedChunk(
             file,
             last=True,
             frames=np.empty((0, spec.image_size, spec.image_size, 3), np.uint8),
-            places=nothing.astype(np.int64),
+            frame_slots=nothing.astype(np.int64),
             times=nothing.astype(np.float32),
             spans=np.empty((0, 2), np.float32),
             problem=str(error),
@@ -117,21 +119,23 @@ def read_pieces(
         )
 
 
-def _piece(
-    footage: Footage, cuts: Sequence[Cut], file: int, last: bool, spec: FrameSpec
-) -> Piece:
+def _chunk(
+    reader: VideoReader, cuts: Sequence[Cut], file: int, last: bool, spec: FrameSpec
+) -> DecodedChunk:
     wanted = np.unique(np.concatenate([one.indices for one in cuts]))
     frames = [
-        resize_crop(footage.read(wanted[first : first + DECODED]), spec.image_size)
-        for first in range(0, len(wanted), DECODED)
+        resize_crop(
+            reader.read(wanted[first : first + FRAMES_AT_ONCE]), spec.image_size
+        )
+        for first in range(0, len(wanted), FRAMES_AT_ONCE)
     ]
-    places = np.full((len(cuts), spec.max_frames), -1, np.int64)
-    for row, one in zip(places, cuts, strict=True):
+    frame_slots = np.full((len(cuts), spec.max_frames), -1, np.int64)
+    for row, one in zip(frame_slots, cuts, strict=True):
         row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
-    times = np.where(places < 0, np.nan, wanted[places] / footage.fps)
+    times = np.where(frame_slots < 0, np.nan, wanted[frame_slots] / reader.fps)
     spans = np.array([(one.start, one.end) for one in cuts], np.float32)
-    return Piece(
-        file, last, np.concatenate(frames), places, times.astype(np.float32), spans
+    return DecodedChunk(
+        file, last, np.concatenate(frames), frame_slots, times.astype(np.float32), spans
     )
 
 
@@ -139,16 +143,16 @@ class _Files(IterableDataset):
     def __init__(self, paths: Sequence[Path], spec: FrameSpec, windows: Windows):
         self.paths, self.spec, self.windows = paths, spec, windows
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[DecodedChunk]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for file in range(first, len(self.paths), step):
-            yield from read_pieces(self.paths[file], file, self.spec, self.windows)
+            yield from read_chunks(self.paths[file], file, self.spec, self.windows)
 
 
-def pieces(
+def decoded_chunks(
     paths: Sequence[Path], spec: FrameSpec, windows: Windows, workers: int = 0
-) -> Iterator[Piece]:
+) -> Iterator[DecodedChunk]:
     """The windows of many videos, decoded here or in ``workers`` other processes.
 
     Pieces of one file come in order; those of several files may take turns.
@@ -157,11 +161,11 @@ def pieces(
         _Files(paths, spec, windows),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        collate_fn=_identity,  # type: ignore[arg-type]
         generator=torch.Generator(),
     )
     yield from loader
 
 
-def _as_it_is(piece: Piece) -> Piece:
-    return piece
+def _identity(chunk: DecodedChunk) -> DecodedChunk:
+    return chunk

@@ -16,7 +16,7 @@ from glscl.search.store import (
     SegmentWriter,
     Snapshot,
     count_to_merge,
-    merged,
+    merge_segments,
     read_manifest,
     segment_name,
     write_manifest,
@@ -104,7 +104,7 @@ def test_merging_keeps_what_is_live_and_nothing_else(index, count):
     drop(index, 1, 2)
     drop(index, 6, 7)
     before = Snapshot(index)
-    write_manifest(index, merged(index, before, count))
+    write_manifest(index, merge_segments(index, before, count))
     after = Snapshot(index)
     assert content(after) == content(before)
     assert len(after.segments) == 4 - count
@@ -115,7 +115,7 @@ def test_merging_keeps_what_is_live_and_nothing_else(index, count):
 
 def test_merging_nothing_live_leaves_no_segment(index):
     drop(index, 0, 9)
-    write_manifest(index, merged(index, Snapshot(index), 3))
+    write_manifest(index, merge_segments(index, Snapshot(index), 3))
     assert read_manifest(index).segments == ()
     assert content(Snapshot(index)) == []
     append(index, {"f": 1})
@@ -140,7 +140,7 @@ def test_a_reader_keeps_its_state_while_a_writer_merges(index):
     reader = Snapshot(index)
     before = content(reader)
     drop(index, 0, 2)
-    write_manifest(index, merged(index, Snapshot(index), 3))
+    write_manifest(index, merge_segments(index, Snapshot(index), 3))
     store.clean(index, read_manifest(index))
     assert content(reader) == before
     assert content(Snapshot(index)) == before[2:]
@@ -154,7 +154,7 @@ def write_for_ever(path, stop):
         drop(path, manifest.next_id - 3, manifest.next_id)
         snapshot = Snapshot(path)
         if len(snapshot.segments) > 4:
-            manifest = merged(path, snapshot, len(snapshot.segments))
+            manifest = merge_segments(path, snapshot, len(snapshot.segments))
             write_manifest(path, manifest)
             store.clean(path, manifest)
 
@@ -204,7 +204,7 @@ def killed_at(path, moment):
 
     os.rename, os.replace = watched(os.rename), watched(os.replace)
     append(path, {"f": 2})
-    manifest = merged(path, Snapshot(path), 4)
+    manifest = merge_segments(path, Snapshot(path), 4)
     write_manifest(path, manifest)
     store.clean(path, manifest)
 

@@ -7,7 +7,7 @@ import pytest
 
 from glscl.data.frames import read_frames, resize_crop, sample_indices
 from glscl.data.loader import FrameSpec
-from glscl.search.windows import Windows, cut, pieces, read_pieces
+from glscl.search.windows import Windows, cut, decoded_chunks, read_chunks
 
 SPEC = FrameSpec(6, 2.0, 32, (0.5,) * 3, (0.5,) * 3)
 
@@ -48,8 +48,8 @@ def test_no_more_windows_overlap_than_the_crowd():
         windows = Windows(3.0, overlap)
         cuts = cut(4000, 30.0, SPEC, windows)
         for one in cuts:
-            crowd = sum(a.start < one.end and one.start < a.end for a in cuts)
-            assert crowd <= windows.crowd
+            max_overlapping = sum(a.start < one.end and one.start < a.end for a in cuts)
+            assert max_overlapping <= windows.max_overlapping
 
 
 @pytest.mark.parametrize("values", [(0, 0.5), (1, 1.0), (1, -0.1), (float("nan"), 0)])
@@ -60,24 +60,28 @@ def test_impossible_windows_are_refused(values):
 
 def test_pieces_hold_the_frames_that_their_windows_name(ramp_video):
     windows = Windows(1.5, 0.5)
-    (piece,) = read_pieces(ramp_video, 7, SPEC, windows)
-    assert (piece.file, piece.last, piece.problem) == (7, True, "")
+    (chunk,) = read_chunks(ramp_video, 7, SPEC, windows)
+    assert (chunk.file, chunk.last, chunk.problem) == (7, True, "")
     cuts = cut(40, 8.0, SPEC, windows)
-    assert len(piece.places) == len(cuts) > 3
+    assert len(chunk.frame_slots) == len(cuts) > 3
     every = resize_crop(read_frames(ramp_video, 40, 8.0), 32)
-    for one, places, times in zip(cuts, piece.places, piece.times, strict=True):
-        real = places >= 0
-        np.testing.assert_array_equal(piece.frames[places[real]], every[one.indices])
+    for one, frame_slots, times in zip(
+        cuts, chunk.frame_slots, chunk.times, strict=True
+    ):
+        real = frame_slots >= 0
+        np.testing.assert_array_equal(
+            chunk.frames[frame_slots[real]], every[one.indices]
+        )
         np.testing.assert_allclose(times[real], one.indices / 8)
         assert np.isnan(times[~real]).all()
-    assert len(piece.frames) < sum(len(one.indices) for one in cuts)
+    assert len(chunk.frames) < sum(len(one.indices) for one in cuts)
 
 
 def test_a_long_video_comes_in_pieces(ramp_video, monkeypatch):
-    whole = [*read_pieces(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
-    monkeypatch.setattr("glscl.search.windows.TOGETHER", 2)
-    parts = [*read_pieces(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
-    assert len(parts) == -(-len(whole[0].places) // 2)
+    whole = [*read_chunks(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
+    monkeypatch.setattr("glscl.search.windows.WINDOWS_AT_ONCE", 2)
+    parts = [*read_chunks(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
+    assert len(parts) == -(-len(whole[0].frame_slots) // 2)
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
     spans = np.concatenate([part.spans for part in parts])
     np.testing.assert_array_equal(spans, whole[0].spans)
@@ -88,17 +92,19 @@ def test_broken_files_are_a_problem_of_theirs_alone(ramp_video, tmp_path):
     broken.write_bytes(b"no video")
     cut_short.write_bytes(ramp_video.read_bytes()[:700])
     paths = [broken, ramp_video, cut_short, tmp_path / "lost.mp4"]
-    found = [*pieces(paths, SPEC, Windows())]
-    assert [bool(piece.problem) for piece in found] == [True, False, True, True]
+    found = [*decoded_chunks(paths, SPEC, Windows())]
+    assert [bool(chunk.problem) for chunk in found] == [True, False, True, True]
     assert "broken.mp4" in found[0].problem
-    assert all(piece.last for piece in found)
+    assert all(chunk.last for chunk in found)
 
 
 def test_other_processes_give_the_same_pieces(ramp_video):
     paths = [ramp_video] * 3
-    here = [*pieces(paths, SPEC, Windows(1.0))]
-    there = sorted(pieces(paths, SPEC, Windows(1.0), workers=2), key=lambda p: p.file)
+    here = [*decoded_chunks(paths, SPEC, Windows(1.0))]
+    there = sorted(
+        decoded_chunks(paths, SPEC, Windows(1.0), workers=2), key=lambda p: p.file
+    )
     for a, b in zip(here, there, strict=True):
         assert a.file == b.file
         np.testing.assert_array_equal(a.frames, b.frames)
-        np.testing.assert_array_equal(a.places, b.places)
+        np.testing.assert_array_equal(a.frame_slots, b.frame_slots)
