@@ -1,8 +1,8 @@
 """CLIP as this project uses it: sentence, token, frame and patch features.
 
 The only file that imports open_clip. ``load_backbone`` builds the built-in mini CLIP or
-any open_clip model whose text tower is CLIP's own, with random, downloaded or local
-weights.
+any open_clip model with the text tower of the original CLIP, with random, downloaded or
+local weights.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import importlib.util
 import json
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from glscl.util.shapes import check_shape
+from glscl.util.state_dicts import copy_weights, read_state_dict
 
 ASSETS = Path(__file__).parent / "mini" / "assets"
 MINI = "mini"
@@ -35,13 +35,13 @@ MINI_CONFIG: dict[str, Any] = {
     },
     "text_cfg": {
         "context_length": 32,
-        "vocab_size": 0,  # the size of the shipped vocabulary, filled in when built
+        "vocab_size": 0,  # ``backbone_config`` sets the size of the shipped vocabulary
         "width": 128,
         "heads": 4,
         "layers": 4,
     },
 }
-# Extra entries of OpenAI's TorchScript archives; they repeat sizes, not weights.
+# Extra entries of OpenAI's TorchScript archives: sizes, not weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 _declared: list[torch.library.Library] = []
 
@@ -51,13 +51,6 @@ class TextOutput(NamedTuple):
 
     captions: Tensor
     tokens: Tensor
-
-
-class ImageOutput(NamedTuple):
-    """``frames`` (N, D): one feature per image; ``patches`` (N, P, D): every patch."""
-
-    frames: Tensor
-    patches: Tensor
 
 
 def _declare_torchvision_operators() -> None:
@@ -88,7 +81,7 @@ def open_clip() -> Any:
     """The open_clip package, imported on first use."""
     _declare_torchvision_operators()
     with warnings.catch_warnings():
-        # torchvision reports the missing binary that was just dealt with.
+        # torchvision warns of the binary that the declared operators replace.
         warnings.filterwarnings(
             "ignore", message="Failed to load image Python extension"
         )
@@ -134,7 +127,7 @@ def backbone_config(name: str) -> dict[str, Any]:
 
 
 class Backbone(nn.Module):
-    """Both towers of a CLIP, giving every feature the retrieval heads ask for.
+    """Both towers of a CLIP, with every feature that the retrieval heads use.
 
     ``name`` is the model's open_clip name (it fixes QuickGELU and the tokenizer),
     ``config`` its open_clip configuration. Weights start random.
@@ -144,19 +137,14 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.config = json.loads(json.dumps(config))
-        sizes = {
-            key: value
-            for key, value in self.config.items()
-            if key in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
-        }
+        names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+        sizes = {name: self.config[name] for name in names if name in self.config}
         self.clip = open_clip().CLIP(**copy.deepcopy(sizes))
         self.embed_dim: int = sizes["embed_dim"]
         self.quick_gelu = bool(sizes.get("quick_gelu", False))
         self.context_length: int = self.clip.context_length
-        image_size = self.clip.visual.image_size
-        self.image_size: int = (
-            image_size if isinstance(image_size, int) else image_size[0]
-        )
+        side = self.clip.visual.image_size
+        self.image_size: int = side if isinstance(side, int) else side[0]
         constants = open_clip()
         self.image_mean: tuple[float, ...] = constants.OPENAI_DATASET_MEAN
         self.image_std: tuple[float, ...] = constants.OPENAI_DATASET_STD
@@ -197,8 +185,8 @@ class Backbone(nn.Module):
         """Sentence features (A, D) and the features of every token (A, L, D).
 
         ``token_ids`` (A, L), L up to the context length. With ``token_mask`` (A, L),
-        padded positions are hidden as keys, which changes only the features of padded
-        tokens: no real token sees past EOS anyway.
+        padded positions are masked as keys. This changes only the features of padded
+        tokens: attention is causal, so no real token attends past EOS.
         """
         A, L = check_shape(token_ids, "A L", "token_ids").values()
         if self.context_length < L:
@@ -225,8 +213,11 @@ class Backbone(nn.Module):
         self._check_pixels(pixels)
         return self.clip.visual(pixels)
 
-    def encode_patches(self, pixels: Tensor) -> ImageOutput:
-        """Frame features (N, D) and projected patch features (N, P, D)."""
+    def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
+        """``encode_image`` and the projected patch features: (N, 1 + P, D).
+
+        Raises ``ValueError`` for a visual tower other than a plain ViT.
+        """
         self._check_pixels(pixels)
         visual = self.clip.visual
         if not hasattr(visual, "ln_post") or visual.attn_pool is not None:
@@ -238,12 +229,7 @@ class Backbone(nn.Module):
             pixels, indices=1, normalize_intermediates=True, output_fmt="NLC"
         )
         patches = out["image_intermediates"][-1] @ visual.proj
-        return ImageOutput(out["image_features"], patches)
-
-    def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
-        """``encode_patches`` in one tensor (N, 1 + P, D), the frame first."""
-        frames, patches = self.encode_patches(pixels)
-        return torch.cat([frames[:, None], patches], dim=1)
+        return torch.cat([out["image_features"][:, None], patches], dim=1)
 
     def _check_pixels(self, pixels: Tensor) -> None:
         side = self.image_size
@@ -286,7 +272,7 @@ def load_backbone(
         state = _download(name, str(pretrained))
     else:
         state = read_state_dict(_existing_file(name, Path(pretrained), tags))
-    load_weights(backbone, state, source=str(pretrained))
+    copy_weights(backbone.clip, state, str(pretrained), ignored=_NOT_WEIGHTS)
     return backbone.eval()
 
 
@@ -311,67 +297,3 @@ def _download(name: str, tag: str) -> dict[str, Tensor]:
             "file as pretrained."
         ) from error
     return read_state_dict(Path(file))
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file by name, floating ones in fp32; never unpickles code.
-
-    Reads ``.safetensors``, a ``torch.save``d state dict (bare or under "state_dict"),
-    and TorchScript archives. Raises ``ValueError`` for anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = _load_torch_file(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"Cannot read weights from {path} ({type(error).__name__}): expected "
-            "safetensors, a state dict of tensors, or a TorchScript archive."
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise ValueError(f"{path} does not hold a state dict of named tensors.")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def _load_torch_file(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            script = any(n.endswith("/constants.pkl") for n in archive.namelist())
-        if script:  # TorchScript, as OpenAI ships its weights; holds no pickled objects
-            return torch.jit.load(path, map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy ``state`` (OpenAI's or open_clip's names) into the CLIP of ``backbone``.
-
-    Raises ``ValueError`` naming the first missing, unknown or ill-sized entry.
-    """
-    target = backbone.clip.state_dict()
-    state = {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
-    missing = sorted(target.keys() - state.keys())
-    unknown = sorted(state.keys() - target.keys())
-    if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has an unknown {unknown[0]!r}"
-        raise ValueError(
-            f"Weights {source} do not fit backbone {backbone.name}: the file {what} "
-            f"({len(missing)} missing, {len(unknown)} unknown)."
-        )
-    for key, value in state.items():
-        if value.shape != target[key].shape:
-            raise ValueError(
-                f"Weights {source} are for another backbone than {backbone.name}: "
-                f"{key} has shape {tuple(value.shape)}, expected "
-                f"{tuple(target[key].shape)}."
-            )
-    backbone.clip.load_state_dict(dict(state))

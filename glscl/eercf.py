@@ -1,18 +1,17 @@
 """EERCF: one coarse score for all, fine scores of frames and patches for the best.
 
-With t = unit(captions), f = unit(CLIP's frames), u = unit(frames that have seen each
-other), p = unit(patches), x_abf = t_a · f_bf and y_abp = t_a · p_bp,
+With t = unit(captions), f = unit(CLIP's frames), u = unit(frames after the frame
+transformer), p = unit(patches), x_abf = t_a · f_bf and y_abp = t_a · p_bp,
 
     video          v_ab = (t M)_a · V_b,  V = unit(mean over the frames of u)
     frame, weak    Σ_f x_abf (softmax_f(x / .01) W)_f
     frame, strong  t_a · unit(Σ_f softmax_f(x / .1) u_bf), the text-gated block (TIB)
     patch, weak    Σ_p y_abp softmax_p(y / .01)
-    patch, strong  t_a · unit(Σ_p softmax_p(y / .01) p_bp)
 
-M (D, D) and W (F, F) are learnt and start as the identity. In training the strong
-scores gate every video by its own caption alone, and the gate gets no gradient; in
-evaluation each caption gates each video. The strong patch score has the weight 0 in the
-released loss and none in its reranking: it is here to be looked at.
+M (D, D) and W (F, F) are learnt and start as the identity. In training the strong score
+gates every video by its own caption alone, and the gate gets no gradient; in evaluation
+each caption gates each video. A strong patch score, which the release computes with the
+weight 0 in its loss and does not use in reranking, is left out.
 
 Source: the released code of EERCF (Tian et al. 2024). That code masks padding in the
 frame transformer and in V alone, which is what ``mask_padding=False`` does.
@@ -30,15 +29,15 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import EERCFConfig
 from glscl.losses import info_nce, pearson_constraint
-from glscl.retriever import Retriever
-from glscl.util.means import SHARP, mixed_mean, own_mean
-from glscl.util.numeric import full, full_precision, refuse_non_finite
+from glscl.retriever import Retriever, map_features
+from glscl.util.means import mixed_weighted_mean, softmax_weighted_mean
+from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
 from glscl.util.rerank import Recall, rerank
 from glscl.util.shapes import check_shape
 
-GATE = 0.1  # temperature of the strong frame scores
-# Numbers that a chunk of videos may hold for each intermediate tensor.
-CHUNK_NUMBERS = 2_000_000
+GATE = 0.1  # temperature of the strong frame score
+# Elements of the largest intermediate tensor of a chunk of videos.
+CHUNK_ELEMENTS = 2_000_000
 
 
 class EERCFText(NamedTuple):
@@ -103,7 +102,7 @@ class EERCF(Retriever):
     """Coarse-to-fine retrieval by videos, frames and patches."""
 
     method = "eercf"
-    text_type, video_type, loss_type = EERCFText, EERCFVideo, EERCFLosses
+    loss_type = EERCFLosses
 
     def __init__(self, backbone: Backbone, config: EERCFConfig):
         super().__init__(backbone, config)
@@ -116,7 +115,7 @@ class EERCF(Retriever):
 
         Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
         """
-        (captions,) = full(self._read_text(token_ids, token_mask).captions)
+        (captions,) = to_common_float(self._read_text(token_ids, token_mask).captions)
         t = normalize(captions, dim=-1)
         return EERCFText(t, t @ self.video_map)
 
@@ -131,10 +130,10 @@ class EERCF(Retriever):
         if self.uses_patches:
             check_shape(frame_features, "B F N D", "frame_features")
             frames = frame_features[:, :, 0]
-            (patches,) = full(frame_features[:, :, 1:].flatten(1, 2))
+            (patches,) = to_common_float(frame_features[:, :, 1:].flatten(1, 2))
             patches = normalize(patches, dim=-1)
-        seen, mask = self._see_frames(frames, frame_mask)
-        u, f = (normalize(x, dim=-1) for x in full(seen, frames))
+        context, mask = self.contextualize_frames(frames, frame_mask)
+        u, f = (normalize(x, dim=-1) for x in to_common_float(context, frames))
         V = torch.einsum("bfd,bf->bd", u, mask.to(u.dtype))
         return EERCFVideo(normalize(V, dim=-1), u, f, mask, patches)
 
@@ -145,7 +144,7 @@ class EERCF(Retriever):
         reranks. Raises ``ValueError`` for sizes that do not fit and features that are
         not finite.
         """
-        with full_precision(video.frames):
+        with autocast_disabled(video.frames):
             scores = torch.cat(
                 [
                     reranking_score(self.levels(text, part))
@@ -153,7 +152,7 @@ class EERCF(Retriever):
                 ],
                 dim=1,
             )
-        refuse_non_finite(
+        check_finite(
             scores, captions=text.captions, frames=video.frames, videos=video.videos
         )
         return scores
@@ -173,12 +172,11 @@ class EERCF(Retriever):
         """
 
         def score(captions: Tensor, b: int) -> Tensor:
-            one = some_videos(video, slice(b, b + 1))
-            some = EERCFText(text.captions[captions], text.mapped[captions])
-            levels = self.levels(some, one)
+            recalled = EERCFText(text.captions[captions], text.mapped[captions])
+            levels = self.levels(recalled, select_videos(video, slice(b, b + 1)))
             return reranking_score(levels)[:, 0]
 
-        with full_precision(video.frames):
+        with autocast_disabled(video.frames):
             return rerank(self.coarse(text, video), score, shortlist, recall)
 
     def coarse(self, text: EERCFText, video: EERCFVideo) -> Tensor:
@@ -189,14 +187,15 @@ class EERCF(Retriever):
         """Every level of every pair, each caption gating each video."""
         t, mask, patch_mask = text.captions, *self._masks(video)
         x = torch.einsum("ad,bfd->abf", t, video.clip_frames)
+        W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
         strong = gated(gates(x, mask, GATE), video.frames)
         patch_weak = None
         if video.patches is not None:
             y = torch.einsum("ad,bpd->abp", t, video.patches)
-            patch_weak = own_mean(y, patch_mask)
+            patch_weak = softmax_weighted_mean(y, patch_mask)
         return Levels(
             self.coarse(text, video),
-            mixed_mean(x, self._mix(x.shape[-1]), mask),
+            mixed_weighted_mean(x, W, mask),
             torch.einsum("ad,abd->ab", t, strong),
             patch_weak,
         )
@@ -205,19 +204,19 @@ class EERCF(Retriever):
         """The released loss of a batch of pairs: row i of both belongs together.
 
         .8 NCE₂(κ (.5 video + .5 frame weak + .05 patch weak)) + .2 NCE₂(κ frame strong)
-        + w (Pearson of t and V + Pearson of t and the own-gated frames). The release
-        gives the strong patch score and its constraint the weight 0.
+        + w (Pearson of t and V + Pearson of t and the frames gated by t itself).
         """
         t, mask, patch_mask = text.captions, *self._masks(video)
-        with full_precision(video.frames):
+        with autocast_disabled(video.frames):
             x = torch.einsum("ad,bfd->abf", t, video.clip_frames)
+            W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
             weak = 0.5 * self.coarse(text, video)
-            weak = weak + 0.5 * mixed_mean(x, self._mix(x.shape[-1]), mask)
+            weak = weak + 0.5 * mixed_weighted_mean(x, W, mask)
             if video.patches is not None:
                 y = torch.einsum("ad,bpd->abp", t, video.patches)
-                weak = weak + 0.05 * own_mean(y, patch_mask)
-            own = torch.einsum("bd,bfd->bf", t, video.clip_frames).detach()
-            strong = gated(gates(own, mask, GATE), video.frames)
+                weak = weak + 0.05 * softmax_weighted_mean(y, patch_mask)
+            caption_to_video = torch.einsum("bd,bfd->bf", t, video.clip_frames).detach()
+            strong = gated(gates(caption_to_video, mask, GATE), video.frames)
             weak_loss = 0.8 * info_nce(self.kappa * weak)
             strong_loss = 0.2 * info_nce(self.kappa * (t @ strong.T))
             pearson = self.config.pearson_weight * (
@@ -225,28 +224,6 @@ class EERCF(Retriever):
             )
         total = weak_loss + strong_loss + pearson
         return EERCFLosses(total, weak_loss, strong_loss, pearson)
-
-    def strong_patches(self, text: EERCFText, video: EERCFVideo) -> Tensor:
-        """The strong patch score of every pair, (A, B); not part of ``similarity``."""
-        if video.patches is None:
-            raise ValueError(
-                "video has no patches: expected a model with patches=True."
-            )
-        _, mask = self._masks(video)
-        y = torch.einsum("ad,bpd->abp", text.captions, video.patches)
-        strong = gated(gates(y, mask, SHARP), video.patches)
-        return torch.einsum("ad,abd->ab", text.captions, strong)
-
-    def _mix(self, F: int) -> Tensor:
-        """W for F frames: all of it, or where padding is masked a corner of it."""
-        N = len(self.frame_mix)
-        if F > N or (F < N and not self.config.mask_padding):
-            expected = f"at most {N}" if self.config.mask_padding else f"{N}"
-            raise ValueError(
-                f"frames: axis 1 (F) must have {expected} frames, the size of the "
-                f"mixing matrix, got {F}."
-            )
-        return self.frame_mix[:F, :F]
 
     def _masks(self, video: EERCFVideo) -> tuple[Tensor | None, Tensor | None]:
         """Masks of frames (B, F) and patches (B, F P), or ``None`` for unmasked."""
@@ -258,16 +235,16 @@ class EERCF(Retriever):
         return video.mask, video.mask.repeat_interleave(P, dim=1)
 
     def _chunks(self, A: int, video: EERCFVideo) -> Iterator[EERCFVideo]:
-        """Videos, a few at a time."""
+        """Parts of the videos, small enough for ``CHUNK_ELEMENTS`` with A captions."""
         rows = 0 if video.patches is None else video.patches.shape[1]
-        size = max(1, CHUNK_NUMBERS // (A * (rows + video.frames.shape[2])))
+        size = max(1, CHUNK_ELEMENTS // (A * (rows + video.frames.shape[2])))
         for start in range(0, len(video.frames), size):
-            yield some_videos(video, slice(start, start + size))
+            yield select_videos(video, slice(start, start + size))
 
 
-def some_videos(video: EERCFVideo, part: slice) -> EERCFVideo:
-    """A part of a gallery."""
-    return EERCFVideo._make(None if x is None else x[part] for x in video)
+def select_videos(video: EERCFVideo, rows: slice) -> EERCFVideo:
+    """The videos of a gallery at ``rows``."""
+    return map_features(lambda x: x[rows], video)
 
 
 def reranking_score(levels: Levels) -> Tensor:

@@ -2,8 +2,8 @@
 
     S = global + local_weight · local,    loss = InfoNCE(κ S) + ICL + IDL.
 
-Every step is in a file of its own; this one decides which are used, from a
-``ModelConfig``, and keeps what was computed once per item with the item.
+Every step is in a file of its own. This one applies those that a ``ModelConfig`` names,
+and keeps the concepts with the features of an item, so that each is decoded once.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from glscl.backbone import Backbone, read_state_dict
+from glscl.backbone import Backbone
 from glscl.config import ModelConfig, override
 from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.losses import info_nce, inter_consistency, intra_diversity
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
+from glscl.util.state_dicts import copy_weights, read_state_dict
 from glscl.weights import (
-    DEAD,
-    DEAD_WHEN_SHARED,
+    UNUSED,
+    UNUSED_WHEN_SHARED,
     authors_backbone,
     authors_config,
     authors_name,
     authors_shared_name,
-    copy_weights,
 )
 
 
@@ -63,7 +63,7 @@ class GLSCL(Retriever):
         )
 
     def _text_interaction(self) -> LocalInteraction:
-        """The text side of the LIM: what is shared is the video side's own."""
+        """The text side of the LIM, which uses what is shared from the video side."""
         if self.config.share_queries and self.config.share_decoder:
             return self.lim_video
         lim = self._local_interaction()
@@ -87,21 +87,24 @@ class GLSCL(Retriever):
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> VideoFeatures:
         """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
-        video = VideoFeatures(*self._see_frames(frame_features, frame_mask))
+        video = VideoFeatures(*self.contextualize_frames(frame_features, frame_mask))
         if self.config.local:
             video = video._replace(concepts=self.video_concepts(video))
         return video
 
-    def for_loss(
+    def loss_features(
         self, text: TextFeatures, video: VideoFeatures
     ) -> tuple[TextFeatures, VideoFeatures]:
-        """The features of a batch: concepts are there, so one token stands for all."""
-        one = text.captions[:, None]
-        real = torch.ones_like(one[..., 0], dtype=torch.bool)
-        return text._replace(tokens=one, mask=real), video
+        """The features of a batch without the tokens (A, L, D), which the loss ignores.
+
+        The concepts are decoded already; the sentence (A, 1, D) stands in for the tokens.
+        """
+        token = text.captions[:, None]
+        mask = torch.ones_like(token[..., 0], dtype=torch.bool)
+        return text._replace(tokens=token, mask=mask), video
 
     def text_concepts(self, text: TextFeatures) -> Tensor:
-        """Concepts (A, Q, D) of captions: those they carry, else decoded now."""
+        """Concepts (A, Q, D) of captions: those in ``text``, else decoded now."""
         if text.concepts is not None:
             return text.concepts
         return self.lim_text(
@@ -109,7 +112,7 @@ class GLSCL(Retriever):
         )
 
     def video_concepts(self, video: VideoFeatures) -> Tensor:
-        """Concepts (B, Q, D) of videos: those they carry, else decoded now."""
+        """Concepts (B, Q, D) of videos: those in ``video``, else decoded now."""
         if video.concepts is not None:
             return video.concepts
         return self.lim_video(
@@ -146,30 +149,19 @@ class GLSCL(Retriever):
         Without the LIM there are no concepts: ICL and IDL are 0.
         """
         config = self.config
+        if config.local:
+            text = text._replace(concepts=self.text_concepts(text))
+            video = video._replace(concepts=self.video_concepts(video))
+        contrastive = info_nce(self.kappa * self.similarity(text, video))
         if not config.local:
-            contrastive = info_nce(self.kappa * self.similarity(text, video))
             zero = torch.zeros_like(contrastive)
             return Losses(contrastive, contrastive, zero, zero)
-        text_concepts, video_concepts = (
-            self.text_concepts(text),
-            self.video_concepts(video),
-        )
-        scores = self.similarity(
-            text._replace(concepts=text_concepts),
-            video._replace(concepts=video_concepts),
-        )
-        contrastive = info_nce(self.kappa * scores)
+        concepts = self.video_concepts(video), self.text_concepts(text)
         icl = config.icl_weight * inter_consistency(
-            video_concepts,
-            text_concepts,
-            beta=config.beta,
-            normalise=config.icl_normalise,
+            *concepts, beta=config.beta, normalise=config.icl_normalise
         )
         idl = config.alpha * intra_diversity(
-            video_concepts,
-            text_concepts,
-            margin=config.idl_margin,
-            sides=config.idl_sides,
+            *concepts, margin=config.idl_margin, sides=config.idl_sides
         )
         return Losses(contrastive + icl + idl, contrastive, icl, idl)
 
@@ -210,7 +202,7 @@ class GLSCL(Retriever):
         )
         config = override(config, sizes)
         model = cls(Backbone(name, clip_config), config)
-        ignored = DEAD + DEAD_WHEN_SHARED if share else DEAD
+        ignored = UNUSED + UNUSED_WHEN_SHARED if share else UNUSED
         name_of = authors_shared_name if share else authors_name
         copy_weights(model, state, source, name_of, ignored)
         return model.eval()

@@ -7,21 +7,22 @@ A method encodes captions and videos once each and scores every pair of them:
     model.similarity(text, video)  # (A, B)
     model.loss(text, video).total  # of a batch of pairs
 
-Both features are named tuples of tensors whose first axis counts the items, so a
-gallery is put together, cut and moved without knowing the method.
+Both features are named tuples of tensors whose first axis counts the items, so they are
+concatenated, split and gathered without knowing the method: ``map_features``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from glscl.backbone import Backbone, load_backbone, read_state_dict
+from glscl.backbone import Backbone, load_backbone
 from glscl.config import (
     MODEL_CONFIGS,
     EncoderConfig,
@@ -31,9 +32,10 @@ from glscl.config import (
     override,
 )
 from glscl.temporal import FrameTransformer
-from glscl.util.numeric import real_positions
+from glscl.util.numeric import validate_mask
 from glscl.util.shapes import check_shape
-from glscl.weights import copy_weights, own_names, read_directory, save_directory
+from glscl.util.state_dicts import copy_weights, read_state_dict
+from glscl.weights import read_directory, save_directory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,22 +68,32 @@ class VideoFeatures(NamedTuple):
     concepts: Tensor | None = None
 
 
+def map_features(function: Callable[..., Tensor], *features: Any) -> Any:
+    """Features of the kind of ``features``: ``function`` of their tensors, by field.
+
+    ``features``: named tuples of one kind, such as the parts of a batch to concatenate.
+    A field that is ``None`` stays ``None``.
+    """
+    return type(features[0])._make(
+        None if values[0] is None else function(*values)
+        for values in zip(*features, strict=True)
+    )
+
+
 class Retriever(nn.Module, ABC):
     """CLIP and the frame transformer; a method adds how both sides are compared.
 
     ``backbone``: the CLIP of both encoders; ``config``: every other choice. The frame
     transformer starts as a copy of the first blocks of CLIP's text transformer.
 
-    Raises ``ValueError`` where the sizes of both cannot go together.
+    Raises ``ValueError`` where the sizes of both do not fit together.
     """
 
     #: The name of the method in ``config.MODEL_CONFIGS``.
     method: ClassVar[str]
-    #: The named tuples of both sides and of the loss.
-    text_type: ClassVar[Any] = TextFeatures
-    video_type: ClassVar[Any] = VideoFeatures
+    #: The named tuple of the loss.
     loss_type: ClassVar[Any]
-    #: Whether a video is its patches too, and not its frames alone.
+    #: Whether the features of a video include those of patches.
     uses_patches = False
 
     def __init__(self, backbone: Backbone, config: EncoderConfig):
@@ -147,8 +159,12 @@ class Retriever(nn.Module, ABC):
         weights already.
         """
 
-    def for_loss(self, text: Any, video: Any) -> tuple[Any, Any]:
-        """The features of a batch without what the loss has no use for."""
+    def loss_features(self, text: Any, video: Any) -> tuple[Any, Any]:
+        """The features of a batch that the loss needs, to be gathered over processes.
+
+        Every process must return the same shapes; one process computes the same loss
+        from ``text`` and ``video`` themselves.
+        """
         return text, video
 
     # --- what all share -----------------------------------------------------------
@@ -177,20 +193,23 @@ class Retriever(nn.Module, ABC):
     def forward(
         self, token_ids: Tensor, token_mask: Tensor, video: Tensor, frame_mask: Tensor
     ) -> tuple[Any, Any]:
-        """Both encoders at once, for wrappers that call a module (DDP).
+        """Both encoders in one call, for wrappers of a module (``compile``, DDP).
 
         ``video``: pixels (B, F, 3, H, W), or what ``encode_frames`` made of them.
         """
         encode = self.encode_video if video.ndim == 5 else self.encode_video_features
         return self.encode_text(token_ids, token_mask), encode(video, frame_mask)
 
-    def _see_frames(
+    def contextualize_frames(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Frames (B, F, D) that have seen each other, and the checked mask (B, F)."""
+        """Frames (B, F, D) after the frame transformer, and the checked mask (B, F).
+
+        In the frame transformer the real frames of a video attend to each other.
+        """
         D = self.backbone.embed_dim
         B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
-        mask = real_positions(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
+        mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
         if self.temporal is not None:
             frame_features = self.temporal(frame_features, mask)
         return frame_features, mask
@@ -198,13 +217,27 @@ class Retriever(nn.Module, ABC):
     def _read_text(
         self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
     ) -> TextFeatures:
-        """CLIP's sentences and tokens; padding is hidden from itself, or not."""
+        """CLIP's sentence and token features; ``hide_padding``: not as keys."""
         A, L = check_shape(token_ids, "A L", "token_ids").values()
-        mask = real_positions(token_mask, "A L", "token_mask", "caption", A=A, L=L)
+        mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
         captions, tokens = self.backbone.encode_text(
             token_ids, mask if hide_padding else None
         )
         return TextFeatures(captions, tokens, mask)
+
+    def mixing_matrix(self, matrix: Tensor, size: int, items: str) -> Tensor:
+        """The part (``size``, ``size``) of a learnt ``matrix`` that mixes so many weights.
+
+        Where padding is masked there may be fewer ``items`` than rows. Raises
+        ``ValueError`` for a size that ``matrix`` does not have.
+        """
+        N, fewer = len(matrix), self.config.mask_padding
+        if size > N or (size < N and not fewer):
+            raise ValueError(
+                f"A video or caption must have {'at most ' if fewer else ''}{N} {items}, "
+                f"the size of the mixing matrix, got {size}."
+            )
+        return matrix[:size, :size]
 
     @classmethod
     def from_preset(
@@ -237,9 +270,7 @@ class Retriever(nn.Module, ABC):
             },
             "model": config_to_dict(self.config),
         }
-        state = self.state_dict()
-        weights = {name: state[name] for name in own_names(self)}
-        save_directory(Path(path), description, weights)
+        save_directory(Path(path), description, self)
 
     @classmethod
     def load(cls, path: str | Path, backbone: str | None = None) -> Self:

@@ -1,14 +1,14 @@
-"""Training: one loop for a laptop, a GPU, or many, with the same numbers.
+"""Training: one loop for a CPU, a GPU, or several.
 
 ``fit`` trains a model on the pairs of a split. A step is a function of the weights and
 of (seed, step): data order, augmentation and dropout are drawn from seeds made of these
-numbers. So a checkpoint needs no generator states, and a run that was killed and
-resumed ends, on a CPU, in the same bits as one that was not.
+numbers. So a checkpoint needs no generator states, and on a CPU a run that was killed
+and resumed ends with bit-identical weights.
 
     model = GLSCL.from_preset("mini")
     history = fit(model, CachedVideos(split, features), config, validation)
 
-or, from the command line, on one device and on eight of one machine:
+or, from the command line, on one device and on eight of one computer:
 
     glscl train --out runs/one --device cuda --precision bf16
     torchrun --nproc-per-node 8 -m glscl.cli train --out runs/eight --device cuda
@@ -16,18 +16,18 @@ or, from the command line, on one device and on eight of one machine:
 The batch of a recipe is global. It can be computed at once, split over processes
 (``torchrun``; see ``parallel``), or in parts of ``micro_batch`` pairs, which costs a
 second forward pass and gives the same loss and gradients in the memory of one part
-(GradCache, Gao et al. 2021). ``accumulate`` also saves memory, but its parts see no
-negatives of each other: another, easier loss.
+(GradCache, Gao et al. 2021). ``accumulate`` also saves memory, but a part has no
+negatives from the other parts: a different, easier loss.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glscl.config import TrainConfig
+from glscl.config import TrainConfig, config_to_dict
 from glscl.data.pairs import (
     PairDataset,
     Pairs,
@@ -53,15 +53,12 @@ from glscl.optim import (
     make_optimiser,
     set_learning_rates,
 )
-from glscl.retriever import Retriever
+from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
-from glscl.util.files import atomic_path, write_text
+from glscl.util.run_folder import RunFolder, best_model
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
-FORMAT = 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -140,25 +137,20 @@ def fit(
     config: TrainConfig,
     validation: Videos | None = None,
     options: RunOptions | None = None,
-    on_step: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train ``model`` in place and return what happened.
 
     With ``validation`` the model is evaluated after every epoch and ends with the
     weights of the best one (text→video R@1, ties by mean rank); otherwise with the last
-    weights. ``on_step`` gets every step's record. Generators of the caller are left as
-    they were.
+    weights. Generators of the caller are left as they were.
 
     Raises ``ValueError`` for a batch that cannot be formed, for choosing on a test split
     without saying so, and for a checkpoint of other settings; ``NonFiniteError`` when
     training diverges.
     """
     options = options or RunOptions()
-    if (
-        validation is not None
-        and validation.split.name == "test"
-        and options.select_on != "test"
-    ):
+    on_test = validation is not None and validation.split.name == "test"
+    if on_test and options.select_on != "test":
         raise ValueError(
             "The validation split is the test split, and choosing an epoch on it leaks; "
             "give another split, or say select_on='test'."
@@ -167,8 +159,7 @@ def fit(
     devices = [device] if device.type == "cuda" else []
     parallel.start(device)
     with torch.random.fork_rng(devices=devices):
-        run = _Run(model, train, config, validation, options, on_step)
-        return run.complete()
+        return _Run(model, train, config, validation, options).complete()
 
 
 class _Run:
@@ -181,7 +172,6 @@ class _Run:
         config: TrainConfig,
         validation: Videos | None,
         options: RunOptions,
-        on_step: Callable[[dict[str, float]], None] | None,
     ):
         self.device = torch.device(options.device)
         self.model = model.to(self.device)
@@ -189,19 +179,16 @@ class _Run:
         self.config = config
         self.validation = validation
         self.options = options
-        self.on_step = on_step
-        self.main = parallel.rank() == 0
         freeze(model, config.freeze)
-        parallel.share_weights(model)
+        parallel.broadcast_weights(model)
         self.optimiser = make_optimiser(model, config)
-        self.parameters = [
-            parameter
-            for group in self.optimiser.param_groups
-            for parameter in group["params"]
-        ]
+        groups = self.optimiser.param_groups
+        self.parameters = [p for group in groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=options.precision == "fp16"
         )
+        parts = {"model": model, "optimiser": self.optimiser, "scaler": self.scaler}
+        self.folder = RunFolder(options.folder, self._settings(), parts)
         self.tokens = model.backbone.tokenize(train.split.texts, model.config.max_words)
         self.step = 0
         self.history = History()
@@ -212,29 +199,32 @@ class _Run:
     # --- the loop -----------------------------------------------------------------
 
     def complete(self) -> History:
-        """Run what is left, end with the best weights."""
+        """Run the remaining steps, then load the weights of the best epoch."""
         self._restore()
-        with self._writers() as write, self._bar() as bar:
+        every = self.options.checkpoint_every
+        with self._progress_bar() as bar:
             while self.step < self.total:
                 for batch in self._rest_of_epoch():
                     record = self.train_step(batch)
                     self.history.steps.append(record)
-                    write(record)
+                    self.folder.log(record, self.step)
                     bar.update()
                     bar.set_postfix_str(self._summary(record))
-                    if self.on_step:
-                        self.on_step(record)
-                    self._checkpoint_within_epoch()
+                    # The end of an epoch has a checkpoint anyway, after validation.
+                    within = self.step % self.steps_per_epoch != 0
+                    if within and every and self.step % every == 0:
+                        self._save()
                 if self.validation is not None:
-                    write(self._validate(self.validation))
+                    self.folder.log(self._validate(self.validation), self.step)
                 self._save()
+        self.folder.close()
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.eval()
         return self.history
 
     def _rest_of_epoch(self) -> Iterator[Pairs]:
-        """This process's share of the batches of the epoch that are still to come."""
+        """This process's share of the remaining batches of the epoch."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         order = epoch_order(self.train.split, self.config, epoch)
         share = self.batch_size // parallel.world_size()
@@ -267,16 +257,14 @@ class _Run:
                 named[name] = named.get(name, 0.0) + value.item() / len(parts)
         parallel.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, self.options.max_grad_norm
-        )
+        limit = self.options.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.model.clamp_logit_scale()
         self.step += 1
-        rates = {
-            f"lr {group['name']}": group["lr"] for group in self.optimiser.param_groups
-        }
+        groups = self.optimiser.param_groups
+        rates = {f"lr {group['name']}": group["lr"] for group in groups}
         return {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
@@ -296,70 +284,61 @@ class _Run:
     def backward(self, batch: Pairs, part: int = 0, weight: float = 1.0) -> Any:
         """Add the gradients of ``weight`` × the loss of the global batch.
 
-        With ``micro_batch``: encode all parts without a graph; take the gradient of the
-        loss with respect to the features; encode each part again, with the same
-        dropout, and go on from the features' gradient. Exact, since the loss depends on
-        the weights through these features, and on the few it uses itself directly.
+        With ``micro_batch``: encode all parts without a graph; compute the gradient of
+        the loss with respect to the features; encode each part again, with the same
+        dropout, and backpropagate the gradient of its features. Exact, since the loss
+        depends on the weights through the features, and directly on those that it uses
+        itself, such as the logit scale.
         """
         size = self.options.micro_batch
         if size is None or size >= len(batch.captions):
-            encoded = self._encode(batch, part, 0)
-            losses = self._loss(encoded, batch)
+            losses = self._loss(*self._encode(batch, part, 0), batch)
             self.scaler.scale(weight * losses.total).backward()
             return losses
         chunks = batch.split(size)
         with torch.no_grad():
-            pieces = [self._encode(c, part, i) for i, c in enumerate(chunks)]
-        leaves = {
-            name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]
-        }
-        for x in leaves.values():
-            x.requires_grad_(x.is_floating_point())
-        losses = self._loss(leaves, batch)
+            encoded = [self._encode(c, part, i) for i, c in enumerate(chunks)]
+        text, video = (
+            map_features(_leaf, *side) for side in zip(*encoded, strict=True)
+        )
+        losses = self._loss(text, video, batch)
         self.scaler.scale(weight * losses.total).backward()
         for i, chunk in enumerate(chunks):
-            reached = [
-                (x, gradient.split(size)[i])
-                for name, x in self._encode(chunk, part, i).items()
-                if x.requires_grad and (gradient := leaves[name].grad) is not None
-            ]
-            outputs, gradients = zip(*reached, strict=True)
+            outputs, gradients = [], []
+            again = chain(*self._encode(chunk, part, i))
+            for x, leaf in zip(again, chain(text, video), strict=True):
+                if x is not None and x.requires_grad and leaf.grad is not None:
+                    outputs.append(x)
+                    gradients.append(leaf.grad.split(size)[i])
             torch.autograd.backward(outputs, gradients)
         return losses
 
-    def _encode(self, batch: Pairs, part: int, chunk: int) -> dict[str, Tensor]:
-        """Everything the loss needs of each pair: it is this that is gathered."""
+    def _encode(self, batch: Pairs, part: int, chunk: int) -> tuple[Any, Any]:
+        """The features of captions and of videos that the loss needs."""
         where = (self.config.seed, self.step, parallel.rank(), part, chunk)
         torch.manual_seed(stable_seed("dropout", *where))
         with self._autocast():
-            sides = self.model(
+            text, video = self.model(
                 batch.token_ids, batch.token_mask, batch.content, batch.frame_mask
             )
-        return {
-            f"{side} {name}": x
-            for side, features in zip(
-                ("text", "video"), self.model.for_loss(*sides), strict=True
-            )
-            for name, x in features._asdict().items()
-            if x is not None
-        }
+        return self.model.loss_features(text, video)
 
-    def _loss(self, encoded: dict[str, Tensor], batch: Pairs) -> Any:
-        """The loss of the batch of all processes; stops on what is not a number."""
-        for name, x in encoded.items():
-            self._refuse(x, f"value of the {name}", batch)
-        sides: dict[str, dict[str, Tensor]] = {"text": {}, "video": {}}
-        for name, x in encoded.items():
-            side, field_name = name.split()
-            sides[side][field_name] = parallel.gather(x)
-        text = self.model.text_type(**sides["text"])
-        video = self.model.video_type(**sides["video"])
+    def _loss(self, text: Any, video: Any, batch: Pairs) -> Any:
+        """The loss of the batch of all processes, from this one's share of features.
+
+        Raises ``NonFiniteError`` for features or a loss that are not finite.
+        """
+        for side, features in (("text", text), ("video", video)):
+            for name, x in features._asdict().items():
+                if x is not None:
+                    self._check_finite(x, f"value of the {side} {name}", batch)
+        text, video = (map_features(parallel.gather, x) for x in (text, video))
         with self._autocast():
             losses = self.model.loss(text, video)
-        self._refuse(losses.total, "loss", batch)
+        self._check_finite(losses.total, "loss", batch)
         return losses
 
-    def _refuse(self, values: Tensor, what: str, batch: Pairs) -> None:
+    def _check_finite(self, values: Tensor, what: str, batch: Pairs) -> None:
         if values.isfinite().all():
             return
         videos = self.train.split.videos
@@ -376,156 +355,73 @@ class _Run:
 
     def _validate(self, validation: Videos) -> dict[str, Any]:
         started = time.perf_counter()
-        result = evaluate(
+        metrics = evaluate(
             self.model,
             validation,
             batch_size=self.config.eval_batch_size,
             device=self.device,
             workers=self.options.workers,
-        )
+        ).metrics
         epoch = (self.step - 1) // self.steps_per_epoch
-        record: dict[str, Any] = {"epoch": epoch, "validation": result.metrics}
-        record["seconds"] = time.perf_counter() - started
-        self.history.epochs.append(record)
-        best = self.history.best_epoch
-        if best is None or _better(
-            result.metrics, self.history.epochs[best]["validation"]
-        ):
+        seconds = time.perf_counter() - started
+        record = {"epoch": epoch, "validation": metrics, "seconds": seconds}
+        epochs, best = self.history.epochs, self.history.best_epoch
+        epochs.append(record)
+        if best is None or _better(metrics, epochs[best]["validation"]):
             self.history.best_epoch = epoch
-            self.best = _copy(self.model)
-            if self.main and self.options.folder is not None:
-                self.model.save(self._best_folder(epoch))
+            state = self.model.state_dict()
+            self.best = {name: x.detach().clone() for name, x in state.items()}
+            self.folder.save_best(epoch, self.model.save)
         return record
 
     # --- files --------------------------------------------------------------------
 
-    def _best_folder(self, epoch: int) -> Path:
-        """Each epoch has a name of its own, so that a kill between writing it and the
-        checkpoint that knows of it leaves the older best model as it was."""
-        assert self.options.folder is not None
-        return self.options.folder / f"best-{epoch:03d}"
-
-    def _checkpoint_within_epoch(self) -> None:
-        every = self.options.checkpoint_every
-        if every and self.step % every == 0 and self.step % self.steps_per_epoch:
-            self._save()
+    def _settings(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption."""
+        split, options = self.train.split, self.options
+        return {
+            "method": self.model.method,
+            "model": config_to_dict(self.model.config),
+            "recipe": config_to_dict(self.config),
+            "precision": options.precision,
+            "accumulate": options.accumulate,
+            "max_grad_norm": options.max_grad_norm,
+            "split": [split.name, len(split.videos), len(split.captions)],
+        }
 
     def _save(self) -> None:
-        """Write the checkpoint, whole or not at all, then drop older best models."""
-        folder = self.options.folder
-        if folder is None or not self.main:
-            return
-        state = {
-            "format": FORMAT,
-            "settings": self._settings(),
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": json.dumps(asdict(self.history)),
-        }
-        with atomic_path(folder / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
-        best = self.history.best_epoch
-        if best is not None:
-            for old in folder.glob("best-*"):
-                if old != self._best_folder(best):
-                    shutil.rmtree(old)
+        state = {"step": self.step, "history": json.dumps(asdict(self.history))}
+        self.folder.save(state, self.history.best_epoch)
 
     def _restore(self) -> None:
-        """Go on from the checkpoint of the folder, if there is one."""
-        folder = self.options.folder
-        if folder is None or not (folder / CHECKPOINT).exists():
-            return
-        if not self.options.resume:
-            raise ValueError(
-                f"{folder} holds a run already: choose another folder, or resume it."
-            )
-        state = torch.load(
-            folder / CHECKPOINT, map_location=self.device, weights_only=True
-        )
-        self._check_settings(state, folder / CHECKPOINT)
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.history = History(**json.loads(state["history"]))
+        """Continue from the checkpoint of the folder, if there is one."""
+        state = self.folder.restore(self.device, self.options.resume)
+        if state is not None:
+            self.step = state["step"]
+            self.history = History(**json.loads(state["history"]))
         best = self.history.best_epoch
-        if best is not None:
-            self.best = type(self.model).load(self._best_folder(best)).state_dict()
-
-    def _settings(self) -> str:
-        """What must not change between a run and its resumption."""
-        split = self.train.split
-        return json.dumps(
-            {
-                "method": self.model.method,
-                "model": asdict(self.model.config),
-                "recipe": asdict(self.config),
-                "precision": self.options.precision,
-                "accumulate": self.options.accumulate,
-                "max_grad_norm": self.options.max_grad_norm,
-                "split": [split.name, len(split.videos), len(split.captions)],
-            }
-        )
-
-    def _check_settings(self, state: dict[str, Any], path: Path) -> None:
-        if state.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a checkpoint of this version of glscl.")
-        theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
-        for name, value in ours.items():
-            if theirs[name] != value:
-                raise ValueError(
-                    f"{path} belongs to a run with another {name}: {theirs[name]}, "
-                    f"now {value}. Choose another folder, or the same settings."
-                )
-
-    @contextmanager
-    def _writers(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """A function that adds a record to the JSON lines and to TensorBoard.
-
-        Lines that a killed run wrote after its last checkpoint are dropped.
-        """
-        folder = self.options.folder
-        if folder is None or not self.main:
-            yield lambda record: None
-            return
+        if best is not None and self.options.folder is not None:
+            saved = type(self.model).load(best_model(self.options.folder, best))
+            self.best = saved.state_dict()
         records = [*self.history.steps, *self.history.epochs]
         records.sort(key=lambda r: (r["epoch"], "validation" in r))
-        write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in records))
-        board = _tensorboard(folder) if self.options.tensorboard else None
-        with (folder / LOG).open("a") as log:
+        self.folder.start_log(records, self.options.tensorboard)
 
-            def write(record: dict[str, Any]) -> None:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                if board is not None:
-                    for name, value in _scalars(record):
-                        board.add_scalar(name, value, self.step)
-
-            yield write
-        if board is not None:
-            board.close()
-
-    def _bar(self) -> tqdm:
-        """Steps, parts of the loss, pairs per second, time left. Left to itself, tqdm
-        obeys the environment variable TQDM_DISABLE, so ``disable`` is only ever set."""
-        quiet = not (self.options.progress and self.main)
-        return tqdm(
-            total=self.total,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            **({"disable": True} if quiet else {}),
-        )
+    def _progress_bar(self) -> tqdm:
+        """Steps, parts of the loss, pairs per second, time left."""
+        hidden = parallel.rank() != 0 or not self.options.progress
+        # ``disable=False`` would overrule the environment variable TQDM_DISABLE.
+        choice = {"disable": True} if hidden else {}
+        steps = {"total": self.total, "initial": self.step}
+        return tqdm(**steps, desc="training", unit="step", **choice)
 
 
 def _batching(
     train: Videos, config: TrainConfig, options: RunOptions
 ) -> tuple[int, int]:
-    """The global batch and the steps of an epoch; the incomplete last batch is left out.
+    """The size of the global batch and the steps of an epoch.
 
-    A split smaller than a batch is one batch.
+    An incomplete last batch is dropped; a split smaller than a batch is one batch.
     """
     pairs = len(epoch_order(train.split, config, 0))
     parts = parallel.world_size() * options.accumulate
@@ -545,24 +441,6 @@ def _better(new: Metrics, old: Metrics) -> bool:
     return (a["R1"], -a["MnR"]) > (b["R1"], -b["MnR"])
 
 
-def _copy(model: Retriever) -> dict[str, Tensor]:
-    return {name: x.detach().clone() for name, x in model.state_dict().items()}
-
-
-def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RuntimeError(
-            "TensorBoard is not installed: `pip install tensorboard`, or train without "
-            f"it; {folder / LOG} holds the same numbers."
-        ) from error
-    return SummaryWriter(folder / "tensorboard")
+def _leaf(*parts: Tensor) -> Tensor:
+    """The rows of all ``parts``, a leaf of the graph that collects a gradient."""
+    return torch.cat(parts).requires_grad_(parts[0].is_floating_point())

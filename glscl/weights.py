@@ -1,7 +1,7 @@
-"""Weights by name: our own model directories, and the authors' checkpoints.
+"""Models on disk: the directories of this package, and the authors' checkpoints.
 
 A released GLSCL checkpoint is a ``torch.save``d state dict with CLIP in OpenAI's layout
-and names of its own for the rest. ``authors_name`` is the whole translation;
+and other names for the rest. ``authors_name`` translates every name;
 ``authors_config`` reads every size from the tensors.
 
 Source: the checkpoints that the released GLSCL code writes.
@@ -10,8 +10,7 @@ Source: the checkpoints that the released GLSCL code writes.
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,32 +18,34 @@ from torch import Tensor, nn
 
 from glscl.backbone import backbone_config
 from glscl.util.files import atomic_path, write_json
+from glscl.util.state_dicts import own_names
 
 # OpenAI's CLIP gives every attention head 64 channels.
 HEAD_WIDTH = 64
-# In the release, but never part of a score (at D = 512: 2.1 + 8.4 + 12.6 M numbers; the
-# last two only when both modalities share their queries and decoder).
-DEAD = ("weight_fc.", "decoder_layer_noun.", "decoder_layer_spatial.")
-DEAD_WHEN_SHARED = ("noun_queries", "transformer_decoder_spatial.")
-# Models whose sizes a checkpoint is compared with to find its name, hence tokenizer.
+# Weights of the release that no score uses (2.1, 8.4 and 12.6 M parameters at D = 512),
+# and those that it does not use where both modalities share queries and decoder.
+UNUSED = ("weight_fc.", "decoder_layer_noun.", "decoder_layer_spatial.")
+UNUSED_WHEN_SHARED = ("noun_queries", "transformer_decoder_spatial.")
+# A checkpoint has the name, hence the tokenizer, of the model with its sizes.
 KNOWN_BACKBONES = ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
 CONFIG_FILE = "config.json"
 FORMAT = "glscl model 1"
 
 
 def save_directory(
-    directory: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor]
+    directory: Path, description: Mapping[str, Any], model: nn.Module
 ) -> None:
-    """Write a model: ``weights`` as safetensors, ``description`` as ``config.json``.
+    """Write ``model``: weights as safetensors, ``description`` as ``config.json``.
 
-    An older model there stays whole until the new one is: the weights get a new name,
-    and replacing ``config.json``, which names them, is the one step that counts.
+    An older model there stays readable until the new one is complete: the weights get a
+    new file name, and ``config.json``, which refers to it, is replaced last.
     """
     from safetensors.torch import save_file
 
     file = directory / f"weights-{secrets.token_hex(4)}.safetensors"
+    state = model.state_dict()
     with atomic_path(file) as partial:
-        save_file({name: x.contiguous() for name, x in weights.items()}, partial)
+        save_file({n: state[n].contiguous() for n in own_names(model)}, partial)
     described = {"format": FORMAT, **description, "weights": file.name}
     write_json(directory / CONFIG_FILE, described, indent=2)
     for old in directory.glob("weights-*"):
@@ -90,54 +91,13 @@ def read_directory(directory: Path) -> SavedModel:
     return saved
 
 
-def own_names(model: nn.Module) -> list[str]:
-    """Names of all weights of ``model``, a weight with several names by its first."""
-    saved = model.state_dict().keys()
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    return [name for name, _ in tensors if name in saved]
-
-
-def copy_weights(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str,
-    name_of: Callable[[str], str] = str,
-    ignored: tuple[str, ...] = (),
-) -> None:
-    """Copy every weight of ``model`` from ``state``.
-
-    ``name_of`` gives the name in ``state`` of a weight of the model; entries whose name
-    starts with one of ``ignored`` may be there and are not read. Raises ``ValueError``
-    naming the first missing, unknown or ill-sized entry.
-    """
-    expected = {name_of(name): name for name in own_names(model)}
-    missing = [key for key in expected if key not in state]
-    unknown = [k for k in state if k not in expected and not k.startswith(ignored)]
-    for keys, problem in ((missing, "lacks"), (unknown, "has an unknown")):
-        if keys:
-            raise ValueError(
-                f"Weights {source} do not fit this model: the file {problem} "
-                f"{keys[0]!r} ({len(missing)} missing, {len(unknown)} unknown)."
-            )
-    target = model.state_dict()
-    for key, name in expected.items():
-        if state[key].shape != target[name].shape:
-            raise ValueError(
-                f"Weights {source} are of another backbone or configuration: {key} has "
-                f"shape {tuple(state[key].shape)}, expected "
-                f"{tuple(target[name].shape)}."
-            )
-    own = {name: state[key] for key, name in expected.items()}
-    model.load_state_dict(own, strict=False)
-
-
 def authors_name(name: str) -> str:
     """The released code's name of a weight of ``GLSCL``.
 
-    ``lim_video`` is named first where both modalities share a weight: shared queries are
-    ``spatial_queries``, a shared decoder is the noun one.
+    Weights that both modalities share are named ``lim_video`` here. In the release,
+    shared queries are ``spatial_queries``; see ``authors_shared_name`` for the decoder.
     """
-    for ours, theirs in (
+    for prefix, released in (
         ("backbone.clip.", "clip."),
         ("temporal.positions", "frame_position_embeddings.weight"),
         ("temporal.resblocks.", "transformerClip.resblocks."),
@@ -146,8 +106,8 @@ def authors_name(name: str) -> str:
         ("lim_video.decoder.", "transformer_decoder_spatial."),
         ("lim_text.decoder.", "transformer_decoder_noun."),
     ):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
+        if name.startswith(prefix):
+            return released + name.removeprefix(prefix)
     return name
 
 

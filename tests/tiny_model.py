@@ -59,7 +59,7 @@ def video_batch(B=4, F=3, dtype=torch.float64):
 
 
 def authors_state(model, share):
-    """The weights of a model under the released code's names, with its dead ones."""
+    """The weights of a model under the released names, with those no score uses."""
     name_of = authors_shared_name if share else authors_name
     weights = model.state_dict()
     state = {name_of(name): weights[name].half() for name in own_names(model)}

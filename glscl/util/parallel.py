@@ -1,17 +1,16 @@
 """One loss over the batch of all processes, with the gradients of one process.
 
 Plain torch.distributed: a wrapper such as DistributedDataParallel averages gradients
-during the backward pass, but the exact large-batch mode runs it in two passes, and what
-a contrastive loss needs (gathered features, one average at the end) is less code than
-talking a wrapper out of its own. ``torchrun`` and ``accelerate launch`` both set the
-environment that ``start`` reads.
+during one backward pass, but training with ``micro_batch`` has several. A contrastive
+loss needs no more than gathered features and one average at the end. ``torchrun`` and
+``accelerate launch`` both set the environment variables that ``start`` reads.
 
-The rule. Every one of the R processes gathers all features and computes the same loss,
-so each knows the whole gradient of its own features. ``gather`` hands it on × R and
-``average_gradients`` divides the sum over processes by R: what was computed before the
-gathering adds up over processes, what is used after it (the logit scale) is counted
-once. The released code does the second without the first, which divides the gradients
-of the encoders by R.
+Each of the R processes gathers all features and computes the same loss, hence the whole
+gradient of the features that it encoded. The backward pass of ``gather`` multiplies this
+gradient by R, and ``average_gradients`` divides the sum over processes by R. So gradients
+of the encoders, before the gathering, are summed over processes; those of parameters used
+after it (the logit scale) are counted once. The released code averages without
+multiplying, which divides the gradients of the encoders by R.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """R, how many processes train together."""
+    """R, the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def start(device: torch.device) -> None:
     """Join the other processes of ``torchrun``; does nothing when there are none.
 
-    The processes stay together until they end: leaving and joining again at the same
-    address can meet a store that is about to close, and wait for ever.
+    They stay connected until they end: to leave and join again at the same address can
+    reach a store that is about to close, and then hangs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
@@ -65,29 +64,29 @@ class _Gather(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """The rows of all processes in the order of their ranks: (N, ...) to (R N, ...).
 
-    Every process must hold the same number of rows. Differentiable, see above.
+    Every process must have the same number of rows. Differentiable, see above.
     """
     return x if world_size() == 1 else _Gather.apply(x)
 
 
-def own_rows(count: int) -> list[int]:
-    """Which of ``count`` rows this process computes: as many as every other one.
+def rows_of_rank(count: int) -> list[int]:
+    """Which of ``count`` rows this process computes: the same number on every process.
 
-    ``gather(x)[:count]`` puts them in order. Where ``count`` cannot be divided, the last
-    processes begin again at the first row.
+    ``gather(x)[:count]`` restores their order. Where R does not divide ``count``, the
+    last processes compute the first rows again.
     """
     size = -(-count // world_size())
     return [(rank() * size + i) % count for i in range(size)]
 
 
-def wait() -> None:
-    """Go on when all processes have come here."""
+def barrier() -> None:
+    """Wait until all processes have called this."""
     if world_size() > 1:
         dist.barrier()
 
 
-def largest(number: int) -> int:
-    """The largest ``number`` of all processes."""
+def max_over_ranks(number: int) -> int:
+    """The maximum of ``number`` over all processes."""
     if world_size() == 1:
         return number
     numbers: list[int] = [0] * world_size()
@@ -106,8 +105,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad /= world_size()
 
 
-def share_weights(model: nn.Module) -> None:
-    """Give every process the weights of rank 0."""
+def broadcast_weights(model: nn.Module) -> None:
+    """Set the weights of every process to those of rank 0."""
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)

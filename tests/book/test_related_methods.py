@@ -20,7 +20,7 @@ from book.experiments.related_methods import (
 )
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
-from glscl.costs.flops import Sizes
+from glscl.costs.formulas import Sizes
 from glscl.evaluate import similarity_matrix
 from glscl.losses import channel_correlation
 from glscl.optim import freeze
@@ -28,6 +28,7 @@ from glscl.runs import load_model
 from glscl.train import RunOptions, _Run, fit
 from glscl.util import parallel
 from glscl.util.rerank import recalled
+from glscl.util.run_folder import RunFolder
 
 QUIET = RunOptions(progress=False)
 METHODS = ("eercf", "glccl")
@@ -45,7 +46,7 @@ def double():
 def gradients_of(method, options):
     model = toy_sibling(method).double()
     videos = toy_videos(patches=PATCHES[method])
-    run = _Run(model, videos, toy_recipe(), None, options, None)
+    run = _Run(model, videos, toy_recipe(), None, options)
     batch = next(run._rest_of_epoch())
     losses = run.backward(batch)
     named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -79,7 +80,7 @@ def test_a_sibling_overfits_one_batch(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
-    method, tmp_path
+    method, tmp_path, monkeypatch
 ):
     videos, val = (
         toy_videos(n, 2, name, PATCHES[method])
@@ -92,12 +93,17 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
     class StopError(Exception):
         pass
 
-    def stop(record):
-        if record["step"] == 3:
+    log = RunFolder.log
+
+    def stop(self, record, step):
+        log(self, record, step)
+        if step == 3:
             raise StopError
 
-    with pytest.raises(StopError):
-        fit(toy_sibling(method), videos, toy_recipe(epochs=2), val, options, stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log", stop)
+        with pytest.raises(StopError):
+            fit(toy_sibling(method), videos, toy_recipe(epochs=2), val, options)
     resumed = toy_sibling(method)
     fit(resumed, videos, toy_recipe(epochs=2), val, options)
     expected = weights(whole)
@@ -124,15 +130,15 @@ def test_scores_in_small_batches_are_the_scores_at_once(method):
 
 def test_words_are_padded_to_the_longest_process_without_changing_the_loss(monkeypatch):
     model = toy_sibling("glccl")
-    run = _Run(model, toy_videos(), toy_recipe(), None, QUIET, None)
+    run = _Run(model, toy_videos(), toy_recipe(), None, QUIET)
     batch = next(run._rest_of_epoch()).trimmed()
     text, video = model(
         batch.token_ids, batch.token_mask, batch.content, batch.frame_mask
     )
-    plain = model.loss(*model.for_loss(text, video))
+    plain = model.loss(*model.loss_features(text, video))
     L = text.tokens.shape[1]
-    monkeypatch.setattr(parallel, "largest", lambda n: n + 3)
-    longer = model.for_loss(text, video)
+    monkeypatch.setattr(parallel, "max_over_ranks", lambda n: n + 3)
+    longer = model.loss_features(text, video)
     assert longer[0].tokens.shape[1] == longer[0].mask.shape[1] == L + 3
     torch.testing.assert_close(model.loss(*longer), plain)
 

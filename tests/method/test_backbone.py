@@ -11,8 +11,8 @@ from glscl.backbone import (
     backbone_config,
     load_backbone,
     open_clip,
-    read_state_dict,
 )
+from glscl.util.state_dicts import read_state_dict
 
 TINY = {
     "embed_dim": 24,
@@ -77,10 +77,10 @@ def test_the_key_mask_changes_padded_tokens_only(tiny, captions):
 @torch.no_grad()
 def test_frames_and_patches_come_from_one_pass(tiny):
     pixels = torch.randn(2, 3, 32, 32)
-    out = tiny.encode_patches(pixels)
-    assert out.patches.shape == (2, 16, 24)
-    torch.testing.assert_close(out.frames, tiny.encode_image(pixels))
-    torch.testing.assert_close(out.frames, tiny.clip.encode_image(pixels))
+    out = tiny.encode_image_with_patches(pixels)
+    assert out.shape == (2, 1 + 16, 24)
+    torch.testing.assert_close(out[:, 0], tiny.encode_image(pixels))
+    torch.testing.assert_close(out[:, 0], tiny.clip.encode_image(pixels))
 
 
 def test_wrong_sizes_name_the_axis(tiny, captions):

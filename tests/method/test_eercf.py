@@ -1,4 +1,4 @@
-"""EERCF: equal to plain loops, own-caption gates without gradient, two stages."""
+"""EERCF: equal to plain loops, gates of a caption's video without gradient, two stages."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def random_items(A, B, F, P, D=16, seed=0, dtype=torch.float64):
 
 
 def loops(model, text, video):
-    """All five levels of every pair, (5, A, B), and the rows that count."""
+    """All four levels of every pair, (4, A, B), and the inputs of the loops."""
     masked = model.config.mask_padding
     P = video.patches.shape[1] // video.mask.shape[1]
     real = [np.flatnonzero(row) if masked else range(len(row)) for row in video.mask]
@@ -88,13 +88,13 @@ def test_every_score_equals_the_loops(mask_padding, A, B, F, record_property):
     expected, _ = loops(model, text, video)
     with torch.no_grad():
         levels = model.levels(text, video)
-        found = torch.stack([*levels, model.strong_patches(text, video)])
+        found = torch.stack(list(levels))
         scores = model.similarity(text, video)
     error = (found - expected).abs().max().item()
     record_property("largest error", error)
     print(f"largest error {error:.1e}")
     assert error <= 1e-10
-    weights = torch.tensor([0.5, 0.8, 0.2, 0.2, 0.0], dtype=torch.float64)
+    weights = torch.tensor([0.5, 0.8, 0.2, 0.2], dtype=torch.float64)
     total = torch.einsum("s,sab->ab", weights, expected)
     assert_close(scores, total, rtol=0, atol=1e-10)
 
@@ -163,9 +163,9 @@ def test_a_gate_in_training_is_of_the_own_caption_and_has_no_gradient():
     assert through_weak.abs().max() > 0
     x = torch.einsum("ad,bfd->abf", text.captions, video.clip_frames)
     per_pair = gated(gates(x, video.mask, 0.1), video.frames)
-    own = x.diagonal(dim1=0, dim2=1).T
+    caption_to_video = x.diagonal(dim1=0, dim2=1).T
     assert_close(
-        gated(gates(own, video.mask, 0.1), video.frames),
+        gated(gates(caption_to_video, video.mask, 0.1), video.frames),
         per_pair[torch.arange(4), torch.arange(4)],
     )
 
@@ -237,7 +237,7 @@ def test_chunks_do_not_matter(monkeypatch):
     model = tiny_model(max_frames=4)
     with torch.no_grad():
         whole = model.similarity(text, video)
-        monkeypatch.setattr("glscl.eercf.CHUNK_NUMBERS", 200)
+        monkeypatch.setattr("glscl.eercf.CHUNK_ELEMENTS", 200)
         assert_close(model.similarity(text, video), whole)
 
 
@@ -250,8 +250,6 @@ def test_bad_input_is_named():
         model.two_stage(text, video, 0)
     with pytest.raises(ValueError, match="recall must be 'videos of captions'"):
         model.two_stage(text, video, 2, "both")
-    with pytest.raises(ValueError, match="expected a model with patches=True"):
-        model.strong_patches(text, video._replace(patches=None))
     broken = video._replace(frames=video.frames.clone())
     broken.frames[2] = float("nan")
     with pytest.raises(ValueError, match="frames: row 2 has NaN"):

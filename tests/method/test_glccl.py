@@ -82,6 +82,16 @@ def test_every_score_equals_the_loops(mask_padding, method, A, B, F):
     assert_close(mean, expected.mean(dim=0), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_folded_scores_equal_direct_ones_to_twelve_digits(mask_padding):
+    model = tiny_model(mask_padding=mask_padding)
+    text, video = encoded(model, 5, 4)
+    with torch.no_grad():
+        folded = model.level_scores(text, video, "folded")
+        direct = model.level_scores(text, video, "direct")
+    assert_close(folded, direct, rtol=0, atol=1e-12)
+
+
 def test_the_loss_equals_the_loops():
     model = tiny_model(csc_weight=0.7)
     text, video = encoded(model, 4, 4)
@@ -192,7 +202,7 @@ def test_chunks_do_not_matter(monkeypatch):
     text, video = encoded(model)
     with torch.no_grad():
         whole = model.level_scores(text, video)
-        monkeypatch.setattr("glscl.glccl.CHUNK_NUMBERS", 1)
+        monkeypatch.setattr("glscl.glccl.CHUNK_ELEMENTS", 1)
         assert_close(model.level_scores(text, video), whole)
 
 

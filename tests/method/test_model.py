@@ -431,8 +431,8 @@ def test_authors_names_are_those_of_the_release():
         "lim_video.queries": "spatial_queries",
         "lim_text.queries": "noun_queries",
     }
-    for ours, theirs in names.items():
-        assert authors_name(ours) == theirs
+    for name, released in names.items():
+        assert authors_name(name) == released
     layer = "decoder.layers.2.linear1.bias"
     inner = layer.removeprefix("decoder.")
     assert authors_name(f"lim_video.{layer}") == f"transformer_decoder_spatial.{inner}"

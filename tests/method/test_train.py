@@ -29,6 +29,7 @@ from glscl.data.split import Split
 from glscl.model import GLSCL
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
 from glscl.util import parallel
+from glscl.util.run_folder import RunFolder
 
 QUIET = RunOptions(progress=False)
 
@@ -48,7 +49,7 @@ def double():
 def gradients_of(options, model=None):
     """Losses and gradients of the first batch of a run, nothing updated, float64."""
     model = (model or toy_model(dropout=0.0)).double()
-    run = _Run(model, toy_videos(), toy_recipe(), None, options, None)
+    run = _Run(model, toy_videos(), toy_recipe(), None, options)
     losses = run.backward(next(run._rest_of_epoch()))
     parallel.average_gradients(run.parameters)
     named = {
@@ -104,18 +105,12 @@ def test_frozen_tower_stays_and_the_rest_moves():
     )
 
 
-def test_history_names_every_part():
-    videos = toy_videos()
-    seen = []
-    history = fit(
-        toy_model(),
-        videos,
-        toy_recipe(),
-        toy_videos(6, name="val"),
-        QUIET,
-        on_step=seen.append,
-    )
-    assert seen == history.steps
+def test_history_and_log_name_every_part(tmp_path):
+    validation, options = toy_videos(6, name="val"), replace(QUIET, folder=tmp_path)
+    history = fit(toy_model(), toy_videos(), toy_recipe(), validation, options)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [record for record in logged if "step" in record] == history.steps
+    assert [record for record in logged if "step" not in record] == history.epochs
     assert [record["step"] for record in history.steps] == [1, 2, 3, 4]
     for record in history.steps:
         parts = record["info_nce"] + record["icl"] + record["idl"]
@@ -169,14 +164,13 @@ def test_large_batch_mode_draws_the_same_dropout_twice():
     """With the dropout of the second pass another, the two passes would disagree and
     a loss of them would not fall along the gradient."""
     model = toy_model(dropout=0.5)
-    run = _Run(
-        model, toy_videos(), toy_recipe(), None, replace(QUIET, micro_batch=3), None
-    )
+    options = replace(QUIET, micro_batch=3)
+    run = _Run(model, toy_videos(), toy_recipe(), None, options)
     model.train()
     batch = next(run._rest_of_epoch())
-    first, again, other = (run._encode(batch, 0, chunk) for chunk in (0, 0, 1))
-    assert torch.equal(first["video concepts"], again["video concepts"])
-    assert not torch.equal(first["video concepts"], other["video concepts"])
+    first, again, other = (run._encode(batch, 0, chunk)[1] for chunk in (0, 0, 1))
+    assert torch.equal(first.concepts, again.concepts)
+    assert not torch.equal(first.concepts, other.concepts)
 
 
 def _one_process(rank, size, folder):
@@ -219,10 +213,10 @@ def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_p
 
 def test_accumulation_is_the_mean_over_parts_with_losses_of_their_own():
     videos, recipe = toy_videos(), toy_recipe(epochs=1)
-    run = _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET, None)
+    run = _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET)
     batch = next(run._rest_of_epoch())
     expected = sum(
-        _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET, None)
+        _Run(toy_model(dropout=0.0), videos, recipe, None, QUIET)
         .backward(part)
         .total.item()
         / 2
@@ -242,22 +236,29 @@ def test_reduced_precision_stays_close_and_finite(precision):
     assert all(np.isfinite(record["total"]) for record in rounded.steps)
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path):
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """Stopped inside an epoch: weights, records and log are those of one whole run."""
 
     class StoppedError(Exception):
         pass
 
-    def stop(record):
-        if record["step"] == 5:
+    save = RunFolder.save
+
+    def stop(self, state, best_epoch):
+        if state["step"] == 5:  # the log has this step already, the checkpoint not
             raise StoppedError
+        save(self, state, best_epoch)
 
     recipe, validation = toy_recipe(epochs=4), toy_videos(6, name="val")
     whole = toy_model()
     expected = fit(whole, toy_videos(), recipe, validation, QUIET)
     options = replace(QUIET, folder=tmp_path, checkpoint_every=1)
-    with pytest.raises(StoppedError):
-        fit(toy_model(), toy_videos(), recipe, validation, options, on_step=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", stop)
+        with pytest.raises(StoppedError):
+            fit(toy_model(), toy_videos(), recipe, validation, options)
+    assert (tmp_path / "log.jsonl").read_text().count('"total"') == 5
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
     resumed = toy_model(seed=9)
     history = fit(resumed, toy_videos(), recipe, validation, options)
     assert same(weights(resumed), weights(whole))
@@ -335,14 +336,11 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path):
         )
 
 
-def test_a_finished_run_is_not_run_again(tmp_path):
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     options = replace(QUIET, folder=tmp_path)
     first = fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=options)
-    seen = []
-    second = fit(
-        toy_model(), toy_videos(), toy_recipe(epochs=1), None, options, seen.append
-    )
-    assert not seen
+    monkeypatch.delattr(_Run, "train_step")
+    second = fit(toy_model(), toy_videos(), toy_recipe(epochs=1), options=options)
     assert second.steps == first.steps
 
 
