@@ -3,9 +3,8 @@
 import zipfile
 from pathlib import Path
 
+from book.builder import records
 from glscl.util.files import atomic_path
-
-from . import records
 
 NAME = "glscl-book.zip"
 EPOCH = (2020, 1, 1, 0, 0, 0)  # the same pages give the same archive

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from .pages import MAX_BYTES, pages_below
+from book.builder.pages import MAX_BYTES, pages_below
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LAUNCH = (
@@ -152,16 +152,16 @@ def _visit(
     faults += [f"asks the network for {url[:100]}" for url in outside]
     weight = _weight(path, visit.requests)
     if weight > MAX_BYTES:
-        faults.append(f"loads {weight} bytes without films, at most {MAX_BYTES}")
+        faults.append(f"loads {weight} bytes without videos, at most {MAX_BYTES}")
     return faults + visit.errors
 
 
 def _weight(page: Path, requests: Iterable[str]) -> int:
-    """Bytes of everything a page loads from disk, itself included, without films."""
+    """Bytes of everything a page loads from disk, itself included, without videos."""
     files = {Path(url2pathname(urlsplit(url).path)) for url in requests}
     loaded = sum(f.stat().st_size for f in files if f.is_file() and f.suffix != ".mp4")
-    films = re.findall(r"data:video/[^\"']+", page.read_text(encoding="utf-8"))
-    return loaded - sum(map(len, films))
+    videos = re.findall(r"data:video/[^\"']+", page.read_text(encoding="utf-8"))
+    return loaded - sum(map(len, videos))
 
 
 def first_paint(page: Path, tries: int = 3) -> float:
@@ -202,7 +202,7 @@ def _layout_faults(found: dict[str, Any], theme: str, width: int) -> list[str]:
         faults.append(f"only {found['drawn']} of {found['maths']} formulas are drawn")
     faults += [f"picture that does not load: {source}" for source in found["images"]]
     if found["videos"]:
-        faults.append(f"{found['videos']} films that do not play")
+        faults.append(f"{found['videos']} videos that do not play")
     return faults
 
 

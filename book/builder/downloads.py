@@ -1,4 +1,4 @@
-"""Chapters to take away: notebook, script, and one page that needs nothing else.
+"""Chapters to download: notebook, script, and one page that needs no other file.
 
 What only the book understands is put into plain Markdown first: quoted numbers become
 numbers, references become words, and what is cited is listed at the end. So the copies
@@ -15,12 +15,12 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from . import records, sources
-from .literature import Literature
-from .project import BuildError, Project
+from book.builder import mathjax, records, sources
+from book.builder.literature import Literature
+from book.builder.project import BuildError, Project
 
 TEMPLATE = Path(__file__).resolve().parent / "template"
-# Colours of code, as in the book by day and by night.
+# Colours of code in the light and in the dark theme.
 CODE = {"light": "github-light-high-contrast", "dark": "github-dark-high-contrast"}
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
@@ -152,8 +152,6 @@ def page(notebook: NotebookNode, title: str) -> str:
     """One HTML file with everything in it, the formulas' program included."""
     from nbconvert import HTMLExporter
 
-    from . import site
-
     exporter = HTMLExporter(
         template_name=TEMPLATE.name,
         extra_template_basedirs=[str(TEMPLATE.parent)],
@@ -164,7 +162,7 @@ def page(notebook: NotebookNode, title: str) -> str:
     about = {
         "title": title,
         "code": {theme: code_colours(style) for theme, style in CODE.items()},
-        "mathjax": site.mathjax().read_text(encoding="utf-8"),
+        "mathjax": mathjax.path().read_text(encoding="utf-8"),
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
     head, main, rest = body.partition("<main>")
@@ -182,7 +180,7 @@ def code_colours(style: str) -> str:
 def offer(notebook: NotebookNode, name: str) -> None:
     """Link the copies from *At a glance*, in front of the runtime."""
     links = ", ".join(records.link("../", name, kind) for kind in records.KINDS)
-    line = f"- **Take it along.** As {links}.\n"
+    line = f"- **Download.** As {links}.\n"
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and sources.RUNTIME[0] in cell.source:
             place = cell.source.rfind("\n", 0, cell.source.index(sources.RUNTIME[0]))

@@ -16,10 +16,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from book.builder import sources
+from book.builder.parameters import Values
 from glscl.util.files import write_json
-
-from . import sources
-from .parameters import Values
 
 KERNEL = "glscl-book"
 INJECTED = "injected-parameters"
@@ -98,7 +97,7 @@ def environment(job: Job) -> dict[str, str]:
 def run_all(
     jobs: Iterable[Job], workers: int, report: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """Run independent notebooks side by side; ``report`` hears of each as it ends."""
+    """Run independent notebooks side by side; ``report`` is called as each ends."""
     outcomes = []
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         names = {pool.submit(run, job): job.name for job in jobs}
@@ -127,12 +126,12 @@ def run(job: Job) -> Outcome:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
-                str(job.source),
-                str(partial),
+                _unformatted(job.source),
+                _unformatted(partial),
                 parameters=job.values,
                 kernel_name=KERNEL,
                 language="python",
-                cwd=str(job.root),
+                cwd=_unformatted(job.root),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 execution_timeout=job.cell_timeout,
@@ -147,6 +146,11 @@ def run(job: Job) -> Outcome:
     finally:
         partial.unlink(missing_ok=True)
     return Outcome(job.name, seconds)
+
+
+def _unformatted(path: Path) -> str:
+    """A path with its braces doubled: papermill puts parameters between them."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def explain(job: Job, error: Exception) -> str:

@@ -14,8 +14,8 @@ method, its boxes linked to the chapters. The third is about the build: ``record
 import re
 from collections.abc import Callable
 
-from . import records, sources
-from .project import BuildError, Project
+from book.builder import records, sources
+from book.builder.project import BuildError, Project
 
 _MARK = re.compile(r"^<!-- (output|drawing|record): (.+?) -->$", re.MULTILINE)
 #: The chapters behind the boxes of ``book.kit.diagrams.method``.

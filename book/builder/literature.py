@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .project import BuildError
+from book.builder.project import BuildError
 
 
 class Literature:

@@ -1,4 +1,4 @@
-"""Draw the logo and the icon: frames of a film, one of them chosen by the caption.
+"""Draw the logo and the icon: frames of a video, one of them chosen by the caption.
 
 ``python book/builder/logo.py`` writes both into ``book/_static``.
 """

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from book.builder.imports import files_behind
+from book.builder.parameters import Values
+from book.builder.project import BuildError, Project
+from book.builder.sources import Source
 from glscl.util.files import write_json
-
-from .imports import files_behind
-from .parameters import Values
-from .project import BuildError, Project
-from .sources import Source
 
 FORMAT = 1
 INPUTS = ("book/paper_numbers.yml", "book/results")

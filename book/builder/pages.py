@@ -109,7 +109,7 @@ def _local(page: Path, address: str, where: str) -> Iterator[str]:
 
 
 def _names(soup: BeautifulSoup) -> Iterator[str]:
-    """Pictures, drawings and films must say in words what they show."""
+    """Pictures, drawings and videos must say in words what they show."""
     for tag in soup.find_all("img"):
         if not tag.has_attr("alt"):
             yield f"<img> without alt: {str(tag.get('src'))[:60]}"

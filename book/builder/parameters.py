@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from .project import BuildError
+from book.builder.project import BuildError
 
 Values = dict[str, Any]
 DEFAULT_TIMEOUT = 900

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from . import sources
-from .project import BuildError, Project
+from book.builder import sources
+from book.builder.project import BuildError, Project
 
 NUMBER = r"(?<![\w.@])\d+(?:[.,]\d+)*"
 RESULT = re.compile(

@@ -36,7 +36,7 @@ def main() -> None:
     features = model.encode_image(pixels)[None]
     mask = torch.ones(1, F, dtype=torch.bool)
     weights = frame_weights(sentence, features, mask, TEMPERATURE)[0, 0]
-    figure = plots.film_strip(pictures, weights=weights, title=f"“{caption}”")
+    figure = plots.frame_strip(pictures, weights=weights, title=f"“{caption}”")
     figure.set_facecolor("white")
     path = Path(__file__).resolve().parent.parent / "_static" / "readme.png"
     figure.savefig(

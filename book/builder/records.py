@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from . import manifest, sources
-from .project import BuildError, Project
+from book.builder import manifest, sources
+from book.builder.project import BuildError, Project
 
 #: Runs of earlier builds, kept with the sources by ``build.py record``.
 KEPT = "runs.json"

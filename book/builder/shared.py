@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable
 
-from .parameters import Values
-from .project import BuildError, Project
+from book.builder.parameters import Values
+from book.builder.project import BuildError, Project
 
 SIZES = {"train_clips": "train", "val_clips": "val", "test_clips": "test"}
 

@@ -7,20 +7,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
+from book.builder import (
+    archive,
+    downloads,
+    inserts,
+    manifest,
+    mathjax,
+    pictures,
+    records,
+    sources,
+)
+from book.builder.project import BuildError, Project
 from glscl.util.provenance import git, versions
 
-from . import archive, downloads, inserts, manifest, records, sources, trim
-from .project import BuildError, Project
-
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
-MATHJAX = "tex-svg.js"
 COLAB = "https://colab.research.google.com"
 GLUED = re.compile(r"\{glue:text\}`(?:/notebooks/(\w+)\.ipynb::)?[^`]+`")
 
@@ -52,20 +58,6 @@ def configuration(project: Project) -> dict[str, Any]:
     return config
 
 
-def mathjax() -> Path:
-    """The single-file MathJax that the pages carry, from its package."""
-    try:
-        files = metadata.files("sphinx-mathjax-offline") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == MATHJAX:
-            return Path(str(file.locate()))
-    raise BuildError(
-        f"{MATHJAX} not found: install the package sphinx-mathjax-offline."
-    )
-
-
 def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     """Lay out what Jupyter Book reads, under the same paths as in the repository.
 
@@ -85,7 +77,7 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
         elif path.suffix in (".bib", ".yml"):
             shutil.copyfile(path, tree / "book" / path.name)
     shutil.copytree(project.book / "_static", tree / "book/_static")
-    shutil.copyfile(mathjax(), tree / "book/_static" / MATHJAX)
+    shutil.copyfile(mathjax.path(), tree / "book/_static" / mathjax.NAME)
     shutil.copyfile(project.root / "_toc.yml", tree / "_toc.yml")
     config = yaml.safe_dump(configuration(project), sort_keys=True, allow_unicode=True)
     (tree / "_config.yml").write_text(config, encoding="utf-8")
@@ -153,7 +145,7 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
             f"{said}\nJupyter Book failed (see above; all of it is in _build/site.log)."
         )
     pages = output / "_build/html"
-    trim.trim(pages)
+    pictures.shrink(pages)
     downloads.write_all(project, pages / "downloads")
     size = archive.write(pages)
     print(f" archive  {archive.NAME}: {size / 1e6:.1f} MB", flush=True)

@@ -8,10 +8,9 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+from book.builder import parameters
+from book.builder.project import BuildError, Project
 from glscl.util.files import atomic_path
-
-from . import parameters
-from .project import BuildError, Project
 
 RUNTIME = ("<!-- runtime -->", "<!-- /runtime -->")
 MAX_COLUMNS = 79

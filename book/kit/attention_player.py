@@ -1,7 +1,7 @@
-"""One video and how sentences listen to it: a film, its frames, and moving weights.
+"""One video and the attention of sentences to it: video, frames, and weights.
 
-While the film plays, a line runs over the frames and over the weight that each
-sentence gives them. Plain HTML with its style inside, readable on a telephone, and
+While the video plays, a line moves over the frames and over the weights of each
+sentence. Plain HTML with its style inside, readable on a telephone, and
 without a network; a reader who asked for less motion gets it paused.
 """
 
@@ -19,8 +19,8 @@ from book.kit.plots import COLOURS
 from glscl.data.encode import jpeg
 from glscl.util.shapes import check_shape
 
-#: The first play is the page's own; later ones are the reader's.
-CALM = (
+#: Pauses the first, automatic play where the reader asked for less motion.
+PAUSE_IF_REDUCED_MOTION = (
     "this.onplay=null;"
     "matchMedia('(prefers-reduced-motion: reduce)').matches&&this.pause()"
 )
@@ -34,33 +34,36 @@ _LINE = (
 _TALL = 36  # pixels of the largest weight
 
 
-class Heard(NamedTuple):
-    """A sentence, its weights (F) over the frames, and where it ranks the video."""
+class QueryAttention(NamedTuple):
+    """A sentence, its attention weights (F), and the rank it gives the video."""
 
-    sentence: str
+    query: str
     weights: ArrayLike
     rank: int
 
 
-def listening_html(
-    film: bytes, frames: NDArray[np.uint8], heard: Sequence[Heard], gallery: int
+def player_html(
+    video: bytes,
+    frames: NDArray[np.uint8],
+    queries: Sequence[QueryAttention],
+    gallery: int,
 ) -> str:
-    """``film``: an MP4; ``frames``: (F, H, W, 3), uint8; ``gallery``: ranked videos.
+    """``video``: an MP4; ``frames``: (F, H, W, 3), uint8; ``gallery``: ranked videos.
 
     ``ValueError`` when a sentence has not as many weights as there are frames.
     """
     count = check_shape(frames, "F H W 3", "frames")["F"]
-    for one in heard:
+    for one in queries:
         check_shape(np.asarray(one.weights), "F", "weights", F=count)
-    most = max(float(np.asarray(one.weights).max()) for one in heard)
-    rows = "".join(_row(one, most, gallery) for one in heard)
-    moving = base64.b64encode(film).decode()
+    most = max(float(np.asarray(one.weights).max()) for one in queries)
+    rows = "".join(_row(one, most, gallery) for one in queries)
+    moving = base64.b64encode(video).decode()
     still = base64.b64encode(jpeg(np.concatenate(list(frames), axis=1))).decode()
     return (
-        '<figure class="glscl-listening" style="margin:1rem 0;padding:0;display:flex;'
+        '<figure class="glscl-attention" style="margin:1rem 0;padding:0;display:flex;'
         'flex-wrap:wrap;gap:1rem;align-items:flex-start">'
         '<video aria-label="The video that the sentences are about" width="190" '
-        f'autoplay loop muted playsinline controls onplay="{CALM}" '
+        f'autoplay loop muted playsinline controls onplay="{PAUSE_IF_REDUCED_MOTION}" '
         f'ontimeupdate="{_FOLLOW}" style="flex:0 0 190px;border-radius:6px;'
         f'image-rendering:pixelated" src="data:video/mp4;base64,{moving}"></video>'
         '<div style="flex:1 1 18rem;min-width:0">'
@@ -72,8 +75,8 @@ def listening_html(
     )
 
 
-def _row(one: Heard, most: float, gallery: int) -> str:
-    """A sentence, the weights under the frames, and the rank of the video."""
+def _row(one: QueryAttention, most: float, gallery: int) -> str:
+    """A sentence, its weights below the frames, and the rank of the video."""
     weights = np.asarray(one.weights, dtype=float)
     said = ", ".join(f"{100 * w:.0f}" for w in weights)
     bars = "".join(
@@ -83,7 +86,7 @@ def _row(one: Heard, most: float, gallery: int) -> str:
     )
     return (
         '<div style="display:flex;justify-content:space-between;gap:1rem;'
-        f'margin-top:.7rem;line-height:1.3"><span>“{html.escape(one.sentence)}”</span>'
+        f'margin-top:.7rem;line-height:1.3"><span>“{html.escape(one.query)}”</span>'
         f'<strong style="white-space:nowrap">rank {one.rank} of {gallery}</strong>'
         f'</div><div role="img" aria-label="Weights of the frames in percent: {said}" '
         f'style="position:relative;display:flex;align-items:flex-end;height:{_TALL}px;'

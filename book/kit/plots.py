@@ -8,13 +8,13 @@ figure serves both themes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Told apart with any colour vision; contrast of at least 3:1 on both pages.
+#: Distinguishable with any colour vision; contrast of at least 3:1 on both pages.
 COLOURS = ("#2b7fd4", "#d87807", "#00a463", "#d60030", "#892afb", "#a74984")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SEQUENTIAL = "viridis"
@@ -33,7 +33,7 @@ DIVERGING = "PuOr"
 #: Stands for the text colour of the page until ``to_svg`` knows better.
 INK = "#0b1220"
 WIDTH = 6.0  # inches of a figure
-STRIP_WIDTH = 7.0  # inches of a film strip
+STRIP_WIDTH = 7.0  # inches of a frame strip
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -73,8 +73,37 @@ _STYLE: dict[str, Any] = {
 }
 
 Interval = float | Sequence[float]
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
+def style() -> dict[str, Any]:
+    """The book's style as matplotlib's rcParams."""
+    from cycler import cycler
+
+    return {**_STYLE, "axes.prop_cycle": cycler(color=list(COLOURS))}
+
+
+def use_style() -> None:
+    """Make the book's style matplotlib's default, for a page that draws itself."""
+    import matplotlib
+
+    matplotlib.rcParams.update(style())
+
+
+def styled(draw: Draw) -> Draw:
+    """Run ``draw`` in the book's style, and leave matplotlib's defaults as they are."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        import matplotlib
+
+        with matplotlib.rc_context(style()):
+            return draw(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@styled
 def figure(
     width: float = WIDTH,
     height: float = 3.4,
@@ -85,22 +114,19 @@ def figure(
     """A figure of ``width`` × ``height`` inches in the book's style, and its axes.
 
     The axes are one ``Axes``, or an array of them for several ``rows`` or ``columns``.
-    ``options`` go to ``Figure.subplots``. Sets matplotlib's defaults, so that whatever
-    is drawn into the axes later has the style too.
+    ``options`` go to ``Figure.subplots``. A page that draws into the axes itself calls
+    ``use_style`` first.
     """
-    import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    style = {**_STYLE, "axes.prop_cycle": cycler(color=list(COLOURS))}
-    matplotlib.rcParams.update(style)  # type: ignore[arg-type]
     # Room between panels: the name of an axis belongs to the one it stands at.
     layout = ConstrainedLayoutEngine(w_pad=0.08)
     made = Figure(figsize=(width, height), layout=layout)
     return made, made.subplots(rows, columns, **options)
 
 
+@styled
 def to_svg(made: Figure, alt: str) -> str:
     """``made`` as inline SVG with ``alt`` as its accessible name.
 
@@ -144,7 +170,8 @@ def _own_ids(drawing: str) -> str:
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{mine}-", drawing)
 
 
-def film_strip(
+@styled
+def frame_strip(
     frames: ArrayLike,
     weights: ArrayLike | None = None,
     mask: ArrayLike | None = None,
@@ -192,12 +219,12 @@ def film_strip(
     most = 1.0 if bars is None else float(np.nanmax(bars)) * 1.05 or 1.0
     for strip in range(strips):
         top = start + strip * (label_height + tall + bar_height) + label_height
-        film = place(top, tall)
-        _draw_frames(film, pictures[strip], real[strip])
+        strip_axes = place(top, tall)
+        _draw_frames(strip_axes, pictures[strip], real[strip])
         if labels is not None and single:
-            _label_frames(film, labels)
+            _label_frames(strip_axes, labels)
         elif labels is not None:
-            film.set_title(labels[strip], pad=3)
+            strip_axes.set_title(labels[strip], pad=3)
         if bars is not None:
             ax = place(top + tall + 0.04, 0.4)
             _draw_weights(ax, bars[strip], real[strip], most)
@@ -263,6 +290,7 @@ def _draw_weights(ax: Axes, bars: NDArray, real: NDArray, top: float) -> None:
     ax.grid(axis="x", visible=False)
 
 
+@styled
 def heatmap(
     matrix: ArrayLike,
     xlabel: str,
@@ -317,6 +345,7 @@ def _write_values(ax: Axes, image: Any, values: NDArray) -> None:
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink)
 
 
+@styled
 def similarity_matrix(
     similarity: ArrayLike,
     rows: Sequence[str] | None = None,
@@ -332,35 +361,6 @@ def similarity_matrix(
     )
 
 
-def rank_histogram(ranks: Mapping[str, ArrayLike], gallery: int) -> Figure:
-    """Where the right item was ranked, in shares of the queries, beside pure chance.
-
-    ``ranks`` maps a method's name to the ranks of its queries, from 1 to ``gallery``.
-    """
-    edges = [1, 2, 6, 11, 51, gallery + 1]
-    edges = [edge for edge in edges if edge <= gallery] + [gallery + 1]
-    names = [
-        str(low) if high == low + 1 else f"{low}–{high - 1}"
-        for low, high in pairwise(edges)
-    ]
-    shares: dict[str, Mapping[str, Interval]] = {}
-    for method, values in ranks.items():
-        array = np.asarray(values, dtype=float)
-        if array.min() < 1 or array.max() > gallery:
-            raise ValueError(
-                f"{method}: ranks must lie in 1..{gallery}, found "
-                f"{array.min():g}..{array.max():g}."
-            )
-        counts = np.histogram(array, edges)[0]
-        shares[method] = dict(zip(names, 100 * counts / array.size, strict=True))
-    made = bars(shares, ylabel="queries in %", xlabel=f"rank of {gallery}")
-    ax = made.axes[0]
-    chance = [100 * (b - a) / gallery for a, b in pairwise(edges)]
-    ax.scatter(range(len(names)), chance, marker="_", s=600, color=INK, label="chance")
-    _legend(ax)
-    return made
-
-
 def _legend(ax: Axes) -> None:
     """Above the axes, where it covers nothing and takes no width from them."""
     longest = max(map(len, ax.get_legend_handles_labels()[1]))
@@ -368,6 +368,7 @@ def _legend(ax: Axes) -> None:
     ax.figure.legend(loc="outside upper left", ncols=columns)
 
 
+@styled
 def lines(
     x: ArrayLike,
     series: Mapping[str, ArrayLike | tuple[ArrayLike, ArrayLike, ArrayLike]],
@@ -398,6 +399,7 @@ def lines(
     return made
 
 
+@styled
 def roofline(
     bounds: Mapping[str, float],
     bandwidth: float,
@@ -430,6 +432,7 @@ def roofline(
     return fig
 
 
+@styled
 def bars(
     values: Mapping[str, Interval] | Mapping[str, Mapping[str, Interval]],
     ylabel: str,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from book.kit.attention_player import Heard
+    from book.kit.attention_player import QueryAttention
     from book.kit.diagrams import Drawing
 
 _GLUED = "application/papermill.record/"
@@ -96,7 +96,7 @@ def show_clips(
     Small MP4 files go into the page as they are, others as a few resized frames. A
     reader who asked for less motion gets them paused.
     """
-    from book.kit.attention_player import CALM
+    from book.kit.attention_player import PAUSE_IF_REDUCED_MOTION
 
     captions = list(captions) if captions is not None else [""] * len(clips)
     if not len(clips) == len(alts) == len(captions):
@@ -111,7 +111,7 @@ def show_clips(
         items.append(
             f'<figure style="margin:0;max-width:{width}px">'
             f'<video aria-label="{html.escape(alt)}" width="{width}" autoplay loop muted '
-            f'playsinline controls onplay="{CALM}" '
+            f'playsinline controls onplay="{PAUSE_IF_REDUCED_MOTION}" '
             'style="max-width:100%;image-rendering:pixelated" '
             f'src="data:video/mp4;base64,{source}"></video>'
             f"{_caption(caption)}</figure>"
@@ -123,18 +123,21 @@ def show_clips(
     )
 
 
-def show_listening(
-    path: Path, frames: NDArray[np.uint8], heard: Sequence[Heard], gallery: int
+def show_attention(
+    path: Path,
+    frames: NDArray[np.uint8],
+    queries: Sequence[QueryAttention],
+    gallery: int,
 ) -> None:
-    """Show a film with the weights (F) that sentences give to its frames (F, H, W, 3).
+    """Show a video, its frames (F, H, W, 3), and the weights (F) of sentences on them.
 
     ``gallery`` is the number of videos among which each sentence ranks this one.
     """
-    from book.kit.attention_player import listening_html
+    from book.kit.attention_player import player_html
 
-    film = _clip_bytes(path, 190)
-    lines = [f"“{one.sentence}” rank {one.rank} of {gallery}" for one in heard]
-    display_html(listening_html(film, frames, heard, gallery), "\n".join(lines))
+    video = _clip_bytes(path, 190)
+    lines = [f"“{one.query}” rank {one.rank} of {gallery}" for one in queries]
+    display_html(player_html(video, frames, queries, gallery), "\n".join(lines))
 
 
 def table(frame: DataFrame, caption: str, digits: int = 1) -> None:

@@ -36,7 +36,7 @@ def test_a_good_page_has_no_fault(tmp_path):
     drawing = '<figure><svg role="img" aria-label="A line."><path/></svg></figure>'
     code = "<pre>Traceback (most recent call last) {glue:text}</pre>"
     outside = '<a href="https://example.org/x">outside</a>'
-    data = '<video aria-label="A film." src="data:video/mp4;base64,AA"></video>'
+    data = '<video aria-label="A video." src="data:video/mp4;base64,AA"></video>'
     docstring = '<dl class="py function"><dt>f</dt><dd>{glue:text}</dd></dl>'
     good = drawing + code + outside + data + docstring
     assert list(pages.check(book(tmp_path, good))) == []
@@ -116,12 +116,12 @@ FAULTS = {
         '<script>document.documentElement.dataset.theme="dark"</script>',
         "shows the theme dark",
     ),
-    "film": (
+    "video": (
         '<video aria-label="x" src="data:video/mp4;base64,AA"></video>',
-        "films that do not play",
+        "videos that do not play",
     ),
     "undrawn": ('<span class="math">\\(x\\)</span>', "only 0 of 1 formulas"),
-    "heavy": ('<script src="heavy.js"></script>', "without films, at most"),
+    "heavy": ('<script src="heavy.js"></script>', "without videos, at most"),
     "waiting": ('<span class="math">\\(x\\)</span>', "formulas are not drawn"),
 }
 AXE_FAULTS = {

@@ -85,16 +85,15 @@ def all_figures():
     rng = np.random.default_rng(0)
     mask = np.array([True, True, True, False, False])
     return {
-        "strip": plots.film_strip(
+        "strip": plots.frame_strip(
             clip(), rng.random(5), mask, "A title", list("abcde")
         ),
-        "strips": plots.film_strip(clip(3), rng.random((3, 5)), labels=list("abc")),
+        "strips": plots.frame_strip(clip(3), rng.random((3, 5)), labels=list("abc")),
         "matrix": plots.similarity_matrix(rng.normal(size=(4, 6)), mark=[(0, 0)]),
         "heatmap": plots.heatmap(
             rng.normal(size=(3, 2)), "x", "y", list("abc"), list("de"), annotate=True
         ),
         "diverging": plots.heatmap(rng.normal(size=(2, 2)), "x", "y", diverging=True),
-        "ranks": plots.rank_histogram({"m": [1, 2, 30], "n": [1, 1, 100]}, 100),
         "lines": plots.lines(
             [1, 10], {"a": [1, 2], "b": ([2, 3], [1, 2], [3, 4])}, "x", "y", logx=True
         ),
@@ -127,6 +126,27 @@ def test_ink_follows_the_page_and_nothing_is_painted_behind(drawings, name):
     assert "font-family" not in drawing
 
 
+def test_drawing_leaves_the_defaults_of_matplotlib_alone(drawings):
+    import matplotlib
+
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0}):
+        before = dict(matplotlib.rcParams)
+        again = {name: plots.to_svg(m, "Words") for name, m in all_figures().items()}
+        assert dict(matplotlib.rcParams) == before
+    assert again == drawings
+
+
+def test_a_page_that_draws_itself_asks_for_the_style():
+    import matplotlib
+
+    with matplotlib.rc_context():
+        plots.use_style()
+        _, ax = plots.figure()
+        (line,) = ax.plot([1, 2])
+    assert line.get_linewidth() == 1.8
+    assert line.get_color() == plots.COLOURS[0]
+
+
 def test_ids_of_two_drawings_never_meet(drawings):
     ids = [re.findall(r' id="([^"]+)"', drawing) for drawing in drawings.values()]
     together = list(itertools.chain(*ids))
@@ -146,7 +166,7 @@ def test_alt_text_with_quotes_and_angles_stays_an_attribute():
 
 def test_bars_below_frames_have_the_weights_as_heights():
     weights = np.array([0.1, 0.2, 0.3, 0.4, 0.0])
-    made = plots.film_strip(clip(), weights)
+    made = plots.frame_strip(clip(), weights)
     heights = [bar.get_height() for bar in made.axes[1].patches]
     np.testing.assert_allclose(heights, weights)
     assert made.axes[1].get_ylim()[0] == 0
@@ -154,7 +174,7 @@ def test_bars_below_frames_have_the_weights_as_heights():
 
 def test_padding_has_neither_picture_nor_bar():
     mask = np.array([True, True, True, False, False])
-    made = plots.film_strip(clip(), np.full(5, 0.2), mask)
+    made = plots.frame_strip(clip(), np.full(5, 0.2), mask)
     strip = made.axes[0].images[0].get_array()
     assert strip[:, :30, 3].any()
     assert not strip[:, 33:, 3].any()
@@ -163,17 +183,8 @@ def test_padding_has_neither_picture_nor_bar():
 
 
 def test_strips_share_one_scale():
-    made = plots.film_strip(clip(2), np.array([[0.1] * 5, [0.4] * 5]))
+    made = plots.frame_strip(clip(2), np.array([[0.1] * 5, [0.4] * 5]))
     assert made.axes[1].get_ylim() == made.axes[3].get_ylim()
-
-
-def test_rank_histogram_shows_shares_and_chance():
-    made = plots.rank_histogram({"m": [1, 1, 3, 20]}, gallery=20)
-    ax = made.axes[0]
-    assert [bar.get_height() for bar in ax.patches] == [50, 25, 0, 25]
-    labels = [text.get_text() for text in ax.get_xticklabels()]
-    assert labels == ["1", "2–5", "6–10", "11–20"]
-    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], [5, 20, 25, 50])
 
 
 def test_a_diverging_map_is_centred_on_zero():
@@ -184,19 +195,14 @@ def test_a_diverging_map_is_centred_on_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.film_strip(clip().astype(float)), "uint8 pixels, got float64"),
-        (lambda: plots.film_strip(clip()[..., :2]), "axis 4 .* must have size 3"),
-        (lambda: plots.film_strip(clip(), np.ones(4)), r"weights: axis 1 \(F\)"),
+        (lambda: plots.frame_strip(clip().astype(float)), "uint8 pixels, got float64"),
+        (lambda: plots.frame_strip(clip()[..., :2]), "axis 4 .* must have size 3"),
+        (lambda: plots.frame_strip(clip(), np.ones(4)), r"weights: axis 1 \(F\)"),
         (
-            lambda: plots.film_strip(clip(), labels=["a"]),
+            lambda: plots.frame_strip(clip(), labels=["a"]),
             "5 frames need as many labels",
         ),
-        (lambda: plots.film_strip(clip(2), labels=["a"]), "2 strips need as many"),
-        (
-            lambda: plots.rank_histogram({"m": [0, 1]}, 5),
-            r"m: ranks must lie in 1\.\.5",
-        ),
-        (lambda: plots.rank_histogram({"m": [6]}, 5), r"m: ranks must lie in 1\.\.5"),
+        (lambda: plots.frame_strip(clip(2), labels=["a"]), "2 strips need as many"),
         (lambda: plots.bars({}, "y"), "at least one value"),
         (lambda: plots.bars({"s": {"a": 1}, "t": {"b": 1}}, "y"), "needs the labels"),
         (

@@ -10,7 +10,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from book.kit import diagrams, plots, report
-from book.kit.attention_player import Heard
+from book.kit.attention_player import QueryAttention
 from glscl import metrics
 from glscl.data.encode import decode_mp4
 
@@ -112,7 +112,7 @@ def moving(count=6, size=33):
     return frames
 
 
-def films(shown):
+def videos(shown):
     return [
         base64.b64decode(video["src"].removeprefix("data:video/mp4;base64,"))
         for video in soup(shown).find_all("video")
@@ -121,7 +121,7 @@ def films(shown):
 
 def test_pixels_become_a_film_inside_the_page(shown):
     report.show_clips([moving()], ["A bar moves right."], ["The bar"])
-    decoded = decode_mp4(films(shown)[0])
+    decoded = decode_mp4(videos(shown)[0])
     assert decoded.shape == (6, 32, 32, 3)
     assert np.abs(decoded.astype(float) - moving()[:, :32, :32]).mean() < 12
     video = soup(shown).video
@@ -134,14 +134,14 @@ def test_pixels_become_a_film_inside_the_page(shown):
 def test_a_small_file_goes_into_the_page_as_it_is(shown, tmp_path, write_video):
     path = write_video(tmp_path / "clip.mp4", moving(size=32))
     report.show_clips([path], ["A bar moves right."])
-    assert films(shown) == [path.read_bytes()]
+    assert videos(shown) == [path.read_bytes()]
 
 
 def test_a_large_file_is_made_small(shown, tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", np.repeat(moving(size=64), 8, axis=0))
     monkeypatch.setattr(report, "_CLIP_LIMIT", path.stat().st_size - 1)
     report.show_clips([path], ["A bar moves right."], width=48)
-    decoded = decode_mp4(films(shown)[0])
+    decoded = decode_mp4(videos(shown)[0])
     assert decoded.shape[1:] == (48, 48, 3)
     assert len(decoded) <= 32
 
@@ -156,18 +156,18 @@ def test_a_film_is_calm_once_and_then_obeys_its_reader(shown):
     assert soup(shown).video["onplay"].startswith("this.onplay=null;")
 
 
-def test_listening_shows_a_film_its_frames_and_every_weight(
+def test_the_player_shows_a_video_its_frames_and_every_weight(
     shown, tmp_path, write_video
 ):
     path = write_video(tmp_path / "clip.mp4", moving(size=32))
     weights = [0.1, 0.2, 0.4, 0.2, 0.1, 0.0]
-    heard = [
-        Heard("a <bar> moves", torch.tensor(weights), 2),
-        Heard("a bar", weights[::-1], 1),
+    queries = [
+        QueryAttention("a <bar> moves", torch.tensor(weights), 2),
+        QueryAttention("a bar", weights[::-1], 1),
     ]
-    report.show_listening(path, moving(size=32), heard, gallery=9)
+    report.show_attention(path, moving(size=32), queries, gallery=9)
     page = soup(shown)
-    assert films(shown) == [path.read_bytes()]
+    assert videos(shown) == [path.read_bytes()]
     assert page.img["alt"] == "6 frames of the video, in order"
     assert "“a <bar> moves”" in page.get_text()
     assert [tag.get_text() for tag in page("strong")] == ["rank 2 of 9", "rank 1 of 9"]
@@ -178,10 +178,12 @@ def test_listening_shows_a_film_its_frames_and_every_weight(
     assert "rank 1 of 9" in shown[-1][0]["text/plain"]
 
 
-def test_listening_needs_a_weight_for_every_frame(shown, tmp_path, write_video):
+def test_the_player_needs_a_weight_for_every_frame(shown, tmp_path, write_video):
     path = write_video(tmp_path / "clip.mp4", moving(size=32))
     with pytest.raises(ValueError, match="F"):
-        report.show_listening(path, moving(size=32), [Heard("a bar", [1.0], 1)], 3)
+        report.show_attention(
+            path, moving(size=32), [QueryAttention("a bar", [1.0], 1)], 3
+        )
 
 
 def test_diagrams_stand_side_by_side_each_with_its_words(shown):

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_book import ROOT, chapter, tiny_book
 
 from book import build
-from book.builder import archive, downloads, records, trim
+from book.builder import archive, downloads, pictures, records
 from book.builder.literature import Literature
 from book.builder.project import BuildError
 
@@ -212,47 +212,12 @@ def test_citations_can_be_copied():
     assert "@article{glscl," in glscl
 
 
-SCRIPT = (
-    'x={bars:[448,512,["navicon"],"f0c9","M0 96"],"list-ul":[1,2,[9,"ul"],"f0ca",'
-    '["","M1"]],zhihu:[640,512,[],"f63f","M2"]};run(x)'
-)
-
-
-def test_icons_that_are_used_stay_by_any_of_their_names():
-    assert trim.without_icons(SCRIPT, {"navicon"}) == (
-        'x={bars:[448,512,["navicon"],"f0c9","M0 96"],};run(x)'
-    )
-    everything = {"bars", "ul", "zhihu"}
-    assert trim.without_icons(SCRIPT, everything) == SCRIPT
-    assert trim.without_icons("another form", set()) == "another form"
-
-
-def test_the_characters_of_icons_go_with_them():
-    rules = (
-        '.fa-bars:before,.fa-navicon:before{content:"x"}.fa-ul:before{content:"y"}.a{}'
-    )
-    kept = '.fa-bars:before,.fa-navicon:before{content:"x"}.a{}'
-    assert trim.without_rules(rules, {"navicon"}) == kept
-
-
 def test_pictures_get_smaller_and_keep_every_pixel():
     pixels = np.random.default_rng(0).integers(0, 2, (16, 32, 4), dtype=np.uint8) * 255
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG", compress_level=0)
-    address = trim.smaller(base64.b64encode(packed.getvalue()).decode())
+    address = pictures.smaller(base64.b64encode(packed.getvalue()).decode())
     kind, _, encoded = address.partition(",")
     assert kind == "data:image/webp;base64"
     again = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     assert (np.asarray(again) == pixels).all()
-
-
-def test_only_the_page_of_the_search_loads_its_index(made):
-    assert "searchindex.js" in (made.html / "search.html").read_text()
-    assert "searchindex.js" not in page(made, "intro")
-
-
-def test_a_rendered_page_keeps_the_icons_that_it_shows(made):
-    script = (made.html / trim.ICONS).read_text()
-    assert "magnifying-glass" in script
-    assert "zhihu" not in script
-    assert not list(made.html.rglob("*.map"))
