@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,7 @@ from glscl.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from glscl.model import GLSCL
-from glscl.retriever import Retriever, TextFeatures, VideoFeatures
+from glscl.retriever import Retriever
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
 
@@ -81,7 +80,7 @@ def shared_scores(
     model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
 ) -> Tensor:
     """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
-    own = [texts[i] for i in parallel.own_rows(len(texts))]
+    own = [texts[i] for i in parallel.rows_of_rank(len(texts))]
     scores = caption_scores(model, own, gallery, batch_size)
     if parallel.world_size() == 1:
         return scores
@@ -131,7 +130,7 @@ def encode_gallery(
     Processes of ``torchrun`` share the work; each ends with the whole gallery.
     """
     count, parts = len(videos.split.videos), []
-    numbers = parallel.own_rows(count)
+    numbers = parallel.rows_of_rank(count)
     for content, mask in video_batches(videos, numbers, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
@@ -180,69 +179,6 @@ def cached_videos(
         patches=patches,
     )
     return CachedVideos(split, features)
-
-
-@torch.no_grad()
-def sibling_wins(
-    model: Retriever, families: Videos, kinds: Sequence[str], batch_size: int = 64
-) -> dict[str, float]:
-    """How often a caption prefers its clip to one that differs in one thing, in %.
-
-    ``families``: a split of ``synthetic.with_siblings`` with ``kinds``. For each kind,
-    the captions of the siblings that name what differs choose between the sibling and
-    the original; one half is chance.
-    """
-    model.eval()
-    gallery = encode_gallery(model, families, batch_size)
-    split, size = families.split, 1 + len(kinds)
-    wins: dict[str, list[bool]] = {kind: [] for kind in kinds}
-    for first in range(0, len(split.videos), size):
-        here = slice(first, first + size)
-        family = type(gallery)._make(None if x is None else x[here] for x in gallery)
-        said = [c for c in split.captions if c.video in range(first, first + size)]
-        shared = {c.text for c in said if c.video == first}
-        telling = [c for c in said if c.text not in shared]
-        scores = caption_scores(model, [c.text for c in telling], family)
-        for caption, row in zip(telling, scores, strict=True):
-            member = caption.video - first
-            wins[kinds[member - 1]].append(bool(row[member] > row[0]))
-    return {kind: 100 * sum(found) / len(found) for kind, found in wins.items()}
-
-
-def _concepts(parts: Iterable[TextFeatures | VideoFeatures]) -> Tensor:
-    return torch.cat([part.concepts for part in parts if part.concepts is not None])
-
-
-@torch.no_grad()
-def concept_measures(
-    model: GLSCL, videos: Videos, batch_size: int = 64
-) -> dict[str, float]:
-    """The geometry of the concepts of a split, for a model with a LIM.
-
-    ``gap``: mean over q of ‖mean_b V_bq − mean_a T_aq‖, the distance of the modalities;
-    ``pair``: mean cosine of the concepts of a caption and of its own video;
-    ``intra_video``, ``intra_text``: mean cosine of two concepts of one item, for Q > 1.
-    Raises ``ValueError`` for a model without a LIM.
-    """
-    if not model.config.local:
-        raise ValueError("The model has no LIM and so no concepts to measure.")
-    model.eval()
-    video = _concepts([encode_gallery(model, videos, batch_size)])  # (B, Q, D)
-    text = _concepts(
-        caption_batches(model, videos.split.texts, batch_size)
-    )  # (A, Q, D)
-    own = videos.split.caption_to_video
-    measures = {
-        "gap": (video.mean(dim=0) - text.mean(dim=0)).norm(dim=-1).mean().item(),
-        "pair": torch.einsum("aqd,aqd->aq", text, video[own]).mean().item(),
-    }
-    Q = video.shape[1]
-    if Q > 1:
-        other = ~torch.eye(Q, dtype=torch.bool)
-        for name, concepts in (("intra_video", video), ("intra_text", text)):
-            C = torch.einsum("nqd,nrd->qr", concepts, concepts) / len(concepts)
-            measures[name] = C[other].mean().item()
-    return measures
 
 
 def result_table(

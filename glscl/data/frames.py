@@ -131,7 +131,7 @@ def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndar
         yield _decode(Path(path), reader, indices[first : first + chunk])
 
 
-class Footage:
+class VideoReader:
     """An open video file: ``count`` frames at ``fps``, to be read in several steps.
 
     Both raise ``VideoError`` as ``read_frames`` does.

@@ -234,7 +234,7 @@ def cached_frame_features(
             features = encode_frames(encode, own, batch_size, workers, device)
             with atomic_path(path) as temporary:
                 save_file(features._asdict(), temporary)
-    parallel.wait()
+    parallel.barrier()
     stored = [load_file(path) for path in paths]
     return FrameFeatures(
         torch.cat([tensors["frames"] for tensors in stored]),

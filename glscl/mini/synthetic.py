@@ -1,4 +1,4 @@
-"""The built-in benchmark: clips on disk, their captions, splits, siblings, ceilings.
+"""The built-in benchmark: clips on disk, their captions and splits.
 
 ``make_benchmark`` draws real H.264 files that are then read like any other video, so no
 download stands between a reader and a running notebook.
@@ -9,32 +9,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from glscl.data.encode import ENCODER, encode_mp4
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.mini.grammar import Caption, Mention, captions_of
 from glscl.mini.render import render_clip
 from glscl.mini.scenes import (
-    ATTRIBUTES,
     FPS,
-    RESIZING,
     SPLITS,
     Clip,
-    Shot,
     clip_from_dict,
     draw_clip,
-    motions_of,
-    split_of,
 )
 from glscl.util.files import atomic_path
 
@@ -42,21 +33,6 @@ from glscl.util.files import atomic_path
 VERSION = 1
 LEFTOVER_SECONDS = 600
 INDEX = "benchmark.json"
-#: What a reader of ``oracle_scores`` understands, from least to most.
-LEVELS = ("objects", "motion", "order")
-#: What a sibling clip can differ in.
-SIBLING_KINDS = (*ATTRIBUTES, "order")
-_OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "up": "down",
-    "down": "up",
-    "grow": "shrink",
-    "shrink": "grow",
-    "spin": "still",
-    "still": "blink",
-    "blink": "still",
-}
 
 
 class BenchmarkError(RuntimeError):
@@ -82,15 +58,15 @@ class Benchmark:
 
     def clips(self, split: str) -> tuple[Clip, ...]:
         """The B clips of ``split``, in the order of ``Split.videos``."""
-        return tuple(clip for clip, _ in self._items(split))
+        return tuple(clip for clip, _ in self.items(split))
 
     def captions(self, split: str) -> tuple[Caption, ...]:
         """The A captions of ``split``, in the order of ``Split.captions``."""
-        return tuple(text for _, captions in self._items(split) for text in captions)
+        return tuple(text for _, captions in self.items(split) for text in captions)
 
     def split(self, name: str) -> Split:
         """Videos and captions of ``"train"``, ``"val"`` or ``"test"``."""
-        items = self._items(name)
+        items = self.items(name)
         videos = tuple(
             VideoItem(clip.id, clip_path(self.root, clip)) for clip, _ in items
         )
@@ -101,7 +77,8 @@ class Benchmark:
         )
         return Split(name, videos, captions)
 
-    def _items(self, split: str) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+    def items(self, split: str) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+        """The clips of ``split``, each with its captions. ``ValueError`` if unknown."""
         if split not in self.contents:
             raise ValueError(
                 f"Unknown split {split!r} of the built-in benchmark: expected one of "
@@ -349,174 +326,3 @@ def _item_from_dict(values: dict[str, Any]) -> tuple[Clip, tuple[Caption, ...]]:
         for caption in values["captions"]
     )
     return clip_from_dict(values), captions
-
-
-def relevant_frames(
-    clip: Clip, caption: Caption, frames: Iterable[int]
-) -> NDArray[np.bool_]:
-    """Which of ``frames`` (F,), numbers in the clip, show a shot the caption is about."""
-    return np.array([clip.shot_of_frame(frame) in caption.shots for frame in frames])
-
-
-def siblings(clip: Clip, seed: int = 0) -> dict[str, Clip]:
-    """Hard negatives of ``clip``: the same clip with one thing changed.
-
-    Keys: the attribute of one shot that is another one ("colour", "shape", "size",
-    "pattern", "tone", "motion"), or "order" when two shots changed places. Captions of
-    a sibling: ``captions_of(sibling, seed, style=clip.id)``, the same sentences with
-    the changed words replaced. A changed object never makes a composition of another
-    split that is measured on, so training on siblings keeps the splits apart.
-    """
-    allowed = {"train", split_of(clip)}
-    found: dict[str, Clip] = {}
-    for kind in SIBLING_KINDS:
-        rng = random.Random(f"glscl sibling {seed} {clip.id} {kind}")
-        swap = _swap_two if kind == "order" else _change_attribute
-        while kind not in found or split_of(found[kind]) not in allowed:
-            found[kind] = Clip(f"{clip.id}-{kind}", swap(rng, clip.shots, kind))
-    return found
-
-
-def with_siblings(
-    benchmark: Benchmark,
-    split: str,
-    kinds: Sequence[str] = SIBLING_KINDS,
-    workers: int = 2,
-    progress: bool = False,
-) -> Split:
-    """A split in families: each clip followed by its siblings of ``kinds``.
-
-    Every family is ``1 + len(kinds)`` videos in a row. A sibling keeps the captions
-    that name what was changed, or all five where none does. Clips that are not there
-    yet are drawn. Raises ``ValueError`` for an unknown split or kind.
-    """
-    for kind in kinds:
-        if kind not in SIBLING_KINDS:
-            raise ValueError(
-                f"Unknown kind of sibling {kind!r}: expected one of {SIBLING_KINDS}."
-            )
-    families = [
-        [(clip, captions), *_siblings_of(clip, captions, kinds, benchmark.seed)]
-        for clip, captions in benchmark._items(split)
-    ]
-    contents = {split: tuple(item for family in families for item in family)}
-    grown = replace(benchmark, contents=contents)
-    write_clips(benchmark.root, grown.clips(split), workers, progress)
-    return grown.split(split)
-
-
-def _siblings_of(
-    clip: Clip, captions: Sequence[Caption], kinds: Sequence[str], seed: int
-) -> Iterator[tuple[Clip, tuple[Caption, ...]]]:
-    known = {caption.text for caption in captions}
-    found = siblings(clip, seed)
-    for kind in kinds:
-        said = tuple(captions_of(found[kind], seed, style=clip.id))
-        telling = tuple(caption for caption in said if caption.text not in known)
-        yield found[kind], telling or said
-
-
-def _change_attribute(
-    rng: random.Random, shots: tuple[Shot, ...], name: str
-) -> tuple[Shot, ...]:
-    choices = list(range(len(shots)))
-    if name == "size":
-        # No caption names the size of a growing object: take another if there is one.
-        choices = [i for i in choices if shots[i].motion not in RESIZING] or choices
-    index = rng.choice(choices)
-    shot = shots[index]
-    taken = {_object(other) for other in shots}
-    if name == "motion":
-        options = [replace(shot, motion=_OPPOSITE[shot.motion])]
-    else:
-        options = [
-            changed
-            for value in ATTRIBUTES[name]
-            if value != getattr(shot, name)
-            for changed in (_with(shot, name, value),)
-            if shot.motion in motions_of(changed.shape)
-            # The three objects of a clip stay different.
-            and (name not in ("colour", "shape") or _object(changed) not in taken)
-        ]
-    return (*shots[:index], rng.choice(options), *shots[index + 1 :])
-
-
-def _with(shot: Shot, name: str, value: str) -> Shot:
-    changes: dict[str, Any] = {name: value}
-    return replace(shot, **changes)
-
-
-def _object(shot: Shot) -> tuple[str, str]:
-    return shot.colour, shot.shape
-
-
-def _swap_two(rng: random.Random, shots: tuple[Shot, ...], _: str) -> tuple[Shot, ...]:
-    first, second = sorted(rng.sample(range(len(shots)), 2))
-    order = list(shots)
-    order[first], order[second] = order[second], order[first]
-    moved = []
-    start = 0
-    for shot in order:
-        moved.append(replace(shot, start=start, stop=start + shot.frames))
-        start += shot.frames
-    return tuple(moved)
-
-
-def oracle_scores(
-    benchmark: Benchmark, split: str, level: str = "order"
-) -> NDArray[np.float32]:
-    """Scores (A, B) of a reader that understands everything up to ``level``.
-
-    1 where the caption is true of the video, else 0. "objects": colour, shape, size and
-    background; "motion": also what moves how; "order": also what comes first. Captions
-    are ambiguous, so even this reader has ties: ranked with expected ties, the scores
-    give the ceiling of the benchmark.
-    """
-    if level not in LEVELS:
-        raise ValueError(f"Unknown level {level!r}: expected one of {list(LEVELS)}.")
-    clips, captions = benchmark.clips(split), benchmark.captions(split)
-    names = [name for name in ATTRIBUTES if level != "objects" or name != "motion"]
-    # shown: (B, shots, attributes), the value of every attribute as a number
-    shown = np.array(
-        [
-            [[ATTRIBUTES[n].index(getattr(shot, n)) for n in names] for shot in c.shots]
-            for c in clips
-        ]
-    )
-    owner = np.repeat(np.arange(len(clips)), len(captions) // len(clips))
-    rows = [
-        _true_of(caption, shown[video], names, shown, ordered=level == "order")
-        for caption, video in zip(captions, owner, strict=True)
-    ]
-    return np.stack(rows).astype(np.float32)
-
-
-def _true_of(
-    caption: Caption,
-    own: NDArray[np.int64],
-    names: Sequence[str],
-    shown: NDArray[np.int64],
-    ordered: bool,
-) -> NDArray[np.bool_]:
-    """Which videos (B,) ``caption`` is true of; ``own`` (shots, attributes) is its own.
-
-    Every mention needs a shot of its own that fits, later mentions a later one if
-    ``ordered``. A depth-first walk over the mentions, all videos at once.
-    """
-    fits = []  # per mention (B, shots)
-    for mention in caption.mentions:
-        said = [i for i, name in enumerate(names) if name in mention.attributes]
-        fits.append((shown[:, :, said] == own[mention.shot, said]).all(-1))
-    shots = range(shown.shape[1])
-
-    def walk(position: int, used: tuple[int, ...]) -> NDArray[np.bool_]:
-        true = np.full(len(shown), position == len(fits))
-        if position == len(fits):
-            return true
-        for shot in shots:
-            allowed = shot > max(used, default=-1) if ordered else shot not in used
-            if allowed:
-                true |= fits[position][:, shot] & walk(position + 1, (*used, shot))
-        return true
-
-    return walk(0, ())
