@@ -1,20 +1,30 @@
-"""What a model and its training are made of, and the published settings by name.
+"""Settings of models, recipes and runs, checked; and the published ones by name.
 
 Three methods share encoders and training: ``glscl``, ``eercf`` and ``glccl``. Presets
 carry the tag of where their values come from: ``released`` (the authors' run scripts),
-``paper`` (their README and paper, where these differ), ``mini`` (ours, for the built-in
-benchmark).
+``paper`` (their README and paper, where these differ), ``mini`` (chosen by this project for
+the built-in benchmark).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from glscl.util.settings import Settings, known_names
+
+AtLeast1 = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """What all methods have: CLIP, lengths, the temporal transformer, masks.
 
     Defaults are the released MSR-VTT models, except that padding is masked
@@ -23,12 +33,13 @@ class EncoderConfig:
 
     backbone: str = "ViT-B-32-quickgelu"
     pretrained: str | None = "openai"
-    max_words: int = 32  # L: tokens of a caption, BOS and EOS included
-    max_frames: int = 12  # F
-    sample_fps: float = 1.0  # candidate frames per second before F are chosen
-    temporal_layers: int = 4  # 0: no temporal transformer
-    # Deviation of the frames' positions at the start; None: CLIP's own, as released.
-    position_std: float | None = None
+    max_words: Annotated[int, Field(ge=3)] = 32  # L: BOS and EOS included
+    max_frames: AtLeast1 = 12  # F
+    sample_fps: Positive = 1.0  # candidate frames per second before F are chosen
+    temporal_layers: Annotated[int, Field(ge=0)] = 4  # 0: no temporal transformer
+    # Standard deviation of the frames' position embeddings at the start; None: CLIP's
+    # own, as released.
+    position_std: Positive | None = None
     mask_padding: bool = True
 
 
@@ -37,20 +48,20 @@ class ModelConfig(EncoderConfig):
     """Every choice that changes what a GLSCL model computes."""
 
     pooling: Literal["gim", "mean"] = "gim"
-    temperature: float = 3.0  # τ of the GIM
+    temperature: Positive = 3.0  # τ of the GIM
     local: bool = True  # the LIM
-    local_weight: float = 0.5
-    num_queries: int = 8  # Q
-    num_decoder_layers: int = 3
-    num_heads: int = 8  # H
-    dropout: float = 0.1
+    local_weight: NotNegative = 0.5
+    num_queries: AtLeast1 = 8  # Q
+    num_decoder_layers: AtLeast1 = 3
+    num_heads: AtLeast1 = 8  # H
+    dropout: ShareBelow1 = 0.1
     share_queries: bool = True
     share_decoder: bool = True
-    icl_weight: float = 1.0
+    icl_weight: NotNegative = 1.0
     icl_normalise: Literal["released", "batch"] = "released"
-    beta: float = 0.005
-    alpha: float = 1e-4  # weight of the IDL
-    idl_margin: float = 0.1
+    beta: NotNegative = 0.005
+    alpha: NotNegative = 1e-4  # weight of the IDL
+    idl_margin: NotNegative = 0.1
     idl_sides: Literal["video", "both"] = "video"
 
 
@@ -59,39 +70,78 @@ class EERCFConfig(EncoderConfig):
     """Every choice that changes what an EERCF model computes."""
 
     patches: bool = True  # score patches too, not the frames alone
-    pearson_weight: float = 0.001
+    pearson_weight: NotNegative = 0.001
 
 
 @dataclass(frozen=True)
 class GLCCLConfig(EncoderConfig):
     """Every choice that changes what a GLCCL model computes."""
 
-    temperature: float = 5.0  # τ of the GLIM
-    csc_weight: float = 0.5
+    temperature: Positive = 5.0  # τ of the GLIM
+    csc_weight: NotNegative = 0.5
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The recipe: optimiser, schedule, batch, augmentation. Lengths are in epochs."""
 
-    epochs: int = 5
-    batch_size: int = 128  # global: over all processes
-    eval_batch_size: int = 64
+    epochs: AtLeast1 = 5
+    batch_size: AtLeast1 = 128  # global: over all processes
+    eval_batch_size: AtLeast1 = 64
     optimiser: Literal["bertadam", "adamw"] = "bertadam"
-    learning_rate: float = 1e-4  # new modules
-    clip_lr_scale: float = 1e-3  # CLIP's learning rate as a share of it
-    weight_decay: float = 0.2
-    warmup: float = 0.1  # share of the steps
+    learning_rate: Positive = 1e-4  # new modules
+    clip_lr_scale: NotNegative = 1e-3  # CLIP's learning rate as a share of it
+    weight_decay: NotNegative = 0.2
+    warmup: ShareBelow1 = 0.1  # share of the steps
     schedule: Literal["released", "cosine"] = "released"  # glscl.optim.MULTIPLIERS
-    schedule_epochs: int | None = None  # the schedule's length; None: as ``epochs``
+    schedule_epochs: AtLeast1 | None = (
+        None  # the schedule's length; None: as ``epochs``
+    )
     decay: Literal["released", "matrices"] = "released"  # what weight decay acts on
-    # An epoch sees every caption with its video, or every video with one caption.
+    # An epoch has every caption with its video, or every video with one caption.
     epoch_over: Literal["captions", "videos"] = "captions"
-    group_size: int = 1  # so many videos in a row of the split share a batch
+    group_size: AtLeast1 = 1  # so many videos in a row of the split share a batch
     # Which part of CLIP is not trained.
     freeze: Literal["conv1", "embeddings", "visual"] = "conv1"
     augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment
     seed: int = 42
+
+
+@dataclass(frozen=True)
+class RunOptions(Settings):
+    """How a recipe is carried out. None of these changes what is learnt, except
+    ``accumulate`` (fewer negatives) and the rounding of ``precision``.
+
+    ``folder``: where checkpoints, the log and the best model go; None keeps all in
+    memory. ``checkpoint_every``: steps between checkpoints within an epoch; there is
+    always one at the end of an epoch. ``select_on``: which split may choose the best
+    epoch; ``"test"`` must be given explicitly.
+    """
+
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    micro_batch: AtLeast1 | None = None  # pairs at a time on one process, exact
+    accumulate: AtLeast1 = 1  # parts of a batch with a loss of their own
+    max_grad_norm: Positive = 1.0  # clipping of the whole gradient
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that load data
+    folder: Path | None = None
+    resume: bool = True
+    checkpoint_every: AtLeast1 | None = None
+    select_on: Literal["validation", "test"] = "validation"
+    tensorboard: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device.startswith("cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                raise ValueError(
+                    f"device {self.device!r} was given, but torch finds no CUDA device."
+                )
+        if self.tensorboard and self.folder is None:
+            raise ValueError("tensorboard needs a folder to write to.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +162,7 @@ MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
     "glccl": GLCCLConfig,
 }
 _LONG: Changes = {"max_words": 64, "max_frames": 64}
-# The siblings also keep CLIP's embeddings as they are.
+# The related methods also keep CLIP's embeddings as they are.
 _EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
 _GLCCL: Changes = {"freeze": "embeddings"}
 #: Method and benchmark: what differs from the defaults of the model and of the recipe.
@@ -218,13 +268,7 @@ Config = TypeVar("Config", bound=EncoderConfig | TrainConfig)
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """``config`` with ``changes``; ``ValueError`` for a name it does not have."""
-    known = {field.name for field in fields(config)}
-    for key in changes:
-        if key not in known:
-            raise ValueError(
-                f"Unknown setting {key!r} of {type(config).__name__}: expected one of "
-                f"{sorted(known)}."
-            )
+    known_names(type(config), changes)
     return replace(config, **changes)
 
 

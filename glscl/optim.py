@@ -191,10 +191,6 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups = parameter_groups(model, config)
     if config.optimiser == "bertadam":
         return BertAdam(groups, lr=config.learning_rate)
-    if config.optimiser != "adamw":
-        raise ValueError(
-            f"Unknown optimiser {config.optimiser!r}: expected 'bertadam' or 'adamw'."
-        )
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 

@@ -28,14 +28,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glscl.config import TrainConfig, config_to_dict
+from glscl.config import RunOptions, TrainConfig, config_to_dict
 from glscl.data.pairs import (
     PairDataset,
     Pairs,
@@ -64,51 +63,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 class NonFiniteError(RuntimeError):
     """A loss or a feature became NaN or infinite; names the step and the videos."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a recipe is carried out. None of these changes what is learnt, except
-    ``accumulate`` (fewer negatives) and the rounding of ``precision``.
-
-    ``folder``: where checkpoints, the log and the best model go; None keeps all in
-    memory. ``checkpoint_every``: steps between checkpoints within an epoch; there is
-    always one at the end of an epoch. ``select_on``: which split may choose the best
-    epoch; ``"test"`` must be said.
-    """
-
-    device: str = "cpu"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    micro_batch: int | None = None  # pairs at a time on one process, exact
-    accumulate: int = 1  # parts of a batch with a loss of their own
-    max_grad_norm: float = 1.0  # clipping of the whole gradient
-    workers: int = 0  # processes that load data
-    folder: Path | None = None
-    resume: bool = True
-    checkpoint_every: int | None = None
-    select_on: Literal["validation", "test"] = "validation"
-    tensorboard: bool = False
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise ValueError(
-                f"Unknown precision {self.precision!r}: expected one of {list(DTYPES)}."
-            )
-        if self.select_on not in ("validation", "test"):
-            raise ValueError(
-                f"select_on must be 'validation' or 'test', got {self.select_on!r}."
-            )
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"device {self.device!r} was asked for, but torch finds no CUDA device."
-            )
-        for name in ("micro_batch", "accumulate", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.tensorboard and self.folder is None:
-            raise ValueError("tensorboard needs a folder to write to.")
 
 
 @dataclass

@@ -7,13 +7,16 @@ default. Here an unknown name, an unknown notebook and a value of another type f
 import ast
 import io
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field
 
 from book.builder.project import BuildError
+from glscl import config
+from glscl.util import settings
 
 Values = dict[str, Any]
 DEFAULT_TIMEOUT = 900
@@ -69,9 +72,15 @@ def read_set(
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise BuildError(f"No parameter set '{path.stem}' at {path}; known: {known}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = settings.load_yaml(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise BuildError(
+            f"{path.name} is not UTF-8: byte {error.start} is no character."
+        ) from None
     except yaml.YAMLError as error:
-        raise BuildError(f"{path.name} is not YAML: {error}.") from None
+        raise BuildError(
+            f"{path.name} is not YAML: {' '.join(str(error).split())}."
+        ) from None
     _only_keys(content, {"cell_timeout", "common", "notebooks"}, path.name)
     common = content.get("common") or {}
     own = content.get("notebooks") or {}
@@ -87,23 +96,23 @@ def read_set(
         _only_keys(mine, set(defaults), f"{path.name}, {notebook}")
         given = {k: v for k, v in common.items() if k in defaults} | mine
         for name, value in given.items():
-            _same_type(value, defaults[name], f"{path.name}, {notebook}, {name}")
+            _check(value, defaults[name], f"{path.name}, {notebook}", name)
         values[notebook] = defaults | given
-    return values, int(content.get("cell_timeout", DEFAULT_TIMEOUT))
+    timeout = content.get("cell_timeout", DEFAULT_TIMEOUT)
+    if not settings.fits(Annotated[int, Field(ge=1)], timeout):
+        raise BuildError(
+            f"{path.name}: cell_timeout must be a whole number of seconds, at least 1, "
+            f"got {timeout!r}."
+        )
+    return values, timeout
 
 
 def assignments(pairs: Iterable[str]) -> Values:
-    """``NAME=VALUE`` pairs; a value is a Python literal, or else plain text."""
-    found: Values = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise BuildError(f"--set takes NAME=VALUE, got '{pair}'.")
-        try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found
+    """``NAME=VALUE`` pairs; a value is YAML, as in a parameter file."""
+    try:
+        return settings.parse(pairs)
+    except ValueError as error:
+        raise BuildError(f"--set: {error}") from None
 
 
 def changed(
@@ -116,7 +125,7 @@ def changed(
     for notebook, defaults in notebooks.items():
         given = {k: v for k, v in changes.items() if k in defaults}
         for name, value in given.items():
-            _same_type(value, defaults[name], f"--set, {notebook}, {name}")
+            _check(value, defaults[name], f"--set, {notebook}", name)
         result[notebook] = values[notebook] | given
     return result
 
@@ -130,13 +139,23 @@ def _only_keys(mapping: object, allowed: set[str], where: str) -> None:
             raise BuildError(f"{where}: unknown name '{key}'; known: {known}.")
 
 
-def _same_type(value: object, default: object, where: str) -> None:
-    """A float may be given as an int; a default of None accepts everything."""
-    if default is None or type(value) is type(default):
+def _check(value: object, default: object, where: str, name: str) -> None:
+    """A value has the type and range of the setting of that name, or its default's type.
+
+    A default of None accepts everything.
+    """
+    if default is None:
         return
-    if isinstance(default, float) and type(value) is int:
-        return
-    raise BuildError(
-        f"{where}: expected {type(default).__name__} like the default {default!r}, "
-        f"found {value!r}."
-    )
+    kinds = [kind for kind in _setting_types(name) if settings.fits(kind, default)]
+    allowed = kinds[0] if kinds else type(default)
+    try:
+        settings.check(allowed, value, name)
+    except ValueError as error:
+        raise BuildError(f"{where}: {error}") from None
+
+
+def _setting_types(name: str) -> Iterator[Any]:
+    """The types of the package's settings of that name."""
+    for kind in (*config.MODEL_CONFIGS.values(), config.TrainConfig, config.RunOptions):
+        if name in settings.field_types(kind):
+            yield settings.field_types(kind)[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,22 +22,6 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
 ]
-
-
-def _parse_changes(pairs: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs; values are JSON, or else plain text."""
-    import json
-
-    changes: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}.")
-        try:
-            changes[name] = json.loads(text)
-        except json.JSONDecodeError:
-            changes[name] = text
-    return changes
 
 
 @sentence_errors
@@ -78,6 +62,7 @@ def train(
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
     from glscl.runs import DataSource, train_on
     from glscl.train import RunOptions
+    from glscl.util.settings import parse
 
     name = dataset or "mini"
     source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
@@ -93,7 +78,7 @@ def train(
         select_on=select_on,  # type: ignore[arg-type]
         tensorboard=tensorboard,
     )
-    history = train_on(source, preset or name, _parse_changes(changes), options, method)
+    history = train_on(source, preset or name, parse(changes or []), options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     echo_rank0(
         [

@@ -37,6 +37,25 @@ def test_common_values_reach_a_notebook_and_its_own_values_win(tmp_path):
     assert values["01_a"] == DEFAULTS["01_a"] | {"seed": 2, "rate": 2}
 
 
+def test_a_parameter_named_like_a_setting_has_its_choices_and_range(tmp_path):
+    path = tmp_path / "params.yaml"
+    defaults = {"01_a": {"precision": "fp32", "epochs": 3}}
+    for content, sentence in (
+        ("common: {precision: fp17}", "precision must be 'fp32', 'bf16' or 'fp16'"),
+        ("common: {epochs: 0}", "epochs must be a whole number of at least 1, got 0"),
+    ):
+        path.write_text(content)
+        with pytest.raises(BuildError, match=f"params.yaml, 01_a: {sentence}"):
+            parameters.read_set(path, defaults)
+
+
+def test_a_parameter_file_in_another_encoding_is_one_sentence(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes("common: {name: caf\xe9}".encode("latin-1"))
+    with pytest.raises(BuildError, match=r"params\.yaml is not UTF-8: byte 18"):
+        parameters.read_set(path, DEFAULTS)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -44,10 +63,12 @@ def test_common_values_reach_a_notebook_and_its_own_values_win(tmp_path):
         ({"notebooks": {"02_b": {"seed": 1}}}, "unknown name '02_b'"),
         ({"common": {"sed": 1}}, "no notebook declares a parameter 'sed'"),
         ({"communal": {}}, "unknown name 'communal'"),
-        ({"common": {"seed": "1"}}, "expected int like the default 0, found '1'"),
-        ({"common": {"seed": True}}, "expected int"),
-        ({"common": {"name": None}}, "expected str"),
+        ({"common": {"seed": "1"}}, "01_a: seed must be a whole number, got '1'"),
+        ({"common": {"seed": True}}, "seed must be a whole number, got True"),
+        ({"common": {"name": None}}, "name must be text, got None"),
         ({"notebooks": {"01_a": [1]}}, "expected a mapping"),
+        ({"cell_timeout": "15m"}, "cell_timeout must be a whole number of seconds"),
+        ({"cell_timeout": None}, "cell_timeout must be a whole number of seconds"),
     ],
 )
 def test_a_value_that_no_notebook_takes_is_refused(tmp_path, content, message):
@@ -442,7 +463,7 @@ def test_values_from_the_command_line_reach_the_notebooks_that_have_them():
     }
     with pytest.raises(BuildError, match="unknown name 'sead'"):
         parameters.changed(values, {"sead": 1}, defaults)
-    with pytest.raises(BuildError, match="expected int like the default"):
+    with pytest.raises(BuildError, match="seed must be a whole number, got 'x'"):
         parameters.changed(values, {"seed": "x"}, defaults)
-    with pytest.raises(BuildError, match="takes NAME=VALUE"):
+    with pytest.raises(BuildError, match="NAME=VALUE, got"):
         parameters.assignments(["seed"])

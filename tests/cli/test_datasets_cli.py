@@ -132,7 +132,7 @@ def test_a_part_of_any_data_is_had_by_the_same_call(tmp_path, write_video):
         DataSource("vatex", tmp_path / "vatex"),
         DataSource("mini", tmp_path / "mini"),
     ):
-        splits = source.some(train=3, val=1, test=2)
+        splits = source.subset(train=3, val=1, test=2)
         sizes = {name: len(split.videos) for name, split in splits.items()}
         assert sizes == {"train": 3, "val": 1, "test": 2}
         for split in splits.values():

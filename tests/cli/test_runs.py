@@ -97,7 +97,7 @@ def test_eval_prints_and_writes_the_same_table(clips_root, trained, tmp_path):
         (["--set", "epochs"], "NAME=VALUE"),
         (["--set", "speed=3"], "Unknown setting 'speed'"),
         (["--preset", "imagenet"], "Unknown preset 'imagenet'"),
-        (["--precision", "fp8"], "Unknown precision 'fp8'"),
+        (["--precision", "fp8"], "precision must be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
     ],
 )
 def test_bad_settings_are_one_sentence(clips_root, tmp_path, command, sentence):

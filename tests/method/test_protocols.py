@@ -1,18 +1,12 @@
 """Nothing leaks: heads on features that know nothing, and on features that know all."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from toy import toy_model, toy_recipe, toy_videos
 
-from glscl.data.pairs import CachedVideos
 from glscl.evaluate import (
-    caption_batches,
-    concept_measures,
     encode_gallery,
     evaluate,
-    sibling_wins,
     similarity_matrix,
 )
 from glscl.gim import global_similarity, mean_similarity
@@ -141,50 +135,6 @@ def test_evaluation_leaves_the_mode_and_needs_no_gradients():
     assert model.training
     assert not result.similarity.requires_grad
     assert encode_gallery(model.eval(), videos, batch_size=3).concepts.shape[0] == 4
-
-
-def test_concept_measures_equal_plain_loops():
-    videos, model = toy_videos(5, 2), toy_model()
-    found = concept_measures(model, videos, batch_size=3)
-    with torch.no_grad():
-        video = encode_gallery(model, videos).concepts.double()
-        (text,) = caption_batches(model, videos.split.texts, 100)
-    text = text.concepts.double()
-    gaps = [(video[:, q].mean(0) - text[:, q].mean(0)).norm() for q in range(3)]
-    pairs = [text[a, q] @ video[a // 2, q] for a in range(10) for q in range(3)]
-    inside = {"intra_video": video, "intra_text": text}
-    assert found["gap"] == pytest.approx(float(sum(gaps)) / 3, rel=1e-4)
-    assert found["pair"] == pytest.approx(float(sum(pairs)) / 30, rel=1e-4)
-    for name, concepts in inside.items():
-        cosines = [
-            float(item[q] @ item[r])
-            for item in concepts
-            for q in range(3)
-            for r in range(3)
-            if q != r
-        ]
-        assert found[name] == pytest.approx(sum(cosines) / len(cosines), rel=1e-4)
-    with pytest.raises(ValueError, match="no LIM"):
-        concept_measures(toy_model(local=False), videos)
-
-
-def test_sibling_wins_compare_a_caption_with_its_video_and_the_original():
-    videos, model = toy_videos(6, 2), toy_model()
-    # Two families of three; one caption is shared and so tells nothing.
-    captions = list(videos.split.captions)
-    captions[3] = replace(captions[3], text=captions[0].text)
-    split = replace(videos.split, captions=tuple(captions))
-    families = CachedVideos(split, videos.features)
-    scores = similarity_matrix(model, families)
-    found = sibling_wins(model, families, ("first", "second"))
-    for member, kind in enumerate(("first", "second"), 1):
-        won = [
-            bool(scores[a, c.video] > scores[a, c.video - member])
-            for a, c in enumerate(captions)
-            if c.video % 3 == member and a != 3
-        ]
-        assert len(won) == (3 if member == 1 else 4)
-        assert found[kind] == pytest.approx(100 * sum(won) / len(won))
 
 
 def test_kinds_are_ranked_against_the_whole_gallery():

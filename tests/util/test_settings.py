@@ -1,0 +1,156 @@
+"""Settings are checked wherever they come from, and refused in one sentence."""
+
+from dataclasses import MISSING, fields
+from typing import Annotated, Literal, get_args, get_origin
+
+import pytest
+
+from glscl.config import (
+    MODEL_CONFIGS,
+    ModelConfig,
+    RunOptions,
+    TrainConfig,
+    config_from_dict,
+    config_to_dict,
+    get_preset,
+    override,
+    preset_names,
+)
+from glscl.util.settings import check, described, field_types, fits, parse
+
+KINDS = (*MODEL_CONFIGS.values(), TrainConfig, RunOptions)
+EVERY = [(kind, field) for kind in KINDS for field in fields(kind)]
+NAMES = [f"{kind.__name__}.{field.name}" for kind, field in EVERY]
+
+
+def refusal(kind, **changes):
+    with pytest.raises(ValueError, match="must be") as caught:
+        kind(**changes)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sentence"),
+    [
+        (
+            ModelConfig,
+            {"mask_padding": "False"},
+            "mask_padding must be true or false, got 'False'.",
+        ),
+        (
+            ModelConfig,
+            {"pooling": "GIM"},
+            "pooling must be 'gim' or 'mean', got 'GIM'.",
+        ),
+        (
+            TrainConfig,
+            {"epoch_over": "caption"},
+            "epoch_over must be 'captions' or 'videos', got 'caption'.",
+        ),
+        (
+            TrainConfig,
+            {"epochs": 0},
+            "epochs must be a whole number of at least 1, got 0.",
+        ),
+        (
+            ModelConfig,
+            {"temperature": -1.0},
+            "temperature must be a number above 0, got -1.0.",
+        ),
+        (
+            RunOptions,
+            {"micro_batch": 0},
+            "micro_batch must be a whole number of at least 1, or null, got 0.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(kind, changes, sentence):
+    assert refusal(kind, **changes) == sentence
+
+
+@pytest.mark.parametrize(("kind", "field"), EVERY, ids=NAMES)
+def test_every_setting_has_a_type_that_is_checked(kind, field):
+    assert field.default is not MISSING
+    sentence = refusal(kind, **{field.name: object()})
+    assert sentence.startswith(f"{field.name} must be ")
+
+
+def parts(allowed):
+    if get_origin(allowed) is Annotated:
+        return parts(get_args(allowed)[0])
+    if get_origin(allowed) is Literal:
+        return {Literal}
+    return {part for one in get_args(allowed) for part in parts(one)} or {allowed}
+
+
+@pytest.mark.parametrize(("kind", "field"), EVERY, ids=NAMES)
+def test_text_is_no_number_and_a_truth_value_is_none_either(kind, field):
+    types = parts(field_types(kind)[field.name])
+    if str not in types:
+        refusal(kind, **{field.name: "1"})
+    if types & {int, float}:
+        refusal(kind, **{field.name: True})
+    if Literal in types:
+        refusal(kind, **{field.name: "no such choice"})
+
+
+@pytest.mark.parametrize("method", MODEL_CONFIGS)
+def test_every_preset_passes_and_survives_json(method):
+    for name in preset_names(method):
+        preset = get_preset(name, method=method)
+        for config in (preset.model, preset.train):
+            assert config_from_dict(type(config), config_to_dict(config)) == config
+
+
+def test_a_whole_number_may_stand_for_a_number():
+    assert override(ModelConfig(), {"temperature": 3}).temperature == 3
+
+
+def test_a_changed_setting_is_checked_again():
+    with pytest.raises(ValueError, match=r"num_queries must be .*, got 0\."):
+        override(ModelConfig(), {"num_queries": 0})
+    with pytest.raises(ValueError, match="Unknown setting 'speed' of TrainConfig"):
+        override(TrainConfig(), {"speed": 3})
+
+
+def test_a_saved_model_with_a_wrong_value_is_refused():
+    values = {**config_to_dict(ModelConfig()), "pooling": "max"}
+    with pytest.raises(ValueError, match="pooling must be 'gim' or 'mean', got 'max'"):
+        config_from_dict(ModelConfig, values)
+
+
+def test_values_are_yaml_scalars():
+    given = ["a=true", "b=False", "c=null", "d=3", "e=0.5", "f=1e-4", "g=rand-m7-n4"]
+    assert parse(given) == {
+        "a": True,
+        "b": False,
+        "c": None,
+        "d": 3,
+        "e": 0.5,
+        "f": 1e-4,
+        "g": "rand-m7-n4",
+    }
+    assert parse(["h=5e-4", "i=-2.5E+3", "j=/data/a=b"]) == {
+        "h": 5e-4,
+        "i": -2500.0,
+        "j": "/data/a=b",
+    }
+
+
+@pytest.mark.parametrize("pair", ["epochs", "=3", "a=[1"])
+def test_what_is_no_pair_is_refused_in_one_sentence(pair):
+    with pytest.raises(ValueError, match=r"[.]$") as caught:
+        parse([pair])
+    assert "\n" not in str(caught.value)
+
+
+def test_types_in_words():
+    assert described(Literal["a", "b", "c"]) == "'a', 'b' or 'c'"
+    assert described(float | None) == "a number, or null"
+    assert fits(int | None, None)
+    assert not fits(int, 1.5)
+    with pytest.raises(ValueError, match=r"^size must be a whole number, got 'x'\.$"):
+        check(int, "x", "size")
