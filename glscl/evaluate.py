@@ -80,8 +80,8 @@ def shared_scores(
     model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
 ) -> Tensor:
     """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
-    own = [texts[i] for i in parallel.rows_of_rank(len(texts))]
-    scores = caption_scores(model, own, gallery, batch_size)
+    part = [texts[i] for i in parallel.rows_of_rank(len(texts))]
+    scores = caption_scores(model, part, gallery, batch_size)
     if parallel.world_size() == 1:
         return scores
     return parallel.gather(scores.to(gallery.frames.device)).cpu()[: len(texts)]
@@ -189,17 +189,17 @@ def result_table(
     ``scores``: names and similarities (A, B). Recalls in %; ``low`` and ``high`` bound
     R@1 (95 %, videos drawn again with all their captions).
     """
-    own = split.caption_to_video
+    owner = split.caption_to_video
     kinds = [caption.kind for caption in split.captions]
     rows = []
     for name, similarity in scores:
-        ranks = text_to_video_ranks(similarity, own)
-        rows.append(_row(name, "text to video", "all captions", ranks, own))
+        ranks = text_to_video_ranks(similarity, owner)
+        rows.append(_row(name, "text to video", "all captions", ranks, owner))
         for kind in dict.fromkeys(kinds) if len(set(kinds)) > 1 else ():
             chosen = split.captions_of_kind(kind)
             part = Ranks(ranks.better[chosen], ranks.ties[chosen], ranks.gallery)
-            rows.append(_row(name, "text to video", kind, part, own[chosen]))
-        back = video_to_text_ranks(similarity, own)
+            rows.append(_row(name, "text to video", kind, part, owner[chosen]))
+        back = video_to_text_ranks(similarity, owner)
         videos = torch.arange(len(back.better))
         rows.append(_row(name, "video to text", "caption groups", back, videos))
     return rows

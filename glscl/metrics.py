@@ -90,7 +90,7 @@ class Ranks:
 
 
 def _checked(similarity: Tensor, caption_to_video: Tensor | None) -> Tensor:
-    """The own video (A,) of every caption, or the reason why the input is wrong."""
+    """The video (A,) of every caption. ``ValueError`` where the input is wrong."""
     A, B = check_shape(similarity, "A B", "similarity").values()
     if A == 0 or B == 0:
         raise ValueError(f"similarity is empty: shape {(A, B)}.")
@@ -109,18 +109,18 @@ def _checked(similarity: Tensor, caption_to_video: Tensor | None) -> Tensor:
             )
         return torch.arange(A, device=similarity.device)
     check_shape(caption_to_video, "A", "caption_to_video", A=A)
-    own = caption_to_video.to(similarity.device)
-    if int(own.min()) < 0 or int(own.max()) >= B:
+    caption_to_video = caption_to_video.to(similarity.device)
+    if int(caption_to_video.min()) < 0 or int(caption_to_video.max()) >= B:
         raise ValueError(f"caption_to_video must hold video indices from 0 to {B - 1}.")
-    return own
+    return caption_to_video
 
 
 def text_to_video_ranks(
     similarity: Tensor, caption_to_video: Tensor | None = None
 ) -> Ranks:
     """Every caption queries the videos; the right item is its own video."""
-    own = _checked(similarity, caption_to_video)
-    right = similarity.gather(1, own[:, None])  # (A, 1)
+    caption_to_video = _checked(similarity, caption_to_video)
+    right = similarity.gather(1, caption_to_video[:, None])  # (A, 1)
     better = (similarity > right).sum(dim=1)
     ties = (similarity == right).sum(dim=1) - 1
     return Ranks(better.double(), ties.double(), similarity.shape[1])
@@ -134,15 +134,15 @@ def video_to_text_ranks(
     A group's score is the maximum over its captions, and the right item is the video's
     own group. With one caption per video the groups are the captions.
     """
-    own = _checked(similarity, caption_to_video)
+    caption_to_video = _checked(similarity, caption_to_video)
     B = similarity.shape[1]
     groups = similarity.new_full((B, B), float("-inf"))  # (group, video)
     # Some videos at a time: the index is as large as the scores that it sorts.
     for part, scores in zip(groups.split(64, 1), similarity.split(64, 1), strict=True):
-        index = own[:, None].expand_as(scores)
+        index = caption_to_video[:, None].expand_as(scores)
         part.scatter_reduce_(0, index, scores, reduce="amax")
-    described = torch.zeros(B, dtype=torch.bool, device=own.device)
-    described[own] = True
+    described = torch.zeros(B, dtype=torch.bool, device=groups.device)
+    described[caption_to_video] = True
     groups = groups[described][:, described]
     right = groups.diagonal()
     better = (groups > right).sum(dim=0)
@@ -207,7 +207,7 @@ def qb_norm(
 def dual_softmax(similarity: Tensor, scale: float = 100.0) -> Tensor:
     """DSL: ``S_ab * softmax_a(scale S_ab)``, (A, B) to (A, B).
 
-    Transductive: it looks at all test queries at once, so its numbers must carry that
+    Transductive: it uses all test queries at once, so its numbers must carry that
     label. Source: Cheng et al. 2021.
     """
     check_shape(similarity, "A B", "similarity")

@@ -17,8 +17,8 @@ import torch
 from glscl.backbone import load_backbone
 from glscl.config import ModelConfig, TrainConfig, get_preset, override
 from glscl.data import benchmarks
-from glscl.data.loader import FrameCache
-from glscl.data.pairs import CachedVideos, DecodedVideos, Videos
+from glscl.data.loader import FrameCache, VideoDataset
+from glscl.data.pairs import CachedVideos, Videos, rand_augment
 from glscl.data.split import Split, VideoItem
 from glscl.data.verify import read_unreadable
 from glscl.eercf import EERCF
@@ -46,7 +46,7 @@ MINI = "mini"
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set by name and place, and what to do about its holes.
+    """A data set by name and folder, and what to do about missing videos.
 
     ``name``: ``"mini"`` or one of ``benchmarks.BENCHMARKS``. ``variant``, ``videos``,
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
@@ -84,7 +84,9 @@ class DataSource:
             hold_out,
         )
 
-    def some(self, train: int, val: int, test: int, seed: int = 0) -> dict[str, Split]:
+    def subset(
+        self, train: int, val: int, test: int, seed: int = 0
+    ) -> dict[str, Split]:
         """Train, val and test with as many videos, the first ones of each.
 
         The built-in benchmark is made, with ``seed``, where it is not there yet.
@@ -150,14 +152,14 @@ def train_on(
     raise.
     """
     chosen = get_preset(preset, method=method)
-    ours = {field.name for field in fields(chosen.model)}
-    model_config = override(
-        chosen.model, {k: v for k, v in changes.items() if k in ours}
-    )
-    recipe = override(chosen.train, {k: v for k, v in changes.items() if k not in ours})
+    names = {field.name for field in fields(chosen.model)}
+    of_model = {k: v for k, v in changes.items() if k in names}
+    of_recipe = {k: v for k, v in changes.items() if k not in names}
+    model_config = override(chosen.model, of_model)
+    recipe = override(chosen.train, of_recipe)
     chooser = "test" if options.select_on == "test" else "val"
     data = source.open(hold_out=chooser == "val")
-    options = replace(options, device=own_device(options.device))
+    options = replace(options, device=process_device(options.device))
     torch.manual_seed(recipe.seed)
     model = METHODS[method](
         load_backbone(model_config.backbone, model_config.pretrained), model_config
@@ -174,9 +176,9 @@ def import_checkpoint(
 ) -> GLSCL:
     """Save a checkpoint of the released GLSCL code as a model of this package.
 
-    ``preset``: the benchmark it was trained for, which says what the file does not:
-    temperature, weight of the local score, words and frames. ``share``: whether both
-    modalities share queries and decoder. Raises what ``GLSCL.from_authors`` raises.
+    ``preset``: the benchmark it was trained for, which gives what the file does not
+    hold: temperature, weight of the local score, words and frames. ``share``: whether
+    both modalities share queries and decoder. Raises what ``GLSCL.from_authors`` raises.
     """
     chosen = get_preset(preset).model
     assert isinstance(chosen, ModelConfig)
@@ -188,8 +190,8 @@ def import_checkpoint(
     return model
 
 
-def own_device(device: str) -> str:
-    """The device of this process, which then stands beside the others of ``torchrun``."""
+def process_device(device: str) -> str:
+    """The device of this process, ``cuda:N`` under ``torchrun``, whose group it joins."""
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     parallel.start(torch.device(device))
@@ -205,11 +207,13 @@ def _videos(
 ) -> Videos:
     if recipe.freeze == "visual" and recipe.augment is None:
         return _encoded(model, split, cache, options.device, options.workers)
-    return DecodedVideos(
+    spec = frame_spec(model.backbone, model.config)
+    augment = recipe.augment if split.name == "train" else None
+    return VideoDataset(
         split,
-        frame_spec(model.backbone, model.config),
+        spec,
         FrameCache(cache / "frames"),
-        recipe.augment if split.name == "train" else None,
+        rand_augment(augment, spec) if augment else None,
     )
 
 
@@ -236,8 +240,8 @@ def evaluate_on(
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
     the other direction are left out.
     """
-    # Held-out videos are videos of train for whoever is tested on something else.
-    data, device = source.open(hold_out=split == "val"), own_device(device)
+    # Unless val is evaluated, the videos held out for it are videos of train.
+    data, device = source.open(hold_out=split == "val"), process_device(device)
     model = load_model(folder).to(device)
     chosen = data.split(split)
     videos = _encoded(model, chosen, source.cache_folder, device, workers)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -91,12 +91,14 @@ def fit(
     config: TrainConfig,
     validation: Videos | None = None,
     options: RunOptions | None = None,
+    on_step: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train ``model`` in place and return what happened.
 
     With ``validation`` the model is evaluated after every epoch and ends with the
     weights of the best one (text→video R@1, ties by mean rank); otherwise with the last
-    weights. Generators of the caller are left as they were.
+    weights. ``on_step`` is called with every step's record. Generators of the caller are
+    left as they were.
 
     Raises ``ValueError`` for a batch that cannot be formed, for choosing on a test split
     without saying so, and for a checkpoint of other settings; ``NonFiniteError`` when
@@ -113,7 +115,7 @@ def fit(
     devices = [device] if device.type == "cuda" else []
     parallel.start(device)
     with torch.random.fork_rng(devices=devices):
-        return _Run(model, train, config, validation, options).complete()
+        return _Run(model, train, config, validation, options, on_step).complete()
 
 
 class _Run:
@@ -126,7 +128,9 @@ class _Run:
         config: TrainConfig,
         validation: Videos | None,
         options: RunOptions,
+        on_step: Callable[[dict[str, float]], None] | None = None,
     ):
+        self.on_step = on_step
         self.device = torch.device(options.device)
         self.model = model.to(self.device)
         self.train = train
@@ -164,6 +168,8 @@ class _Run:
                     self.folder.log(record, self.step)
                     bar.update()
                     bar.set_postfix_str(self._summary(record))
+                    if self.on_step:
+                        self.on_step(record)
                     # The end of an epoch has a checkpoint anyway, after validation.
                     within = self.step % self.steps_per_epoch != 0
                     if within and every and self.step % every == 0:

@@ -65,7 +65,7 @@ def toy_model(seed: int = 0, **changes: object) -> GLSCL:
     return model
 
 
-def toy_sibling(method: str, seed: int = 0, **changes: object) -> Retriever:
+def toy_related(method: str, seed: int = 0, **changes: object) -> Retriever:
     """EERCF or GLCCL of the mini preset, random weights, a frame transformer of one."""
     small = {"temporal_layers": 1, "max_words": 16, "max_frames": 5, "pretrained": None}
     torch.manual_seed(seed)

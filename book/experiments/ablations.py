@@ -165,7 +165,7 @@ def train_variant(
 ) -> tuple[Retriever, dict[str, Any]]:
     """A variant of a mini model, trained with one seed, and the record of its run.
 
-    ``changes``: the ``method`` (GLSCL where it is not said), settings of its model and
+    ``changes``: the ``method`` (GLSCL by default), settings of its model and
     recipe that differ from the mini preset, and the ``hard_negatives`` among the
     training videos. ``videos``: as ``variant_videos`` gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
@@ -227,12 +227,12 @@ def new_parameters(model: Retriever) -> int:
 
 def result_record(result: Retrieval) -> dict[str, Any]:
     """Metrics of both directions, by kind of caption, and every caption's rank."""
-    own = result.split.caption_to_video
+    owner = result.split.caption_to_video
     kinds = [caption.kind for caption in result.split.captions]
     return {
         **result.metrics,
-        "kinds": by_kind(result.similarity, own, kinds),
-        "ranks": text_to_video_ranks(result.similarity, own).rank().tolist(),
+        "kinds": by_kind(result.similarity, owner, kinds),
+        "ranks": text_to_video_ranks(result.similarity, owner).rank().tolist(),
     }
 
 

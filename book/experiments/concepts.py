@@ -31,10 +31,10 @@ def concept_measures(
     text = _concepts(
         caption_batches(model, videos.split.texts, batch_size)
     )  # (A, Q, D)
-    own = videos.split.caption_to_video
+    owner = videos.split.caption_to_video
     measures = {
         "gap": (video.mean(dim=0) - text.mean(dim=0)).norm(dim=-1).mean().item(),
-        "pair": torch.einsum("aqd,aqd->aq", text, video[own]).mean().item(),
+        "pair": torch.einsum("aqd,aqd->aq", text, video[owner]).mean().item(),
     }
     Q = video.shape[1]
     if Q > 1:

@@ -35,10 +35,10 @@ def related_measures(
     """
     model.eval()
     levels = level_scores(model, validation, batch_size)
-    own = validation.split.caption_to_video
+    owner = validation.split.caption_to_video
     measures: dict[str, Any] = {
         "levels": {
-            name: retrieval_metrics(scores, caption_to_video=own)["t2v"]["R1"]
+            name: retrieval_metrics(scores, caption_to_video=owner)["t2v"]["R1"]
             for name, scores in levels.items()
         }
     }
@@ -47,7 +47,7 @@ def related_measures(
         measures["two_stage"] = two_stage_sweep(model, test, SHORTLISTS, batch_size)
     else:
         stacked = torch.stack([levels[name] for name in LEVELS])
-        measures["variance"] = score_variance(stacked, own)
+        measures["variance"] = score_variance(stacked, owner)
     return measures
 
 
@@ -77,15 +77,15 @@ def level_scores(
     }
 
 
-def score_variance(levels: Tensor, own: Tensor) -> dict[str, float]:
+def score_variance(levels: Tensor, owner: Tensor) -> dict[str, float]:
     """How much the levels (S, A, B) of a pair differ: what CSC makes small, and large.
 
-    ``own``: (A,), the video of each caption. The unbiased variance over S, its mean over
+    ``owner``: (A,), the video of each caption. The unbiased variance over S, its mean over
     the captions' ``own`` videos, over all ``other`` pairs, and the ``ratio`` of both.
     """
     variance = levels.var(dim=0)
     pairs = torch.zeros_like(variance, dtype=torch.bool)
-    pairs[torch.arange(len(own)), own] = True
+    pairs[torch.arange(len(owner)), owner] = True
     mean_own = variance[pairs].mean().item()
     mean_other = variance[~pairs].mean().item()
     return {"own": mean_own, "other": mean_other, "ratio": mean_own / mean_other}
@@ -100,15 +100,15 @@ def correlations(
     Between captions and their own ``video``, and the ``frame`` vector that each caption
     gates of its own video.
     """
-    own = videos.split.caption_to_video
+    owner = videos.split.caption_to_video
     gallery = encode_gallery(model, videos, batch_size)
     texts = caption_batches(model, videos.split.texts, batch_size)
     t = torch.cat([text.captions for text in texts])
-    x = torch.einsum("ad,afd->af", t, gallery.clip_frames[own])
-    mask = gallery.mask[own] if model.config.mask_padding else None
-    strong = gated(gates(x, mask, GATE), gallery.frames[own])
+    x = torch.einsum("ad,afd->af", t, gallery.clip_frames[owner])
+    mask = gallery.mask[owner] if model.config.mask_padding else None
+    strong = gated(gates(x, mask, GATE), gallery.frames[owner])
     return {
-        "video": channel_correlation(t, gallery.videos[own]).mean().item(),
+        "video": channel_correlation(t, gallery.videos[owner]).mean().item(),
         "frame": channel_correlation(t, strong).mean().item(),
     }
 
@@ -124,7 +124,7 @@ def two_stage_sweep(
     of the captions' shortlists by columns, as the release does; ``v2t_own`` gives every
     video a shortlist of k captions. The last row, k = the whole gallery, is dense.
     """
-    own = videos.split.caption_to_video
+    owner = videos.split.caption_to_video
     video = encode_gallery(model, videos, batch_size)
     parts = list(caption_batches(model, videos.split.texts, batch_size))
     dense = torch.cat([model.similarity(part, video) for part in parts])
@@ -136,7 +136,7 @@ def two_stage_sweep(
         by_video = dense
         if k < B:
             by_video = model.two_stage(text, video, k, "captions of videos")
-        metrics = retrieval_metrics(by_caption, caption_to_video=own)
+        metrics = retrieval_metrics(by_caption, caption_to_video=owner)
         rows.append(
             {
                 "k": k,
@@ -144,7 +144,7 @@ def two_stage_sweep(
                 "R1": metrics["t2v"]["R1"],
                 "R10": metrics["t2v"]["R10"],
                 "v2t_columns": metrics["v2t"]["R1"],
-                "v2t_own": retrieval_metrics(by_video, caption_to_video=own)["v2t"][
+                "v2t_own": retrieval_metrics(by_video, caption_to_video=owner)["v2t"][
                     "R1"
                 ],
                 "scored": k * A,

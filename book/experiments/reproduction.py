@@ -22,9 +22,10 @@ from glscl.util.files import write_json
 from glscl.util.provenance import provenance
 
 FEWEST_SEEDS = 3
-# Points of a recall within which no difference is made, however close the seeds lie.
+# Percentage points of a recall that count as equal, however close the seeds are.
 SMALLEST_TOLERANCE = 1.0
 RAW, QB_NORM = "raw", "QB-Norm, bank: training captions"
+DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 MEASURES = ("R1", "R5", "R10", "MdR", "MnR")
 
 
@@ -37,7 +38,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train on ``source`` by its preset, test, and write a record into ``folder``.
 
-    ``options.folder``: where the run is kept, so that it goes on after a kill.
+    ``options.folder``: where the run is kept, so that it resumes after a kill.
     ``changes``: settings that differ from the preset, such as ``seed`` or ``backbone``.
     Every process of ``torchrun`` returns the record, the first one writes it.
     """
@@ -93,9 +94,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 class Result(NamedTuple):
     """Measures of one method on one benchmark in one direction, as printed.
 
-    ``values``: by name, see ``MEASURES``; what is not printed is not there.
-    ``method``: whose runs stand beside it. ``variant``: of the data set, if not its usual
-    one.
+    ``values``: by name, see ``MEASURES``; those that are not printed are absent.
+    ``method``: whose runs it is compared with. ``variant``: of the data set, if not the
+    usual one.
     """
 
     dataset: str
@@ -118,18 +119,17 @@ def published_results(numbers: Mapping[str, Any]) -> list[Result]:
         (dataset, "vit_b32", short, lines)
         for dataset, lines in numbers["table_2"].items()
     ]
-    directions = {"t2v": "text to video", "v2t": "video to text"}
     return [
         Result(
             dataset,
             {"vit_b32": "ViT-B/32", "vit_b16": "ViT-B/16"}[backbone],
             name,
-            said,
+            direction,
             {m: v for m, v in zip(names, line[key], strict=True) if v is not None},
         )
         for dataset, backbone, names, lines in tables
         for name, line in lines.items()
-        for key, said in directions.items()
+        for key, direction in DIRECTIONS.items()
         if line[key]
     ]
 
@@ -144,24 +144,22 @@ _EERCF_TABLES = {
 
 
 def published_eercf(numbers: Mapping[str, Any]) -> list[Result]:
-    """What EERCF reports of itself: R@1 with ViT-B/32 and all stages of scores."""
-    return [
-        Result(
-            *(dataset, "ViT-B/32", "EERCF", said),
-            {"R1": numbers["eercf"][table][f"{way}_r1"]},
-            method="eercf",
-            variant=variant,
-        )
-        for table, (dataset, variant) in _EERCF_TABLES.items()
-        for way, said in {"t2v": "text to video", "v2t": "video to text"}.items()
-        if f"{way}_r1" in numbers["eercf"][table]
-    ]
+    """The results that EERCF reports: R@1 with ViT-B/32 and all stages of scores."""
+    results = []
+    for table, (dataset, variant) in _EERCF_TABLES.items():
+        printed = numbers["eercf"][table]
+        for key, direction in DIRECTIONS.items():
+            if f"{key}_r1" in printed:
+                values = {"R1": printed[f"{key}_r1"]}
+                result = Result(dataset, "ViT-B/32", "EERCF", direction, values)
+                results.append(result._replace(method="eercf", variant=variant))
+    return results
 
 
 class Comparison(NamedTuple):
-    """Ours beside a published value: each seed, their mean, the tolerance, a verdict.
+    """A published value and ours: each seed, their mean, the tolerance, a verdict.
 
-    ``tolerance``: points to either side of ``mean``; None with fewer than
+    ``tolerance``: percentage points to either side of ``mean``; None with fewer than
     ``FEWEST_SEEDS`` seeds, where there is no verdict either.
     """
 
@@ -174,9 +172,9 @@ class Comparison(NamedTuple):
 def compare(published: float, each: Sequence[float]) -> Comparison:
     """Whether a published recall is one that our seeds could have given.
 
-    It is reproduced when it lies within max(1, 2 s √(1 + 1/n)) points of the mean of n
-    seeds with the standard deviation s: two deviations of the difference between their
-    one run and our mean.
+    It is reproduced when it lies within max(1, 2 s √(1 + 1/n)) percentage points of the
+    mean of n seeds with the standard deviation s: two standard deviations of the
+    difference between their one run and our mean.
     """
     n = len(each)
     if n == 0:
@@ -193,7 +191,7 @@ def compare(published: float, each: Sequence[float]) -> Comparison:
     return Comparison(tuple(each), mean(each), tolerance, verdict)
 
 
-def ours(
+def measured_values(
     records: Sequence[Mapping[str, Any]], result: Result, measure: str
 ) -> list[float]:
     """Our values of ``measure`` for a published ``result``, one a seed.

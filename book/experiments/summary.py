@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from book.experiments.ablations import (
-    SWEEPS,
-    VARIANTS,
-    Setup,
-    run_all,
-    stored_runs,
-)
+from book.experiments.ablations import SWEEPS
 from glscl.metrics import bootstrap_interval
-from glscl.util.files import write_json
 
 #: Which differences the summary reports, each seed against the same seed.
 PAIRS: tuple[tuple[str, str], ...] = (
@@ -148,23 +140,3 @@ def difference(
 def _first(run: Mapping[str, Any]) -> torch.Tensor:
     """Which captions (A,) have their video first."""
     return (torch.tensor(run["test"]["ranks"]) <= 1).double()
-
-
-def ablate(
-    folder: str | Path = "book/results",
-    seeds: int = 5,
-    variants: Sequence[str] = tuple(VARIANTS),
-    setup: Setup | None = None,
-    processes: int = 1,
-    command: str = COMMAND,
-) -> dict[str, Any]:
-    """Run what is missing, write ``ablation.json`` and return it.
-
-    The summary covers every run of the same setup that is in ``folder``, so variants
-    may have different numbers of seeds.
-    """
-    folder, setup = Path(folder), setup or Setup()
-    run_all(variants, range(seeds), folder / "ablation", setup, processes)
-    summary = summarise(stored_runs(folder / "ablation", setup), command)
-    write_json(folder / "ablation.json", summary, indent=None)
-    return summary

@@ -1,9 +1,8 @@
 """The modules as diagrams: SVG drawn by code, in the book's notation.
 
-What comes from text is blue, what comes from video orange, scores are green, and what
-is learned or only named has the colour of the page's letters. A diagram is 360 units
-wide, so its letters can be read on a telephone; ``book.kit.report.show_diagrams`` puts it
-on a page with its alt text.
+Text features are blue, video features orange, scores green; learned parameters and
+headings have the text colour of the page. A diagram is 360 units wide, so its text can
+be read on a telephone; ``book.kit.report.show_diagrams`` displays it with its alt text.
 """
 
 from __future__ import annotations
@@ -24,34 +23,32 @@ from glscl.util.shapes import check_shape
 TEXT, VIDEO, SCORE = COLOURS[:3]
 PLAIN = "currentColor"
 WIDTH = 360.0  # units, and pixels where there is room
-LETTERS = 13.0  # size of letters
-SMALL = 11.0
+FONT_SIZE = 13.0
+SMALL = 11.0  # the font size of secondary lines
 
 
 @dataclass
 class Drawing:
-    """Shapes on a sheet of ``WIDTH`` × ``height`` units, in the order of drawing."""
+    """Shapes on an area of ``WIDTH`` × ``height`` units, in the order of drawing."""
 
     height: float
     parts: list[str] = field(default_factory=list)
 
     def svg(self, alt: str, role: str = "img") -> str:
-        """The sheet as inline SVG with ``alt`` as its accessible name."""
+        """The drawing as inline SVG with ``alt`` as its accessible name."""
         return (
             f'<svg role="{role}" aria-label="{html.escape(alt)}" '
             f'viewBox="0 0 {WIDTH:g} {self.height:g}" '
             f'style="width:100%;max-width:{1.2 * WIDTH:g}px;height:auto" '
-            f'fill="currentColor" font-size="{LETTERS:g}" text-anchor="middle" '
+            f'fill="currentColor" font-size="{FONT_SIZE:g}" text-anchor="middle" '
             f'xmlns="http://www.w3.org/2000/svg">{"".join(self.parts)}</svg>'
         )
 
-    def text(
-        self, x: float, y: float, words: str, size: float = LETTERS, more: str = ""
-    ) -> None:
-        """A line of words or of mathematics around ``x``, standing on ``y``."""
-        letters = "".join(_letters(words, size))
+    def text(self, x: float, y: float, words: str, size: float = FONT_SIZE) -> None:
+        """A line of words or mathematics, centred at ``x``, with its baseline at ``y``."""
+        markup = "".join(_markup(words, size))
         self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}"{more}>{letters}</text>'
+            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}">{markup}</text>'
         )
 
     def line(
@@ -110,15 +107,15 @@ class Drawing:
         words: Sequence[str],
         colour: str = PLAIN,
     ) -> None:
-        """A box around ``x`` whose upper edge is ``y``: a name, then smaller lines."""
+        """A box centred at ``x`` with its upper edge at ``y``: a name, then small lines."""
         height = box_height(words)
         opacity = 0.05 if colour == PLAIN else 0.16
         self.cell(x - width / 2, y, width, height, colour, opacity)
         for row, line in enumerate(words):
-            self.text(x, y + 18 + 15 * row, line, SMALL if row else LETTERS)
+            self.text(x, y + 18 + 15 * row, line, SMALL if row else FONT_SIZE)
 
     def dot(self, x: float, y: float, colour: str, name: str = "") -> None:
-        """A concept: a circle with its number."""
+        """A circle with a number in it: one concept."""
         self.parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="{colour}" '
             f'fill-opacity="0.2" stroke="{colour}" stroke-width="1.2"/>'
@@ -131,8 +128,8 @@ def box_height(words: Sequence[str]) -> float:
     return 28.0 + 15 * (len(words) - 1)
 
 
-def _letters(words: str, size: float) -> Iterator[str]:
-    """Words as SVG: ``_{…}`` is lowered, single letters are set in italics."""
+def _markup(words: str, size: float) -> Iterator[str]:
+    """Words as SVG: ``_{…}`` is a subscript, single letters are set in italics."""
     for part in re.split(r"(_\{[^}]*\})", words):
         if part.startswith("_{"):
             drop = f"{0.25 * size:.1f}"
@@ -152,18 +149,19 @@ def _letters(words: str, size: float) -> Iterator[str]:
 def pooling(
     weights: ArrayLike,
     mask: ArrayLike | None = None,
-    asks: Sequence[str] = ("captions_{a}", "(D)"),
+    query: Sequence[str] = ("captions_{a}", "(D)"),
     keys: str = "frames_{b}",
     values: str = "",
     weight: str = "w_{abf} = softmax_{f} (captions_{a} · frames_{bf} / τ)",
     pooled: str = "pooled_{ab} = Σ_{f} w_{abf} frames_{bf}",
     score: str = "global_{ab} = unit(captions_{a}) · unit(pooled_{ab})",
 ) -> Drawing:
-    """Text-guided pooling: who asks, of which keys, and what is mixed.
+    """Text-guided pooling: attention of a text query to the frames of a video.
 
     ``weights``: (F), drawn as bars; ``mask``: (F), true for a real frame, all if not
-    given. With ``values`` they are mixed in place of the keys. GLSCL's GIM as it
-    stands; EERCF's TIB and GLCCL's GLIM with other words.
+    given. ``query`` labels the query, ``keys`` the keys; ``values`` labels the values
+    where they are not the keys. ``weight``, ``pooled`` and ``score`` are the formulas.
+    The defaults show GLSCL's GIM, other labels EERCF's TIB and GLCCL's GLIM.
     """
     w = np.asarray(weights, dtype=float)
     check_shape(w, "F", "weights")
@@ -172,8 +170,8 @@ def pooling(
     cell = (WIDTH - 20) / len(w)
     middles = 10 + cell * (np.arange(len(w)) + 0.5)
     drawn = Drawing(392 if values else 344)
-    drawn.box(WIDTH / 2, 4, 200, asks, TEXT)
-    top = 4 + box_height(asks)
+    drawn.box(WIDTH / 2, 4, 200, query, TEXT)
+    top = 4 + box_height(query)
     for x, there in zip(middles, real, strict=True):
         drawn.line((WIDTH / 2, top), (x, 78), TEXT, opacity=0.6 if there else 0.15)
     _row(drawn, middles, 78, cell, real)
@@ -197,7 +195,7 @@ def pooling(
 def _row(
     drawn: Drawing, middles: np.ndarray, y: float, cell: float, real: np.ndarray
 ) -> None:
-    """One cell for every frame; padding is empty and dashed."""
+    """One cell per frame; padding is empty and dashed."""
     for x, there in zip(middles, real, strict=True):
         left = x - 0.42 * cell
         opacity = 0.16 if there else 0.0
@@ -207,7 +205,7 @@ def _row(
 def _bars(
     drawn: Drawing, middles: np.ndarray, bottom: float, cell: float, w: np.ndarray
 ) -> None:
-    """The weights, standing on a line; the largest is 48 units high."""
+    """The weights as bars on a line; the largest is 48 units high."""
     for x, share in zip(middles, w / w.max(), strict=True):
         tall = 48 * share
         left = x - 0.3 * cell
@@ -216,7 +214,11 @@ def _bars(
 
 
 def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
-    """The local interaction module: shared questions, concepts compared one by one."""
+    """The local interaction module: one decoder for text and video, Q cosines.
+
+    Learned queries attend to the tokens of either modality; concept q of the text is
+    compared with concept q of the video.
+    """
     left, middle, right = 70.0, WIDTH / 2, WIDTH - 70
     drawn = Drawing(244 + 24 * num_queries)
     drawn.box(left, 4, 112, ["tokens_{a}", "(L, D)"], TEXT)
@@ -224,9 +226,10 @@ def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
     drawn.box(right, 4, 112, ["frames_{b}", "(F, D)"], VIDEO)
     for x, colour in ((left, TEXT), (middle, PLAIN), (right, VIDEO)):
         drawn.line((x, 47), (x, 66), colour, heads=1)
-    steps = ["queries see each other", "queries look at the item"]
-    steps += ["each query thinks for itself"]
-    drawn.box(middle, 66, 330, [f"decoder, {num_layers} layers, one for both", *steps])
+    steps = ["self-attention among queries", "cross-attention to the item's tokens"]
+    steps += ["feed-forward layer, per query"]
+    name = f"decoder, {num_layers} layers, shared by both"
+    drawn.box(middle, 66, 330, [name, *steps])
     for x, colour in ((left, TEXT), (right, VIDEO)):
         drawn.line((x, 139), (x, 158), colour, heads=1)
     drawn.text(left, 174, "text_concepts_{a}", SMALL)
@@ -245,7 +248,11 @@ def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
 
 
 def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> Drawing:
-    """What the auxiliary losses want of one pair: ICL pulls (green), IDL pushes."""
+    """The aims of the auxiliary losses for one pair: ICL attracts, IDL repels.
+
+    ``target``: of ICL for the cosine of text and video concept q. ``margin``: of IDL,
+    which penalises cosines of two video concepts above 1 - ``margin``.
+    """
     push = COLOURS[3]
     places = np.linspace(50, WIDTH - 50, num_concepts)
     deepest = 34 * (num_concepts - 1) / 2
@@ -269,16 +276,16 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
             if 0 <= q + way < num_concepts:
                 drawn.line((x + 22 * way, 172), (x + 11 * way, 172), push, 2, heads=1)
     bottom = 196 + deepest
-    words = f"IDL: C_{{qr}} for q ≠ r not above {1 - margin:g}"
+    words = f"IDL: C_{{qr}} at most {1 - margin:g} for q ≠ r"
     drawn.text(WIDTH / 2, bottom + 14, words)
     drawn.text(WIDTH / 2, bottom + 36, "video_concepts_{b}  (Q, D)", SMALL)
     return drawn
 
 
 def method(links: Mapping[str, str] | None = None) -> Drawing:
-    """The whole method, from a sentence and a video to a rank.
+    """The whole method, from a sentence and a video to ranks.
 
-    ``links`` maps names of boxes to addresses; these boxes are links.
+    ``links`` maps names of boxes to addresses; these boxes become links.
     """
     left, middle, right = 92.0, WIDTH / 2, WIDTH - 92
     boxes: dict[str, tuple[float, float, float, list[str], str]] = {
@@ -286,12 +293,30 @@ def method(links: Mapping[str, str] | None = None) -> Drawing:
         "video": (right, 4, 160, ["video", "F frames and their mask"], VIDEO),
         "text tower": (left, 76, 160, ["CLIP text tower", "captions, tokens"], TEXT),
         "image tower": (right, 76, 160, ["CLIP image tower", "frame by frame"], VIDEO),
-        "temporal": (right, 148, 160, ["frame transformer", "frames in order"], VIDEO),
-        "global": (left, 224, 164, ["GIM", "the caption weighs", "the frames"], PLAIN),
-        "local": (right, 224, 164, ["LIM", "Q shared questions", "to both"], PLAIN),
+        "temporal": (
+            right,
+            148,
+            160,
+            ["frame transformer", "order of the frames"],
+            VIDEO,
+        ),
+        "global": (
+            left,
+            224,
+            164,
+            ["GIM", "caption-conditioned", "frame weights"],
+            PLAIN,
+        ),
+        "local": (
+            right,
+            224,
+            164,
+            ["LIM", "Q learned queries,", "shared by both"],
+            PLAIN,
+        ),
         "score": (middle, 316, 250, ["S = global + ½ local"], SCORE),
-        "losses": (left, 372, 160, ["InfoNCE, ICL, IDL", "what is wanted"], PLAIN),
-        "ranks": (right, 372, 160, ["ranks", "what is counted"], PLAIN),
+        "losses": (left, 372, 160, ["InfoNCE, ICL, IDL", "training objective"], PLAIN),
+        "ranks": (right, 372, 160, ["ranks", "retrieval metrics"], PLAIN),
         "training": (left, 444, 160, ["training"], PLAIN),
         "search": (right, 444, 160, ["search your videos"], PLAIN),
     }

@@ -1,18 +1,14 @@
 """The book's figures: one style, readable on a light and on a dark page.
 
-Every function returns a matplotlib ``Figure``; ``book.kit.report.show`` puts it on a page
-with its alt text. Text, axes and grid are drawn in one ink that ``to_svg`` turns into
-the colour of the surrounding text, and the backgrounds are transparent, so the same
-figure serves both themes.
+Every function returns a matplotlib ``Figure``; ``book.kit.report.show`` displays it with
+its alt text. Text, axes and grid are drawn in the colour ``INK``, which
+``book.kit.svg.to_svg`` replaces by the text colour of the page, and backgrounds are
+transparent, so one figure serves both themes.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import html
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,18 +20,19 @@ from glscl.util.shapes import check_shape
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 #: Distinguishable with any colour vision; contrast of at least 3:1 on both pages.
 COLOURS = ("#2b7fd4", "#d87807", "#00a463", "#d60030", "#892afb", "#a74984")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr"
-#: Stands for the text colour of the page until ``to_svg`` knows better.
+#: A placeholder for the text colour of the page, which ``to_svg`` puts in.
 INK = "#0b1220"
 WIDTH = 6.0  # inches of a figure
 STRIP_WIDTH = 7.0  # inches of a frame strip
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     "font.size": 12.0,
     "axes.titlesize": 12.0,
@@ -66,7 +63,7 @@ _STYLE: dict[str, Any] = {
     "savefig.facecolor": "none",
     "image.cmap": SEQUENTIAL,
     "image.interpolation": "none",
-    # Letters stay letters: small files, and no dependence on a font renderer.
+    # Text is stored as text, not as outlines: small files, independent of fonts.
     "svg.fonttype": "none",
     "svg.hashsalt": "glscl",
     "mathtext.fontset": "dejavusans",
@@ -76,7 +73,7 @@ Interval = float | Sequence[float]
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
-def style() -> dict[str, Any]:
+def style() -> dict[RcKeyType, Any]:
     """The book's style as matplotlib's rcParams."""
     from cycler import cycler
 
@@ -84,7 +81,7 @@ def style() -> dict[str, Any]:
 
 
 def use_style() -> None:
-    """Make the book's style matplotlib's default, for a page that draws itself."""
+    """Make the book's style matplotlib's default, for a notebook with plots of its own."""
     import matplotlib
 
     matplotlib.rcParams.update(style())
@@ -114,60 +111,16 @@ def figure(
     """A figure of ``width`` × ``height`` inches in the book's style, and its axes.
 
     The axes are one ``Axes``, or an array of them for several ``rows`` or ``columns``.
-    ``options`` go to ``Figure.subplots``. A page that draws into the axes itself calls
-    ``use_style`` first.
+    ``options`` go to ``Figure.subplots``. A notebook that plots into the axes itself
+    calls ``use_style`` first.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    # Room between panels: the name of an axis belongs to the one it stands at.
+    # Space between panels, so that each axis label is clearly that of its own panel.
     layout = ConstrainedLayoutEngine(w_pad=0.08)
     made = Figure(figsize=(width, height), layout=layout)
     return made, made.subplots(rows, columns, **options)
-
-
-@styled
-def to_svg(made: Figure, alt: str) -> str:
-    """``made`` as inline SVG with ``alt`` as its accessible name.
-
-    The same figure gives the same text, with no date and no random identifier in it.
-    """
-    memory = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    made.savefig(memory, format="svg", metadata=nothing, bbox_inches="tight")
-    drawing = memory.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    # Its rules would reach the whole page; letters take the font of the page.
-    drawing = re.sub(r"\s*<style.*?</style>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r" font-family: [^;\"]*;?", "", drawing)
-    drawing = _own_ids(drawing.replace(INK, "currentColor"))
-    box = re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing)
-    assert box is not None  # matplotlib always writes one
-    width = round(float(box[1]) * 4 / 3)  # points to CSS pixels
-    head = (
-        f'<svg role="img" aria-label="{html.escape(alt)}" '
-        f'viewBox="0 0 {box[1]} {box[2]}" stroke-linejoin="round" '
-        f'style="width:100%;max-width:{width}px;height:auto" '
-        'xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    return head + drawing[drawing.index(">") + 1 :].strip()
-
-
-def _own_ids(drawing: str) -> str:
-    """Keep only the ids that are referred to, and make them this drawing's own.
-
-    Several drawings share one page; matplotlib names the parts of each alike.
-    """
-    mine = "f" + hashlib.sha256(drawing.encode()).hexdigest()[:8]
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', drawing))
-
-    def name(match: re.Match[str]) -> str:
-        return f' id="{mine}-{match[1]}"' if match[1] in used else ""
-
-    drawing = re.sub(r' id="([^"]*)"', name, drawing)
-    return re.sub(r'(url\(#|href="#)', rf"\g<1>{mine}-", drawing)
 
 
 @styled
@@ -178,12 +131,12 @@ def frame_strip(
     title: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Figure:
-    """Frames side by side, one strip a row, with a bar of its weight below each frame.
+    """Frames side by side, one video per row; below each frame a bar of its weight.
 
     ``frames``: (F, H, W, 3) or (B, F, H, W, 3), uint8. ``weights`` and ``mask`` (True =
-    real frame): (F) or (B, F); padding is shown as empty, hatched places. ``labels``
-    stand above the F frames of a single strip, or above each of the B strips. The bars
-    of all strips share one scale from 0.
+    real frame): (F) or (B, F); padding is shown as empty, hatched rectangles. ``labels``
+    are put above the F frames of a single video, or above each of the B rows. The bars
+    of all rows share one scale from 0. ``ValueError`` for another shape or type.
     """
     pictures = np.asarray(frames)
     single = pictures.ndim == 4
@@ -245,7 +198,7 @@ def _per_frame(
 
 
 def _draw_frames(ax: Axes, pictures: NDArray, real: NDArray) -> None:
-    """One strip: the frames in columns, thin gaps between them."""
+    """One row of frames with thin gaps between them."""
     from matplotlib.patches import Rectangle
 
     count, height, width, _ = pictures.shape
@@ -267,7 +220,7 @@ def _draw_frames(ax: Axes, pictures: NDArray, real: NDArray) -> None:
 
 
 def _label_frames(ax: Axes, labels: Sequence[str]) -> None:
-    """One label above the middle of each frame of a strip that is drawn already."""
+    """One label above the middle of each frame."""
     for index, label in enumerate(labels):
         ax.text(
             (index + 0.5) / len(labels),
@@ -304,8 +257,8 @@ def heatmap(
 ) -> Figure:
     """A matrix as colours, with a scale named ``unit``.
 
-    ``mark`` frames cells given as (row, column). ``diverging`` centres the colours on
-    zero. ``annotate`` writes each value into its cell.
+    ``mark`` draws a border around cells given as (row, column). ``diverging`` centres
+    the colours on zero. ``annotate`` writes each value into its cell.
     """
     values = np.asarray(matrix, dtype=float)
     check_shape(values, "rows columns", "matrix")
@@ -354,7 +307,7 @@ def similarity_matrix(
     ylabel: str = "captions",
     mark: Sequence[tuple[int, int]] = (),
 ) -> Figure:
-    """Similarities (A, B) as colours; ``mark`` frames the pairs that belong together."""
+    """Similarities (A, B) as colours, with a border around the pairs in ``mark``."""
     check_shape(np.asarray(similarity), "A B", "similarity")
     return heatmap(
         similarity, xlabel, ylabel, rows, columns, unit="similarity", mark=mark
@@ -362,7 +315,7 @@ def similarity_matrix(
 
 
 def _legend(ax: Axes) -> None:
-    """Above the axes, where it covers nothing and takes no width from them."""
+    """A legend above the axes, where it hides no data and leaves their width as it is."""
     longest = max(map(len, ax.get_legend_handles_labels()[1]))
     columns = 4 if longest < 10 else 3 if longest < 22 else 2
     ax.figure.legend(loc="outside upper left", ncols=columns)
@@ -405,11 +358,12 @@ def roofline(
     bandwidth: float,
     points: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> Figure:
-    """What is computed a second against what is computed per byte moved, logarithmic.
+    """A roofline plot: MACs a second against MACs per byte moved, both logarithmic.
 
-    ``bounds``: the roof of each precision, MACs a second; ``bandwidth``: bytes a second,
-    the slope before it. ``points``: for each precision the runs by name, each with its
-    MACs per byte and MACs a second. Raises ``ValueError`` for a precision without a roof.
+    ``bounds``: the largest MACs a second of each precision; ``bandwidth``: bytes a
+    second, the slope to the left of these bounds. ``points``: for each precision the
+    measurements by name, each with its MACs per byte and MACs a second. ``ValueError``
+    for a precision without a bound.
     """
     unknown = sorted(set(points) - set(bounds))
     if unknown:
@@ -440,7 +394,7 @@ def bars(
     baseline: float | None = None,
     baseline_label: str = "chance",
 ) -> Figure:
-    """Bars from 0, one a label, or one group of coloured bars a label.
+    """Bars from 0: one bar for each label, or one group of coloured bars for each.
 
     ``values`` maps labels to a number or to (middle, low, high), or series names to
     such mappings, which must share their labels.

@@ -60,7 +60,7 @@ def glue(name: str, value: Any) -> None:
 
 def show(figure: Figure, alt: str, caption: str = "") -> None:
     """Show a figure with ``alt``, what a reader without sight needs to know."""
-    from book.kit.plots import to_svg
+    from book.kit.svg import to_svg
 
     _need_alt(alt)
     scroll = "overflow-x:auto;max-width:100%"

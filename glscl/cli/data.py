@@ -1,4 +1,4 @@
-"""``glscl data``: make the built-in benchmark, look after the videos of a real one."""
+"""``glscl data``: make the built-in benchmark, check the videos of a real one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -114,14 +113,14 @@ def search(
 def serve(
     path: Index = Path("video-index"),
     host: Annotated[
-        str, typer.Option(help="Address; others than this machine can reach 0.0.0.0.")
+        str, typer.Option(help="Address; 0.0.0.0: other machines can reach it, too.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8421,
     show: Annotated[
         bool, typer.Option("--open", help="Open the page in a browser.")
     ] = False,
 ) -> None:
-    """Search in a browser: a page of this machine, for this machine."""
+    """Search in a browser: a local page."""
     import webbrowser
 
     from glscl.search.index import VideoIndex
@@ -131,5 +130,4 @@ def serve(
         typer.echo(f"serving {path} at {server.url} (Ctrl-C ends it)")
         if show:
             webbrowser.open(server.url)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()

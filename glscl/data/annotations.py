@@ -1,4 +1,4 @@
-"""Annotation files read entry by entry: what is wrong is said with file and place."""
+"""Annotation files read entry by entry; errors name the file and the place in it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 Captions = dict[str, list[str]]
 
@@ -34,22 +34,20 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(
-    path: Path,
-    columns: Sequence[str],
-    header: bool = True,
-    delimiter: str = ",",
+    path: Path, columns: Sequence[str], header: bool = True
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a table as where each stands and its values by column.
+    """The rows of a table: the place of each and its values by column.
 
     With a ``header`` the file names its columns and must have all of ``columns``;
-    without one ``columns`` are the names, and tabs, not quotes, divide the values.
+    without one ``columns`` are the names, and values are separated by tabs, unquoted.
     """
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if header else csv.QUOTE_NONE
-    # Lines end where files say so, not at the separators that Unicode has besides.
+    # Lines end at line feeds only, not at the other separators of Unicode.
     lines = io.StringIO(read_text(path), newline="")
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
     names = list(columns)
-    if header:
+    if not header:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines)
         names = [name.strip() for name in next(reader, [])]
         lacking = [name for name in columns if name not in names]
         if lacking:
@@ -120,8 +118,13 @@ def field(entry: Any, name: str, kind: type, where: str) -> Any:
     return expect(entry[name], kind, f"{where}, {name}")
 
 
+def numbered(entries: Iterable[Any], where: str) -> Iterator[tuple[str, Any]]:
+    """Each entry of a list after its place: ``where`` and its number from 1."""
+    return ((f"{where} {n}", entry) for n, entry in enumerate(entries, start=1))
+
+
 def caption(text: Any, where: str) -> str:
-    """A sentence without the blanks around it; empty ones are refused."""
+    """A sentence without the blanks around it; ``AnnotationError`` for an empty one."""
     if not expect(text, str, where).strip():
         raise AnnotationError(f"{where}: the caption is empty.")
     return text.strip()
@@ -130,15 +133,12 @@ def caption(text: Any, where: str) -> str:
 def read_captions(path: Path) -> Captions:
     """A JSON file ``{id: [sentence, ...]}``."""
     content = read_json(path, dict)
-    return {
-        name: [
-            caption(text, f"{path}, {name}, caption {number}")
-            for number, text in enumerate(
-                expect(texts, list, f"{path}, {name}"), start=1
-            )
-        ]
-        for name, texts in content.items()
-    }
+    result: Captions = {}
+    for name, texts in content.items():
+        where = f"{path}, {name}"
+        places = numbered(expect(texts, list, where), f"{where}, caption")
+        result[name] = [caption(text, place) for place, text in places]
+    return result
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -162,11 +162,12 @@ def read_pickled_captions(path: Path) -> Captions:
     result: Captions = {}
     for name, texts in expect(content, dict, str(path)).items():
         where = f"{path}, {name}"
+        places = numbered(expect(texts, list, where), f"{where}, caption")
         result[expect(name, str, str(path))] = [
             caption(
-                " ".join(expect(t, str, where) for t in expect(tokens, list, where)),
-                f"{where}, caption {number}",
+                " ".join(expect(t, str, place) for t in expect(tokens, list, place)),
+                place,
             )
-            for number, tokens in enumerate(expect(texts, list, where), start=1)
+            for place, tokens in places
         ]
     return result

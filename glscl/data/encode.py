@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +21,37 @@ def encode_mp4(frames: NDArray[np.uint8], fps: int, comment: str = "") -> bytes:
     The same frames give the same bytes with the same build of PyAV, see ``ENCODER``.
     ``comment`` is stored in the file.
     """
+    memory = io.BytesIO()
+    write_mp4(memory, frames, Fraction(fps), ENCODER, comment)
+    return memory.getvalue()
+
+
+def write_mp4(
+    file: Any,
+    frames: Iterable[NDArray[np.uint8]],
+    fps: Fraction,
+    options: Mapping[str, str],
+    comment: str = "",
+) -> None:
+    """Write RGB ``frames``, each (H, W, 3) with even sides, to a path or open ``file``.
+
+    ``options``: of libx264.
+    """
     import av
 
-    height, width = frames.shape[1:3]
-    memory = io.BytesIO()
-    with av.open(memory, "w", format="mp4") as container:
+    stream = None
+    with av.open(file, "w", format="mp4") as container:
         container.metadata["comment"] = comment
-        stream = container.add_stream("libx264", rate=fps, options=dict(ENCODER))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = Fraction(1, fps)
         for index, pixels in enumerate(frames):
+            if stream is None:
+                stream = container.add_stream("libx264", fps, options=dict(options))
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt, stream.time_base = "yuv420p", 1 / fps
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = index
             container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return memory.getvalue()
+        if stream is not None:
+            container.mux(stream.encode())
 
 
 def decode_mp4(data: bytes) -> NDArray[np.uint8]:

@@ -18,11 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glscl.data.split import VideoItem
-
 
 class VideoError(RuntimeError):
-    """A video file that cannot give the frames asked of it; the message names it."""
+    """A video file without the frames to read; the message names the file."""
 
 
 def sample_indices(
@@ -75,6 +73,56 @@ def _decord() -> Any:
     return decord
 
 
+class VideoReader:
+    """An open video file: ``count`` frames at ``fps``, to be read in several steps.
+
+    Raises ``VideoError`` naming the file when it is missing, empty, not a video, or
+    broken at one of the frames to read. A broken frame is never replaced.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise VideoError(f"Video {path} does not exist.")
+        if self.path.stat().st_size == 0:
+            raise VideoError(f"Video {path} is an empty file.")
+        decord = _decord()
+        try:
+            self._file = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+            self.count, self.fps = len(self._file), float(self._file.get_avg_fps())
+        except Exception as error:  # decord raises its own types and RuntimeError
+            raise VideoError(
+                f"Video {path} cannot be opened: {_reason(error)}."
+            ) from error
+        if self.count == 0 or not self.fps > 0:
+            raise VideoError(f"Video {path} has {self.count} frames at {self.fps} fps.")
+
+    def sample(
+        self,
+        max_frames: int = 12,
+        sample_fps: float = 1.0,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> np.ndarray:
+        """``sample_indices`` of this video."""
+        try:
+            return sample_indices(
+                self.count, self.fps, max_frames, sample_fps, start, end
+            )
+        except ValueError as error:
+            raise VideoError(f"Video {self.path}: {error}") from error
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The frames at ``indices`` (n,), ascending: RGB, uint8 (n, H, W, 3)."""
+        try:
+            return self._file.get_batch(indices.tolist()).asnumpy()
+        except Exception as error:
+            raise VideoError(
+                f"Video {self.path} cannot be decoded at frames {indices[0]} to "
+                f"{indices[-1]} of {self.count}: {_reason(error)}."
+            ) from error
+
+
 def read_frames(
     path: str | Path,
     max_frames: int = 12,
@@ -84,16 +132,14 @@ def read_frames(
 ) -> np.ndarray:
     """Sampled RGB frames of a video file, uint8 (n, H, W, 3) with n <= ``max_frames``.
 
-    Raises ``VideoError`` naming the file when it is missing, empty, not a video, or
-    broken at one of the sampled frames. A broken frame is never replaced.
+    Raises ``VideoError`` as ``VideoReader`` does.
     """
-    reader, count, fps = _open(Path(path))
-    indices = _sampled(Path(path), count, fps, max_frames, sample_fps, start, end)
-    return _decode(Path(path), reader, indices)
+    reader = VideoReader(path)
+    return reader.read(reader.sample(max_frames, sample_fps, start, end))
 
 
 class VideoInfo(NamedTuple):
-    """What a video file says of itself: frames, frames a second, pixels."""
+    """What a video file states: frames, frames a second, pixels."""
 
     frames: int
     fps: float
@@ -102,82 +148,30 @@ class VideoInfo(NamedTuple):
 
 
 def check_video(
-    path: str | Path,
-    max_frames: int = 12,
-    sample_fps: float = 1.0,
-    start: float | None = None,
-    end: float | None = None,
+    path: str | Path, start: float | None = None, end: float | None = None
 ) -> VideoInfo:
-    """Open a video and decode the first and last of the frames that would be sampled.
+    """Open a video and decode the first and last of 12 frames sampled at 1 a second.
 
-    Raises ``VideoError`` as ``read_frames`` does.
+    Raises ``VideoError`` as ``VideoReader`` does.
     """
-    reader, count, fps = _open(Path(path))
-    indices = _sampled(Path(path), count, fps, max_frames, sample_fps, start, end)
-    _, height, width, _ = _decode(Path(path), reader, indices[[0, -1]]).shape
-    return VideoInfo(count, fps, width, height)
+    reader = VideoReader(path)
+    indices = reader.sample(start=start, end=end)
+    _, height, width, _ = reader.read(indices[[0, -1]]).shape
+    return VideoInfo(reader.count, reader.fps, width, height)
 
 
 def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndarray]:
     """All of a video at ``fps``: uint8 (n, H, W, 3), at most ``chunk`` frames at a time.
 
     Frame k is the one at k / ``fps`` seconds; no frame of a slower video is taken twice.
-    Raises ``VideoError`` as ``read_frames`` does.
+    Raises ``VideoError`` as ``VideoReader`` does.
     """
-    reader, count, own = _open(Path(path))
-    times = np.arange(0, count / own, 1 / fps)
-    indices = np.unique(np.round(times * own).astype(int).clip(max=count - 1))
+    reader = VideoReader(path)
+    times = np.arange(0, reader.count / reader.fps, 1 / fps)
+    frames = np.round(times * reader.fps).astype(int).clip(max=reader.count - 1)
+    indices = np.unique(frames)
     for first in range(0, len(indices), chunk):
-        yield _decode(Path(path), reader, indices[first : first + chunk])
-
-
-class VideoReader:
-    """An open video file: ``count`` frames at ``fps``, to be read in several steps.
-
-    Both raise ``VideoError`` as ``read_frames`` does.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._reader, self.count, self.fps = _open(self.path)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """The frames at ``indices`` (n,), ascending: RGB, uint8 (n, H, W, 3)."""
-        return _decode(self.path, self._reader, indices)
-
-
-def _open(path: Path) -> tuple[Any, int, float]:
-    """decord's reader of a file, its number of frames and their rate."""
-    if not path.is_file():
-        raise VideoError(f"Video {path} does not exist.")
-    if path.stat().st_size == 0:
-        raise VideoError(f"Video {path} is an empty file.")
-    decord = _decord()
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        count, fps = len(reader), float(reader.get_avg_fps())
-    except Exception as error:  # decord raises its own types and RuntimeError
-        raise VideoError(f"Video {path} cannot be opened: {_reason(error)}.") from error
-    if count == 0 or not fps > 0:
-        raise VideoError(f"Video {path} has {count} frames at {fps} fps.")
-    return reader, count, fps
-
-
-def _sampled(path: Path, count: int, fps: float, *sampling: Any) -> np.ndarray:
-    try:
-        return sample_indices(count, fps, *sampling)
-    except ValueError as error:
-        raise VideoError(f"Video {path}: {error}") from error
-
-
-def _decode(path: Path, reader: Any, indices: np.ndarray) -> np.ndarray:
-    try:
-        return reader.get_batch(indices.tolist()).asnumpy()
-    except Exception as error:
-        raise VideoError(
-            f"Video {path} cannot be decoded at frames {indices[0]} to {indices[-1]} "
-            f"of {len(reader)}: {_reason(error)}."
-        ) from error
+        yield reader.read(indices[first : first + chunk])
 
 
 def _reason(error: Exception) -> str:
@@ -237,8 +231,3 @@ def pad_frames(pixels: Tensor, max_frames: int) -> tuple[Tensor, Tensor]:
     padded = pixels.new_zeros((max_frames, *pixels.shape[1:]))
     padded[:n] = pixels
     return padded, torch.arange(max_frames) < n
-
-
-def read_item(item: VideoItem, max_frames: int, sample_fps: float) -> np.ndarray:
-    """Sampled frames, uint8 (n, H, W, 3), of a video or of its segment."""
-    return read_frames(item.path, max_frames, sample_fps, item.start, item.end)

@@ -1,14 +1,14 @@
-"""From a split to tensors: decoding once, batching, and caches that survive a kill.
+"""From a split to tensors: decoding once, batching, and two caches on disk.
 
 Both caches write to a temporary name and rename, so a reader in another process never
-sees half a file, and a killed writer leaves nothing that a later run would trust.
+sees half a file, and a killed writer leaves nothing that a later run would use.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from glscl.data.frames import normalise, pad_frames, read_item, resize_crop
+from glscl.data.frames import normalise, pad_frames, read_frames, resize_crop
 from glscl.data.split import Split, VideoItem
 from glscl.util import parallel
 from glscl.util.files import atomic_path
@@ -38,12 +38,11 @@ class FrameSpec:
     std: tuple[float, ...]
 
 
-class VideoBatch(NamedTuple):
-    """``pixels`` (B, F, 3, S, S), ``frame_mask`` (B, F), ``videos`` (B,) in the split."""
+class PaddedVideo(NamedTuple):
+    """``pixels`` (F, 3, S, S) and ``frame_mask`` (F,); in a batch (B, F, ...)."""
 
     pixels: Tensor
     frame_mask: Tensor
-    videos: Tensor
 
 
 def _digest(value: object) -> str:
@@ -86,15 +85,16 @@ class FrameCache:
 
 def decode(item: VideoItem, spec: FrameSpec) -> np.ndarray:
     """Sampled frames of a video at the size of the backbone: uint8 (n, S, S, 3)."""
-    frames = read_item(item, spec.max_frames, spec.sample_fps)
+    sampling = spec.max_frames, spec.sample_fps
+    frames = read_frames(item.path, *sampling, item.start, item.end)
     return resize_crop(frames, spec.image_size)
 
 
 class VideoDataset(Dataset):
-    """The videos of a split as padded pixels.
+    """The videos of a split as padded pixels, decoded when needed.
 
-    ``augment`` (uint8 (n, S, S, 3) to the same) is applied to the frames of a video
-    after decoding, before they are normalised.
+    ``augment`` (frames uint8 (n, S, S, 3) and a seed to frames of the same shape), such
+    as ``pairs.rand_augment``, is for training only.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class VideoDataset(Dataset):
         split: Split,
         spec: FrameSpec,
         cache: FrameCache | None = None,
-        augment: Callable[[np.ndarray], np.ndarray] | None = None,
+        augment: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ):
         self.split = split
         self.spec = spec
@@ -112,35 +112,28 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.split.videos)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        item, spec = self.split.videos[index], self.spec
+    def __getitem__(self, video: int) -> PaddedVideo:
+        return self.load(video, 0)
+
+    def load(self, video: int, seed: int) -> PaddedVideo:
+        """Video number ``video``; ``seed``: of the augmentation."""
+        item, spec = self.split.videos[video], self.spec
         frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
-        if self.augment:
-            frames = self.augment(frames)
+        if self.augment is not None:
+            frames = self.augment(frames, seed)
         pixels = normalise(frames, spec.mean, spec.std)
-        return *pad_frames(pixels, spec.max_frames), index
+        return PaddedVideo(*pad_frames(pixels, spec.max_frames))
 
 
-def collate(items: Sequence[tuple[Tensor, Tensor, int]]) -> VideoBatch:
-    """Stack items of a ``VideoDataset`` into a batch."""
-    pixels, masks, videos = zip(*items, strict=True)
-    return VideoBatch(torch.stack(pixels), torch.stack(masks), torch.tensor(videos))
-
-
-def video_loader(
-    dataset: Dataset, batch_size: int, workers: int = 0, shuffle: bool = False
-) -> DataLoader:
-    """Batches of ``VideoBatch``; broken files raise ``VideoError`` by name."""
+def video_loader(dataset: Dataset, batch_size: int, workers: int = 0) -> DataLoader:
+    """Batches of ``PaddedVideo``; broken files raise ``VideoError`` by name."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=shuffle,
         num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        # Even without shuffling a loader draws a number. From a generator of its own,
+        # A loader draws a number even without shuffling. From a generator of its own,
         # so that what follows is the same whether features were cached or not.
-        generator=None if shuffle else torch.Generator(),
+        generator=torch.Generator(),
     )
 
 
@@ -202,7 +195,6 @@ def cached_frame_features(
     encoder: ImageEncoder,
     dataset: VideoDataset,
     folder: str | Path,
-    batch_size: int = 32,
     workers: int = 0,
     device: torch.device | str = "cpu",
     patches: bool = False,
@@ -210,7 +202,7 @@ def cached_frame_features(
 ) -> FrameFeatures:
     """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
 
-    A file holds ``shard`` videos, so a run that was killed goes on at the last of them,
+    A file holds ``shard`` videos, so a run that was killed resumes at the last file,
     and processes of ``torchrun``, which must all call, share the files among them. The
     key of a file covers the weights of ``encoder``, its videos and the sampling; one
     that cannot be read back is made again. Augmented datasets are refused
@@ -230,8 +222,8 @@ def cached_frame_features(
         paths[Path(folder) / f"features-{key}.safetensors"] = part
     for path in list(paths)[parallel.rank() :: parallel.world_size()]:
         if not _is_whole(path):
-            own = Subset(dataset, paths[path])
-            features = encode_frames(encode, own, batch_size, workers, device)
+            videos = Subset(dataset, paths[path])
+            features = encode_frames(encode, videos, workers=workers, device=device)
             with atomic_path(path) as temporary:
                 save_file(features._asdict(), temporary)
     parallel.barrier()

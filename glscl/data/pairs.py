@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from glscl.config import TrainConfig
-from glscl.data.frames import normalise, pad_frames
-from glscl.data.loader import FrameCache, FrameFeatures, FrameSpec, decode
+from glscl.data.loader import FrameFeatures, FrameSpec
 from glscl.data.split import Split
 from glscl.util.shapes import check_shape
 
@@ -31,7 +30,7 @@ def stable_seed(*parts: object) -> int:
 
 
 class Videos(Protocol):
-    """The videos of a split, as what a model takes in."""
+    """The videos of a split as input of a model: ``CachedVideos`` or ``VideoDataset``."""
 
     split: Split
 
@@ -57,33 +56,6 @@ class CachedVideos:
     def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
         """Features of the frames, never augmented, and ``frame_mask`` (F,)."""
         return self.features.frames[video], self.features.frame_mask[video]
-
-
-class DecodedVideos:
-    """Videos as pixels, decoded when needed: items (F, 3, S, S).
-
-    ``augment``: a RandAugment policy in timm's notation, for training only.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        spec: FrameSpec,
-        cache: FrameCache | None = None,
-        augment: str | None = None,
-    ):
-        self.split = split
-        self.spec = spec
-        self.cache = cache
-        self.augment = rand_augment(augment, spec) if augment else None
-
-    def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Normalised pixels (F, 3, S, S) and ``frame_mask`` (F,)."""
-        item, spec = self.split.videos[video], self.spec
-        frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
-        if self.augment is not None:
-            frames = self.augment(frames, seed)
-        return pad_frames(normalise(frames, spec.mean, spec.std), spec.max_frames)
 
 
 @contextmanager
@@ -215,10 +187,10 @@ def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
         raise ValueError(
             f"group_size must divide the batch of {config.batch_size}, got {size}."
         )
-    own: list[list[int]] = [[] for _ in split.videos]
+    captions_of: list[list[int]] = [[] for _ in split.videos]
     for position, caption in enumerate(split.captions):
-        own[caption.video].append(position)
-    order = [rng.choice(captions) for captions in own]
+        captions_of[caption.video].append(position)
+    order = [rng.choice(captions) for captions in captions_of]
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     rng.shuffle(groups)
     return [caption for group in groups for caption in group]

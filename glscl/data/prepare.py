@@ -1,15 +1,15 @@
-"""Smaller copies of videos, once, so that training reads a fraction of the bytes.
+"""Smaller copies of videos, made once, so that training reads fewer bytes.
 
-Models look at a frame or so a second and at 224 pixels. A copy at 3 frames a second
-with that shorter side decodes many times faster and, at a whole frame rate, holds the
-very frames that would be sampled at 1 frame a second. Sound is dropped; rotation is
+Models take about one frame a second, of 224 pixels. A copy at 3 frames a second with
+that shorter side decodes many times faster and, at a whole frame rate, holds exactly
+the frames that would be sampled at 1 frame a second. Sound is dropped; rotation is
 applied.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from glscl.data.annotations import read_json
+from glscl.data.encode import write_mp4
 from glscl.data.frames import resampled, resize_shorter
 from glscl.data.split import VideoItem
 from glscl.util.files import atomic_path, write_json
@@ -101,8 +102,8 @@ def _same_settings(folder: Path, settings: dict[str, float]) -> None:
         found = read_json(path, dict)
         if found != settings:
             raise ValueError(
-                f"{folder} holds videos prepared with {found}, now {settings} is asked "
-                "for; choose another folder."
+                f"{folder} holds videos prepared with {found}, not {settings}: choose "
+                "another folder."
             )
         return
     write_json(path, settings)
@@ -117,29 +118,17 @@ def _is_done(item: VideoItem, folder: Path) -> bool:
 
 
 def _copy(folder: Path, fps: float, size: int, item: VideoItem) -> None:
-    import av
-
-    # Smaller videos are not blown up.
-    chunks = (
-        resize_shorter(c, min(size, *c.shape[1:3])) for c in resampled(item.path, fps)
-    )
-    with (
-        atomic_path(_target(item, folder)) as temporary,
-        av.open(str(temporary), "w", format="mp4") as container,
-    ):
-        stream = None
-        for chunk in chunks:
+    def frames() -> Iterator[np.ndarray]:
+        for chunk in resampled(item.path, fps):
+            # Smaller videos are not enlarged.
+            small = resize_shorter(chunk, min(size, *chunk.shape[1:3]))
             # H.264 stores colours at half the resolution and so needs even sizes.
-            chunk = chunk[:, : chunk.shape[1] // 2 * 2, : chunk.shape[2] // 2 * 2]
-            if stream is None:
-                rate = Fraction(fps).limit_denominator(1000)
-                # A key frame every 4 s, so that a reader need not start at the first.
-                options = {"crf": "20", "preset": "fast", "g": str(round(4 * fps))}
-                stream = container.add_stream("libx264", rate=rate, options=options)
-                stream.height, stream.width = chunk.shape[1:3]
-                stream.pix_fmt = "yuv420p"
-            for image in np.ascontiguousarray(chunk):
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                container.mux(stream.encode(frame))
-        if stream is not None:
-            container.mux(stream.encode())
+            height, width = (side // 2 * 2 for side in small.shape[1:3])
+            yield from np.ascontiguousarray(small[:, :height, :width])
+
+    # A key frame every 4 s, so that a reader need not start at the first.
+    options = {"crf": "20", "preset": "fast", "g": str(round(4 * fps))}
+    with atomic_path(_target(item, folder)) as temporary:
+        write_mp4(
+            str(temporary), frames(), Fraction(fps).limit_denominator(1000), options
+        )

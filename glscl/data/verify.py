@@ -1,7 +1,7 @@
-"""Every video of a data set, opened and decoded where a model would look.
+"""Every video of a data set, opened and decoded at the frames that a model uses.
 
-A report says of each what is in it or what is wrong with it. Nothing is replaced: a
-video that cannot be read is to be mended, or left out by name.
+A report gives the contents of each video, or its problem. Nothing is replaced: a video
+that cannot be read has to be repaired, or left out by name.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from glscl.data.annotations import field, read_json
+from glscl.data.annotations import field, numbered, read_json
 from glscl.data.frames import VideoError, VideoInfo, check_video
 from glscl.data.split import VideoItem
 from glscl.util.files import write_json
 from glscl.util.workers import Outcome, outcomes
 
-STATUS = {"ok": "ok", "error": "unreadable", "crash": "crash", "timeout": "timeout"}
-
 
 @dataclass(frozen=True)
 class Checked:
-    """A video and what became of it.
+    """The result for one video.
 
-    ``status``: ok, unreadable, crash (of the decoder) or timeout. The numbers are there
-    for videos that are ok, ``problem`` for the others.
+    ``status``: ok, unreadable, crash (of the decoder) or timeout. Videos that are ok
+    have the numbers, the others a ``problem``.
     """
 
     id: str
@@ -75,48 +73,35 @@ class Report:
 def read_unreadable(path: Path) -> list[str]:
     """Ids of the videos that the report at ``path`` found unreadable."""
     videos = field(read_json(path, dict), "videos", list, str(path))
-    bad = []
-    for number, video in enumerate(videos, start=1):
-        where = f"{path}, video {number}"
-        if field(video, "status", str, where) != "ok":
-            bad.append(field(video, "id", str, where))
-    return bad
+    return [
+        field(video, "id", str, where)
+        for where, video in numbered(videos, f"{path}, video")
+        if field(video, "status", str, where) != "ok"
+    ]
 
 
 def verify(
     items: Sequence[VideoItem],
-    max_frames: int = 12,
-    sample_fps: float = 1.0,
     workers: int = 2,
     timeout: float = 60.0,
     thorough: bool = False,
 ) -> Report:
     """Open every video; decode its first and last sampled frame, in ``workers``.
 
-    ``timeout``: seconds that one video may take. ``thorough``: decode all frames by a
-    decoder that stops at damage which others paint over. A crash or a hang of the
-    decoder is a finding like any other.
+    ``timeout``: seconds that one video may take. ``thorough``: decode all frames, by a
+    decoder that stops at damage which others conceal. A crash or a hang of the decoder
+    is reported like any other problem.
     """
     started = time.perf_counter()
-    check = partial(_check, max_frames, sample_fps, thorough)
-    found: list[Outcome | None] = [None] * len(items)
+    check = partial(_check, thorough)
     calls = outcomes(check, items, workers, timeout)
-    for number, outcome in tqdm(
-        calls, total=len(items), desc="verifying", unit="video"
-    ):
-        found[number] = outcome
-    videos = tuple(
-        _checked(item, outcome)
-        for item, outcome in zip(items, found, strict=True)
-        if outcome is not None
-    )
+    found = dict(tqdm(calls, total=len(items), desc="verifying", unit="video"))
+    videos = tuple(_checked(item, found[i]) for i, item in enumerate(items))
     return Report(videos, time.perf_counter() - started)
 
 
-def _check(
-    max_frames: int, sample_fps: float, thorough: bool, item: VideoItem
-) -> VideoInfo:
-    info = check_video(item.path, max_frames, sample_fps, item.start, item.end)
+def _check(thorough: bool, item: VideoItem) -> VideoInfo:
+    info = check_video(item.path, item.start, item.end)
     if thorough:
         _decode_strictly(item.path)
     return info
@@ -143,5 +128,5 @@ def _decode_strictly(path: Path) -> None:
 
 def _checked(item: VideoItem, outcome: Outcome) -> Checked:
     info = outcome.value._asdict() if outcome.kind == "ok" else {}
-    status, path = STATUS[outcome.kind], str(item.path)
-    return Checked(item.id, path, status, outcome.problem, **info)
+    status = "unreadable" if outcome.kind == "error" else outcome.kind
+    return Checked(item.id, str(item.path), status, outcome.problem, **info)

@@ -17,7 +17,7 @@ def without_suffix(name: str) -> str:
 
 
 class VideoFiles:
-    """Paths by file name without suffix. Asking for an ambiguous name is an error."""
+    """Paths by file name without suffix."""
 
     def __init__(self, paths: Iterable[Path]):
         self.paths: dict[str, list[Path]] = {}
@@ -25,9 +25,9 @@ class VideoFiles:
             self.paths.setdefault(without_suffix(path.name), []).append(path)
 
     def get(self, names: Iterable[str]) -> Path | None:
-        """The file that goes by the first of ``names`` that is there.
+        """The file named by the first of ``names`` that exists, None if none does.
 
-        Raises ``ValueError`` where two files do.
+        Raises ``ValueError`` where two files have that name.
         """
         for name in names:
             found = self.paths.get(name, [])
@@ -51,5 +51,5 @@ def list_videos(folder: str | Path) -> list[Path]:
 
 
 def find_videos(folder: str | Path) -> VideoFiles:
-    """The videos below ``folder``, to be asked for by name."""
+    """The videos below ``folder``, by name."""
     return VideoFiles(list_videos(folder))

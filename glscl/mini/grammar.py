@@ -94,7 +94,7 @@ _STILL = ("{}", "a picture of {}", "we see {}", "there is {}")
 
 @dataclass(frozen=True)
 class Mention:
-    """What a caption says about one shot: which shot, and the attributes it names."""
+    """The part of a caption about one shot: which shot, and the attributes it names."""
 
     shot: int
     attributes: tuple[str, ...]
@@ -102,7 +102,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, its kind, and what it says: one mention per shot, in their order."""
+    """A sentence, its kind, and its content: one mention per shot, in their order."""
 
     text: str
     kind: str
@@ -139,7 +139,7 @@ def ground_phrase(rng: random.Random, shot: Shot) -> str:
 def _clause(rng: random.Random, shot: Shot, kind: str) -> tuple[str, tuple[str, ...]]:
     """A clause about ``shot`` and the attributes it names.
 
-    Draws the same count of random numbers whatever the shot shows, so a sibling clip
+    Draws the same count of random numbers whatever the shot shows, so a hard negative
     gets the same sentence with only the changed words replaced.
     """
     with_size = rng.random() < _NAMES_SIZE[kind] and shot.motion not in RESIZING
@@ -175,7 +175,7 @@ def captions_of(clip: Clip, seed: int = 0, style: str | None = None) -> list[Cap
     """The five captions of ``clip``: two single, two double, one all.
 
     ``style`` is the id that seeds templates and synonyms, by default the clip's own; a
-    sibling takes the style of its original.
+    hard negative takes that of its original.
     """
     rng = random.Random(f"glscl captions {seed} {style or clip.id}")
     plans: list[tuple[str, tuple[int, ...]]] = []

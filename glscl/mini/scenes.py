@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 SIDE = 64
 FPS = 8
@@ -33,7 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "tone": TONES,
     "motion": MOTIONS,
 }
-#: Shapes that look the same at every angle, so nobody could see them spin.
+#: Shapes that are the same at every angle, so that their spinning cannot be seen.
 ROUND = ("circle", "ring")
 #: Motions during which the size is not one thing to name.
 RESIZING = ("grow", "shrink")
@@ -98,19 +98,6 @@ class Clip:
             if shot.start <= frame < shot.stop:
                 return index
         raise IndexError(f"{self.id} has frames 0 to {self.shots[-1].stop - 1}.")
-
-    def to_dict(self) -> dict:
-        """Plain values for JSON; ``clip_from_dict`` is the inverse."""
-        return asdict(self)
-
-
-def clip_from_dict(values: dict) -> Clip:
-    """The clip that ``Clip.to_dict`` wrote."""
-    shots = tuple(
-        Shot(**{**shot, "object_shade": tuple(shot["object_shade"])})
-        for shot in values["shots"]
-    )
-    return Clip(id=values["id"], shots=shots)
 
 
 def motions_of(shape: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The built-in benchmark: clips on disk, their captions and splits.
 
-``make_benchmark`` draws real H.264 files that are then read like any other video, so no
-download stands between a reader and a running notebook.
+``make_benchmark`` draws real H.264 files that are then read like any other video, so
+the notebooks run without any download.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from glscl.data.encode import ENCODER, encode_mp4
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.mini.grammar import Caption, Mention, captions_of
+from glscl.mini.grammar import Caption, captions_of
 from glscl.mini.render import render_clip
 from glscl.mini.scenes import (
     FPS,
     SPLITS,
     Clip,
-    clip_from_dict,
     draw_clip,
 )
 from glscl.util.files import atomic_path
@@ -33,23 +33,27 @@ from glscl.util.files import atomic_path
 VERSION = 1
 LEFTOVER_SECONDS = 600
 INDEX = "benchmark.json"
+_CLIP, _CAPTIONS = TypeAdapter(Clip), TypeAdapter(tuple[Caption, ...])
+
+
+Items = tuple[tuple[Clip, tuple[Caption, ...]], ...]
 
 
 class BenchmarkError(RuntimeError):
-    """The built-in benchmark cannot be made or read; the message says why."""
+    """The built-in benchmark cannot be made or read; the message names the cause."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """Clips and captions under ``root``, by split.
 
-    ``split`` gives what every data set gives; ``clips`` and ``captions`` say what is in
-    them: shots with their frames, and which shots a caption is about.
+    ``split`` returns what every data set returns; ``clips`` and ``captions`` hold the
+    contents: shots with their frames, and which shots a caption is about.
     """
 
     root: Path
     seed: int
-    contents: Mapping[str, tuple[tuple[Clip, tuple[Caption, ...]], ...]]
+    contents: Mapping[str, Items]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -77,7 +81,7 @@ class Benchmark:
         )
         return Split(name, videos, captions)
 
-    def items(self, split: str) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+    def items(self, split: str) -> Items:
         """The clips of ``split``, each with its captions. ``ValueError`` if unknown."""
         if split not in self.contents:
             raise ValueError(
@@ -124,7 +128,7 @@ def make_benchmark(
         name: _items_of(name, size, seed, found) for name, size in sizes.items()
     }
     clips = [clip for items in contents.values() for clip, _ in items]
-    write_clips(root, clips, workers=workers, progress=progress)
+    write_clips(root, clips, workers, progress)
     if found is None or any(found.sizes[name] < sizes[name] for name in SPLITS):
         everything = {
             name: max(items, found.contents[name] if found else (), key=len)
@@ -134,35 +138,29 @@ def make_benchmark(
     return Benchmark(root, seed, contents)
 
 
-def _items_of(
-    split: str, size: int, seed: int, found: Benchmark | None
-) -> tuple[tuple[Clip, tuple[Caption, ...]], ...]:
+def _items_of(split: str, size: int, seed: int, found: Benchmark | None) -> Items:
     known = found.contents[split][:size] if found else ()
     drawn = (draw_clip(split, index, seed) for index in range(len(known), size))
     return (*known, *((clip, tuple(captions_of(clip, seed))) for clip in drawn))
 
 
 def write_clips(
-    root: str | Path,
-    clips: Sequence[Clip],
-    workers: int = 2,
-    progress: bool = False,
-) -> list[Path]:
-    """Write the MP4 of every clip that is not there whole; returns all paths.
+    root: Path, clips: Sequence[Clip], workers: int = 2, progress: bool = False
+) -> None:
+    """Write the MP4 of every clip that is not there whole.
 
     ``workers`` threads share the work: drawing and encoding release Python's lock.
     Raises ``BenchmarkError`` when a file cannot be written.
     """
     from tqdm import tqdm
 
-    root = Path(root)
     try:
         (root / "clips").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchmarkError(f"Could not write {root}: {error.strerror}.") from error
     _sweep(root / "clips")
     missing = [clip for clip in clips if not _is_whole(root, clip)]
-    # Left alone otherwise, so that TQDM_DISABLE of the environment is heard.
+    # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.
     quiet = {} if progress and missing else {"disable": True}
     with (
         tqdm(total=len(missing), desc="clips", unit="clip", **quiet) as bar,
@@ -176,7 +174,6 @@ def write_clips(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [clip_path(root, clip) for clip in clips]
 
 
 def _write_clip(root: Path, clip: Clip) -> None:
@@ -186,7 +183,7 @@ def _write_clip(root: Path, clip: Clip) -> None:
 
 def _signature(clip: Clip) -> str:
     """What the file of ``clip`` carries as a comment: a digest of all that made it."""
-    text = json.dumps([clip.to_dict(), ENCODER], sort_keys=True)
+    text = json.dumps([asdict(clip), ENCODER], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:24]
     return f"glscl {VERSION} {clip.id} {digest}"
 
@@ -223,7 +220,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed runs left: temporary files nobody touched for minutes."""
+    """Remove what killed runs left: temporary files without a change for minutes."""
     for leftover in folder.glob(".*.mp4.*"):
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
             if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
@@ -233,7 +230,7 @@ def _sweep(folder: Path) -> None:
 def _write_index(benchmark: Benchmark) -> None:
     contents = {
         name: [
-            {**clip.to_dict(), "captions": [asdict(caption) for caption in captions]}
+            {**asdict(clip), "captions": [asdict(caption) for caption in captions]}
             for clip, captions in items
         ]
         for name, items in benchmark.contents.items()
@@ -298,7 +295,13 @@ def _read_index(root: Path) -> Benchmark:
         )
     try:
         contents = {
-            name: tuple(_item_from_dict(values) for values in index["splits"][name])
+            name: tuple(
+                (
+                    _CLIP.validate_python(item),
+                    _CAPTIONS.validate_python(item["captions"]),
+                )
+                for item in index["splits"][name]
+            )
             for name in SPLITS
         }
         return Benchmark(root, int(index["seed"]), contents)
@@ -311,18 +314,3 @@ def _damaged(path: Path) -> BenchmarkError:
         f"{path} is damaged: delete it and make the benchmark again, whole clips are "
         "kept."
     )
-
-
-def _item_from_dict(values: dict[str, Any]) -> tuple[Clip, tuple[Caption, ...]]:
-    captions = tuple(
-        Caption(
-            text=caption["text"],
-            kind=caption["kind"],
-            mentions=tuple(
-                Mention(mention["shot"], tuple(mention["attributes"]))
-                for mention in caption["mentions"]
-            ),
-        )
-        for caption in values["captions"]
-    )
-    return clip_from_dict(values), captions

@@ -6,23 +6,23 @@ from dataclasses import asdict
 import pytest
 import torch
 from toy import toy_videos
+from typer.testing import CliRunner
 
+from book.experiments import __main__ as command
 from book.experiments import ablations as runner
 from book.experiments.ablations import (
     ALL_VARIANTS,
-    PAIRS,
     VARIANTS,
     Setup,
-    difference,
     run_once,
     run_path,
     settings_of,
     stored_runs,
-    summarise,
     train_variant,
 )
+from book.experiments.hard_negatives import HARD_NEGATIVE_KINDS
+from book.experiments.summary import PAIRS, difference, summarise
 from glscl.config import MODEL_CONFIGS, TrainConfig, override
-from glscl.mini.synthetic import SIBLING_KINDS
 
 TINY = Setup(epochs=1, train_clips=8, val_clips=8, test_clips=8, pretrained=None)
 
@@ -45,7 +45,7 @@ def test_variants_name_real_settings_and_pairs_real_variants():
         of_model, of_recipe = settings_of(changes)
         override(MODEL_CONFIGS[changes.get("method", "glscl")](), of_model)
         override(TrainConfig(), of_recipe)
-        assert set(changes.get("siblings", ())) <= set(SIBLING_KINDS)
+        assert set(changes.get("hard_negatives", ())) <= set(HARD_NEGATIVE_KINDS)
     assert {name for pair in PAIRS for name in pair} <= ALL_VARIANTS.keys()
 
 
@@ -70,7 +70,7 @@ def test_a_variant_is_trained_as_it_says_and_repeats(videos):
 
 
 def test_a_variant_may_change_the_recipe_too(videos):
-    changes = {**VARIANTS["+ GIM"], "temporal_layers": 1, "siblings": ["motion"]}
+    changes = {**VARIANTS["+ GIM"], "temporal_layers": 1, "hard_negatives": ["motion"]}
     changes |= {"epochs": 2, "group_size": 2, "batch_size": 4}
     model, record = train_variant(changes, 0, videos, TINY)
     assert record["recipe"]["epochs"] == 2
@@ -99,16 +99,19 @@ def test_a_run_with_a_file_is_not_run_again_unless_settings_changed(
         run_once("mean pooling", 0, tmp_path, TINY)
 
 
-def test_longer_runs_say_how_often_siblings_are_told_apart(
+def test_longer_runs_measure_the_accuracy_on_hard_negatives(
     videos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(runner, "sibling_videos", lambda _: toy_videos(16, 2, "val"))
+    families = toy_videos(16, 2, "val")
+    monkeypatch.setattr(runner, "hard_negative_videos", lambda _: families)
     monkeypatch.setitem(ALL_VARIANTS, "all, longer", {"local": False})
     record = run_once("all, longer", 0, tmp_path, TINY)
-    assert set(record["sibling_wins"]) == set(SIBLING_KINDS)
-    assert "sibling_wins" not in run_once("mean pooling", 0, tmp_path, TINY)
-    told = summarise([record], "c")["variants"]["all, longer"]["sibling_wins"]
-    assert told["motion"]["mean"] == record["sibling_wins"]["motion"]
+    accuracy = record["hard_negative_accuracy"]
+    assert set(accuracy) == set(HARD_NEGATIVE_KINDS)
+    other = run_once("mean pooling", 0, tmp_path, TINY)
+    assert "hard_negative_accuracy" not in other
+    row = summarise([record], "c")["variants"]["all, longer"]
+    assert row["hard_negative_accuracy"]["motion"]["mean"] == accuracy["motion"]
 
 
 def fake_run(variant, seed, ranks):
@@ -174,3 +177,28 @@ def test_summary_reads_every_run_of_its_setup_in_the_order_of_the_table(tmp_path
 def test_unknown_variants_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Unknown variant 'magic'"):
         runner.run_all(["magic"], [0], tmp_path, TINY)
+
+
+def test_the_command_resumes_and_writes_the_summary(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
+    monkeypatch.setattr(command, "stored_runs", lambda *_: [run])
+    asked, run = [], fake_run("all", 0, [1, 1])
+    words = ["ablate", "--out", str(tmp_path), "--seeds", "2", "--related"]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 0, result.output
+    ((names, seeds, folder, setup, processes),) = asked
+    assert names == [*VARIANTS, *runner.RELATED]
+    assert (list(seeds), folder) == ([0, 1], tmp_path / "ablation")
+    assert (setup, processes) == (Setup(), 1)
+    assert (
+        "all                text to video R@1 100.0 ± 0.0 % (1 seeds)" in result.output
+    )
+    summary = json.loads((tmp_path / "ablation.json").read_text())
+    assert list(summary["variants"]) == ["all"]
+
+
+def test_an_unknown_variant_is_one_sentence(tmp_path):
+    words = ["ablate", "--out", str(tmp_path), "--variant", "magic"]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 1
+    assert "Unknown variant 'magic'" in result.output

@@ -1,4 +1,4 @@
-"""Diagrams are drawings that can be read: well formed, named, inside their sheet."""
+"""Diagrams are well formed, have an accessible name, and stay inside their area."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -30,7 +30,7 @@ def said(tree):
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_a_drawing_has_a_name_and_stays_on_its_sheet(name):
+def test_a_drawing_has_a_name_and_stays_inside_its_area(name):
     tree = parsed(DRAWINGS[name](), "Weights & sums")
     assert tree.get("role") == "img"
     assert tree.get("aria-label") == "Weights & sums"
@@ -78,7 +78,7 @@ def test_every_concept_is_compared_with_its_own():
     words = said(parsed(diagrams.local(5, 2)))
     for q in "12345":
         assert words.count(q) == 2
-    assert "decoder, 2 layers, one for both" in words
+    assert "decoder, 2 layers, shared by both" in words
 
 
 def test_only_named_boxes_are_links():

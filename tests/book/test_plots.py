@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from book.kit import plots
+from book.kit.svg import to_svg
 
 PAGES = ("#fdfcfa", "#14181e")  # the light and the dark page
 # Machado et al. 2009, full severity, on linear RGB.
@@ -104,12 +105,12 @@ def all_figures():
 
 @pytest.fixture(scope="module")
 def drawings():
-    return {name: plots.to_svg(made, "Words") for name, made in all_figures().items()}
+    return {name: to_svg(made, "Words") for name, made in all_figures().items()}
 
 
 @pytest.mark.parametrize("name", list(all_figures()))
 def test_a_drawing_is_the_same_every_time_and_well_formed(drawings, name):
-    assert plots.to_svg(all_figures()[name], "Words") == drawings[name]
+    assert to_svg(all_figures()[name], "Words") == drawings[name]
     root = ET.fromstring(drawings[name])
     assert root.get("role") == "img"
     assert root.get("aria-label") == "Words"
@@ -131,7 +132,7 @@ def test_drawing_leaves_the_defaults_of_matplotlib_alone(drawings):
 
     with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0}):
         before = dict(matplotlib.rcParams)
-        again = {name: plots.to_svg(m, "Words") for name, m in all_figures().items()}
+        again = {name: to_svg(m, "Words") for name, m in all_figures().items()}
         assert dict(matplotlib.rcParams) == before
     assert again == drawings
 
@@ -158,9 +159,7 @@ def test_ids_of_two_drawings_never_meet(drawings):
 
 
 def test_alt_text_with_quotes_and_angles_stays_an_attribute():
-    drawing = plots.to_svg(
-        plots.lines([1, 2], {"a": [1, 2]}, "x", "y"), 'a "b" <c> & d'
-    )
+    drawing = to_svg(plots.lines([1, 2], {"a": [1, 2]}, "x", "y"), 'a "b" <c> & d')
     assert ET.fromstring(drawing).get("aria-label") == 'a "b" <c> & d'
 
 

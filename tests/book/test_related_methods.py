@@ -1,11 +1,11 @@
-"""The siblings as methods: the same trainer, files and commands; what is measured."""
+"""The related methods: the same trainer, files and commands; what is measured."""
 
 import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-from toy import toy_model, toy_recipe, toy_sibling, toy_videos, weights
+from toy import toy_model, toy_recipe, toy_related, toy_videos, weights
 from typer.testing import CliRunner
 
 import glscl
@@ -13,8 +13,8 @@ from benchmarks.related_methods import per_query, two_stage
 from book.experiments.ablations import Setup, train_variant
 from book.experiments.related_methods import (
     level_scores,
+    related_measures,
     score_variance,
-    sibling_measures,
     top_agreement,
     two_stage_sweep,
 )
@@ -44,7 +44,7 @@ def double():
 
 
 def gradients_of(method, options):
-    model = toy_sibling(method).double()
+    model = toy_related(method).double()
     videos = toy_videos(patches=PATCHES[method])
     run = _Run(model, videos, toy_recipe(), None, options)
     batch = next(run._rest_of_epoch())
@@ -69,10 +69,10 @@ def test_large_batch_mode_has_the_loss_and_gradients_of_the_whole_batch(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_sibling_overfits_one_batch(method):
+def test_a_related_method_overfits_one_batch(method):
     recipe = toy_recipe(epochs=30, clip_lr_scale=1.0)
     videos = toy_videos(8, 1, patches=PATCHES[method])
-    history = fit(toy_sibling(method), videos, recipe, options=QUIET)
+    history = fit(toy_related(method), videos, recipe, options=QUIET)
     first, last = history.steps[0], history.steps[-1]
     assert last["total"] < 0.5 * first["total"]
     assert all(value == value for value in last.values())
@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
         toy_videos(n, 2, name, PATCHES[method])
         for n, name in ((16, "train"), (6, "val"))
     )
-    whole = toy_sibling(method)
+    whole = toy_related(method)
     fit(whole, videos, toy_recipe(epochs=2), val, QUIET)
     options = replace(QUIET, folder=tmp_path)
 
@@ -103,8 +103,8 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", stop)
         with pytest.raises(StopError):
-            fit(toy_sibling(method), videos, toy_recipe(epochs=2), val, options)
-    resumed = toy_sibling(method)
+            fit(toy_related(method), videos, toy_recipe(epochs=2), val, options)
+    resumed = toy_related(method)
     fit(resumed, videos, toy_recipe(epochs=2), val, options)
     expected = weights(whole)
     assert all(torch.equal(x, expected[n]) for n, x in weights(resumed).items())
@@ -121,7 +121,7 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_in_small_batches_are_the_scores_at_once(method):
-    model, videos = toy_sibling(method), toy_videos(9, 3, patches=PATCHES[method])
+    model, videos = toy_related(method), toy_videos(9, 3, patches=PATCHES[method])
     whole = similarity_matrix(model, videos, batch_size=100)
     for size in (1, 4):
         found = similarity_matrix(model, videos, batch_size=size)
@@ -129,7 +129,7 @@ def test_scores_in_small_batches_are_the_scores_at_once(method):
 
 
 def test_words_are_padded_to_the_longest_process_without_changing_the_loss(monkeypatch):
-    model = toy_sibling("glccl")
+    model = toy_related("glccl")
     run = _Run(model, toy_videos(), toy_recipe(), None, QUIET)
     batch = next(run._rest_of_epoch()).trimmed()
     text, video = model(
@@ -156,7 +156,7 @@ def test_presets_are_there_for_the_same_benchmarks(method):
 
 
 def test_freezing_the_embeddings_leaves_blocks_and_projections_trainable():
-    model = toy_sibling("glccl")
+    model = toy_related("glccl")
     freeze(model, "embeddings")
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     clip = "backbone.clip."
@@ -224,16 +224,16 @@ def test_a_run_of_an_ablation_holds_the_measures_of_its_method(method):
 
 
 def test_levels_of_a_split_make_up_its_scores():
-    model, videos = toy_sibling("eercf"), toy_videos(6, 2, patches=2)
+    model, videos = toy_related("eercf"), toy_videos(6, 2, patches=2)
     levels = level_scores(model, videos, batch_size=5)
     parts = ((0.5, "video"), (0.8, "frame weak"), (0.2, "frame strong"))
     total = sum(w * levels[name] for w, name in (*parts, (0.2, "patch weak")))
     torch.testing.assert_close(total, similarity_matrix(model, videos))
-    model, videos = toy_sibling("glccl"), toy_videos(6, 2)
+    model, videos = toy_related("glccl"), toy_videos(6, 2)
     levels = torch.stack(list(level_scores(model, videos, batch_size=5).values()))
     torch.testing.assert_close(levels.mean(dim=0), similarity_matrix(model, videos))
     with pytest.raises(ValueError, match="'glscl' has no levels"):
-        sibling_measures(toy_model(), videos, videos)
+        related_measures(toy_model(), videos, videos)
 
 
 def test_score_variance_tells_own_pairs_from_others():
@@ -255,7 +255,7 @@ def test_correlation_is_that_of_numpy():
 
 
 def test_the_sweep_ends_in_dense_scores_and_agreement_grows():
-    model, videos = toy_sibling("eercf"), toy_videos(12, 2, patches=2)
+    model, videos = toy_related("eercf"), toy_videos(12, 2, patches=2)
     rows = two_stage_sweep(model, videos, (1, 6, 99))
     assert [row["k"] for row in rows] == [1, 6, 12]
     assert rows[-1]["top10"] == 1

@@ -9,7 +9,7 @@ import yaml
 from book.experiments.reproduction import (
     Result,
     compare,
-    ours,
+    measured_values,
     published_eercf,
     published_results,
     read_records,
@@ -74,7 +74,7 @@ def test_eercf_is_compared_with_runs_of_eercf_on_the_same_gallery():
             ("glscl", variant, False),
             ("eercf", "7k", False),
         ):
-            found = ours([run(method=method, variant=split)], result, "R1")
+            found = measured_values([run(method=method, variant=split)], result, "R1")
             assert found == ([47.0] if counts else [])
 
 
@@ -122,4 +122,4 @@ def run(**changes):
 )
 def test_only_runs_of_the_published_setting_stand_beside_it(changes, counts):
     result = Result("msrvtt", "ViT-B/32", "GLSCL", "text to video", {"R1": 48.1})
-    assert ours([run(**changes)], result, "R1") == ([47.0] if counts else [])
+    assert measured_values([run(**changes)], result, "R1") == ([47.0] if counts else [])

@@ -175,7 +175,5 @@ def test_rates_are_shares_of_each_groups_peak():
     rates = {group["name"]: group["lr"] for group in optimiser.param_groups}
     assert rates["new"] == pytest.approx(2.5e-4)
     assert rates["clip"] == pytest.approx(2.5e-5)
-    with pytest.raises(
-        ValueError, match="optimiser must be .*, got 'sgd'"
-    ):
+    with pytest.raises(ValueError, match=r"optimiser must be .*, got 'sgd'"):
         make_optimiser(toy_model(), toy_recipe(optimiser="sgd"))

@@ -19,11 +19,7 @@ from toy import toy_model, toy_recipe, toy_split, toy_videos, weights
 
 from glscl.data.frames import VideoError
 from glscl.data.loader import FrameSpec, VideoDataset
-from glscl.data.pairs import (
-    CachedVideos,
-    epoch_order,
-    rand_augment,
-)
+from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
 from glscl.data.split import Split
 from glscl.model import GLSCL
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
@@ -358,16 +354,14 @@ def test_impossible_batches_and_options_are_refused():
             toy_recipe(),
             options=replace(QUIET, accumulate=3),
         )
-    with pytest.raises(
-        ValueError, match="precision must be .*, got 'fp8'"
-    ):
+    with pytest.raises(ValueError, match=r"precision must be .*, got 'fp8'"):
         RunOptions(precision="fp8")
     with pytest.raises(ValueError, match="select_on must be"):
         RunOptions(select_on="dev")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="finds no CUDA device"):
             RunOptions(device="cuda:0")
-    with pytest.raises(ValueError, match="micro_batch must be .* of at least 1"):
+    with pytest.raises(ValueError, match=r"micro_batch must be .* of at least 1"):
         RunOptions(micro_batch=0)
     with pytest.raises(ValueError, match="needs a folder"):
         RunOptions(tensorboard=True)

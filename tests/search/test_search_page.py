@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import threading
+import time
 from types import SimpleNamespace
 
 import av
@@ -46,8 +47,8 @@ def moments(index):
 
 
 def decoded(data, tmp_path):
-    (tmp_path / "film.mp4").write_bytes(data)
-    with av.open(str(tmp_path / "film.mp4")) as container:
+    (tmp_path / "preview.mp4").write_bytes(data)
+    with av.open(str(tmp_path / "preview.mp4")) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
@@ -69,7 +70,7 @@ def test_frames_are_those_of_their_times(videos):
     np.testing.assert_allclose(levels, [60, 92, 92, 140], atol=4)
 
 
-def test_a_film_plays_the_window_and_no_more(moments, tmp_path):
+def test_a_preview_plays_the_window_and_no_more(moments, tmp_path):
     moment = moments[0]
     frames = decoded(preview(moment), tmp_path)
     assert len(frames) == pytest.approx((moment.end - moment.start) * 8, abs=1)
@@ -104,16 +105,18 @@ def test_a_moment_whose_file_is_gone_says_so(moments, tmp_path):
 def server(index, monkeypatch):
     monkeypatch.setattr(serve, "RATE", 1000)
     with SearchServer(index, ("127.0.0.1", 0)) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread = threading.Thread(target=running.serve_forever)
         thread.start()
+        while not running.server.started:
+            time.sleep(0.01)
         yield running
         running.shutdown()
         thread.join()
 
 
-def get(server, target, **headers):
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
-    connection.putrequest("GET", target, skip_host="Host" in headers)
+def get(server, target, method="GET", **headers):
+    connection = http.client.HTTPConnection(*server.address, timeout=30)
+    connection.putrequest(method, target, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name, value)
     connection.endheaders()
@@ -123,12 +126,12 @@ def get(server, target, **headers):
     return SimpleNamespace(status=response.status, headers=response.headers, body=body)
 
 
-def asked(server, question="red"):
-    return json.loads(get(server, f"/search?q={question}").body)["moments"]
+def moments_for(server, query="red"):
+    return json.loads(get(server, f"/search?q={query}").body)["moments"]
 
 
 def test_an_answer_is_what_the_index_says(server, index):
-    found = asked(server, "a%20red%20circle")
+    found = moments_for(server, "a%20red%20circle")
     wanted = index.search("a red circle", k=8)
     assert [one["number"] for one in found] == [one.row for one in wanted]
     assert found[0]["weights"] == pytest.approx(wanted[0].frame_weights, abs=1e-4)
@@ -136,8 +139,8 @@ def test_an_answer_is_what_the_index_says(server, index):
     assert str(index.snapshot.manifest.folder) not in json.dumps(found)
 
 
-def test_videos_films_and_frames_are_sent(server, videos):
-    one = next(m for m in asked(server) if m["name"] == "other.mp4")
+def test_videos_previews_and_frames_are_sent(server, videos):
+    one = next(m for m in moments_for(server) if m["name"] == "other.mp4")
     content = (videos / "other.mp4").read_bytes()
     whole = get(server, f"/video/{one['number']}")
     assert (whole.status, whole.body) == (200, content)
@@ -154,10 +157,11 @@ def test_videos_films_and_frames_are_sent(server, videos):
         ("bytes=5-", slice(5, None)),
         ("bytes=-7", slice(-7, None)),
         ("bytes=3-99999999", slice(3, None)),
+        ("bytes=0-", slice(0, None)),
     ],
 )
 def test_players_get_the_range_they_ask_for(server, videos, asked_for, part):
-    one = next(m for m in asked(server) if m["name"] == "other.mp4")
+    one = next(m for m in moments_for(server) if m["name"] == "other.mp4")
     content = (videos / "other.mp4").read_bytes()
     answer = get(server, f"/video/{one['number']}", Range=asked_for)
     assert (answer.status, answer.body) == (206, content[part])
@@ -184,14 +188,14 @@ def test_players_get_the_range_they_ask_for(server, videos, asked_for, part):
     ],
 )
 def test_nothing_else_is_sent(server, target):
-    asked(server)
+    moments_for(server)
     answer = get(server, target)
     assert answer.status == 404
     assert b"root:" not in answer.body
 
 
 def test_a_file_that_changed_since_it_was_indexed_is_not_sent(server, videos):
-    one = next(m for m in asked(server) if m["name"] == "third.mp4")
+    one = next(m for m in moments_for(server) if m["name"] == "third.mp4")
     content = (videos / "third.mp4").read_bytes()
     stat = (videos / "third.mp4").stat()
     try:
@@ -215,7 +219,7 @@ def test_questions_are_bounded_in_length_and_rate(server, monkeypatch):
 
 
 def test_only_requests_to_this_machine_by_name_are_answered(server):
-    port = server.server_address[1]
+    port = server.address[1]
     assert get(server, "/", Host=f"localhost:{port}").status == 200
     assert get(server, "/", Host="evil.example").status == 403
     assert get(server, "/", Host=f"evil.example:{port}").status == 403
@@ -223,10 +227,47 @@ def test_only_requests_to_this_machine_by_name_are_answered(server):
     assert "default-src 'none'" in policy
 
 
+@pytest.mark.parametrize("host", ["192.168.1.20:8421", "10.0.0.7", "[fe80::1]:8421"])
+def test_addresses_in_numbers_reach_the_page(server, host):
+    assert get(server, "/", Host=host).status == 200
+
+
+def test_head_answers_without_a_body(server):
+    answer = get(server, "/", method="HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+
+
+def test_numbers_of_any_length_are_refused(server):
+    found = moments_for(server)
+    for target in (f"/video/{'9' * 5000}", f"/frame/{found[0]['number']}/{'9' * 5000}"):
+        assert get(server, target).status == 404
+
+
+def test_every_costly_answer_counts_and_frames_are_decoded_once(server, monkeypatch):
+    found = moments_for(server)
+    number = found[0]["number"]
+    server.limits.times.clear()
+    monkeypatch.setattr(serve, "RATE", 2)
+    statuses = [get(server, f"/frame/{number}/0").status for _ in range(4)]
+    assert statuses == [200] * 4
+    assert get(server, f"/preview/{number}").status == 200
+    assert get(server, f"/preview/{number}").status == 429
+    assert get(server, f"/frame/{found[1]['number']}/0").status == 429
+
+
+def test_addresses_that_cannot_be_are_one_sentence(index):
+    with pytest.raises(
+        ValueError, match="port must lie between 0 and 65535, got 70000"
+    ):
+        SearchServer(index, ("127.0.0.1", 70000))
+    with SearchServer(index, ("::1", 0)) as running:
+        assert running.url.startswith("http://[::1]:")
+
+
 def test_several_people_may_ask_at_once(server):
     answers = []
     threads = [
-        threading.Thread(target=lambda: answers.append(len(asked(server))))
+        threading.Thread(target=lambda: answers.append(len(moments_for(server))))
         for _ in range(8)
     ]
     for thread in threads:

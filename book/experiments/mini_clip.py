@@ -1,6 +1,6 @@
 """Training the mini CLIP: image-text contrastive learning on single frames.
 
-    python -m glscl.mini.pretrain --steps 1600 --seed 0 --out mini_clip.safetensors
+    python -m book.experiments.mini_clip --steps 1600 --seed 0 --out mini_clip.safetensors
 
 Every frame is drawn once and never repeated. Positions, sizes and backgrounds are in
 the captions; motion is not, because one frame does not show it.
@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from glscl.backbone import Backbone, load_backbone, open_clip
 from glscl.data.encode import decode_mp4, encode_mp4
+from glscl.data.frames import normalise
 from glscl.metrics import retrieval_metrics
 from glscl.mini.grammar import empty_caption, still_caption, vocabulary
 from glscl.mini.render import (
@@ -45,6 +46,8 @@ from glscl.util.provenance import versions
 
 BATCH = 128
 STEPS = 1600
+PEAK = 1e-3  # learning rate
+CLUSTERS = 4  # in a clustered batch
 #: What a caption of a still can name; ``row`` and ``column`` form the position.
 FACTS = ("colour", "shape", "size", "row", "column", "pattern", "tone")
 #: Where the three rows, and the three columns, of positions meet, in pixels. Centres
@@ -139,8 +142,8 @@ def agreement(
 
 def draw_batch(rng: random.Random, size: int, clusters: int) -> list[Still]:
     """``size`` stills; with ``clusters`` > 0 in that many groups of equal length that
-    share colour, pattern and tone, so that shape, size and position must tell them
-    apart."""
+    share colour, pattern and tone, so that shape, size and position must distinguish
+    them."""
     if not clusters:
         return [draw_still(rng) for _ in range(size)]
     stills = []
@@ -158,11 +161,10 @@ def pixels_of(stills: Sequence[Still]) -> NDArray[np.uint8]:
     return np.concatenate([render_shot(still.shot, [still.time]) for still in stills])
 
 
-def normalise(backbone: Backbone, pixels: NDArray[np.uint8]) -> Tensor:
-    """CLIP's input (N, 3, H, W) from RGB (N, H, W, 3)."""
-    mean, std = torch.tensor(backbone.image_mean), torch.tensor(backbone.image_std)
-    values = torch.from_numpy(pixels).float() / 255
-    return ((values - mean) / std).permute(0, 3, 1, 2)
+def encode_stills(backbone: Backbone, pixels: NDArray[np.uint8]) -> Tensor:
+    """Features (N, D) of RGB frames (N, H, W, 3)."""
+    standardised = normalise(pixels, backbone.image_mean, backbone.image_std)
+    return backbone.encode_image(standardised)
 
 
 def contrastive_loss(
@@ -203,12 +205,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 def pretrain(
     steps: int,
-    backbone: Backbone | None = None,
     seed: int = 0,
     batch: int = BATCH,
-    peak: float = 1e-3,
     random_steps: int = 500,
-    clusters: int = 4,
     log: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[Backbone, list[dict[str, float]]]:
     """Train the mini CLIP for ``steps``; returns it and one record per step.
@@ -217,17 +216,15 @@ def pretrain(
     name the position; of the rest 70 % are clustered. ``log`` gets every record: step,
     loss, whether the batch was clustered, and the scale of the logits.
     """
-    if backbone is None:
-        backbone = new_model(seed)
-    backbone.train()
+    backbone = new_model(seed).train()
     rng = random.Random(seed + 7)
     optimiser = torch.optim.AdamW(
-        backbone.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05
+        backbone.parameters(), lr=PEAK, betas=(0.9, 0.98), weight_decay=0.05
     )
     history = []
     for step in range(steps):
         clustered = step >= random_steps and rng.random() < 0.7
-        stills = draw_batch(rng, batch, clusters if clustered else 0)
+        stills = draw_batch(rng, batch, CLUSTERS if clustered else 0)
         position = 1.0 if step < random_steps else POSITION_CHANCE
         pairs = [describe(rng, still, position, DETAIL_CHANCE) for still in stills]
         texts, stated = zip(*pairs, strict=True)
@@ -236,11 +233,11 @@ def pretrain(
         # No token sees a later one, so columns after the last EOS change nothing.
         token_ids = token_ids[:, : int(token_ids.argmax(-1).max()) + 1]
         captions = backbone.encode_text(token_ids).captions
-        images = backbone.encode_image(normalise(backbone, pixels_of(stills)))
+        images = encode_stills(backbone, pixels_of(stills))
         scale = backbone.logit_scale.exp()
         loss = contrastive_loss(captions, images, scale, true)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak, warmup=min(100, steps // 5))
+            group["lr"] = learning_rate(step, steps, PEAK, warmup=min(100, steps // 5))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
@@ -303,7 +300,7 @@ def evaluate(backbone: Backbone, count: int = 500, seed: int = 0) -> dict[str, f
     higher than the same caption with that one word wrong; chance is 50.
     """
     stills, pixels = held_out(count, seed)
-    images = F.normalize(backbone.encode_image(normalise(backbone, pixels)), dim=-1)
+    images = F.normalize(encode_stills(backbone, pixels), dim=-1)
 
     def encode(stills: Sequence[Still]) -> Tensor:
         texts = [
@@ -387,7 +384,7 @@ def save_checkpoint(backbone: Backbone, path: Path, provenance: dict[str, Any]) 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate the saved weights on held-out frames, print and keep the result."""
     parser = argparse.ArgumentParser(
-        prog="python -m glscl.mini.pretrain", description="Train the mini CLIP."
+        prog="python -m book.experiments.mini_clip", description="Train the mini CLIP."
     )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
@@ -417,8 +414,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in results.items():
         print(f"{name:>14} {value:6.1f} %")
     command = (
-        f"python -m glscl.mini.pretrain --steps {options.steps} --seed {options.seed} "
-        f"--out {options.out.name}"
+        f"python -m book.experiments.mini_clip --steps {options.steps} "
+        f"--seed {options.seed} --out {options.out.name}"
     )
     provenance = {
         "command": command,

@@ -12,9 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glscl.backbone import ASSETS, load_backbone, mini_tokenizer, open_clip
-from glscl.mini.grammar import captions_of, vocabulary
-from glscl.mini.pretrain import (
+from book.experiments.mini_clip import (
     FACTS,
     Still,
     agreement,
@@ -34,6 +32,8 @@ from glscl.mini.pretrain import (
     still_of,
     swapped,
 )
+from glscl.backbone import ASSETS, load_backbone, mini_tokenizer, open_clip
+from glscl.mini.grammar import captions_of, vocabulary
 from glscl.mini.render import RADIUS, render_shot
 from glscl.mini.scenes import draw_clip, draw_shot
 

@@ -1,0 +1,92 @@
+"""``python -m book.experiments``: the long runs whose results the book shows."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from book.experiments.ablations import (
+    LONGER,
+    RELATED,
+    SWEEPS,
+    VARIANTS,
+    Setup,
+    run_all,
+    stored_runs,
+)
+from book.experiments.summary import summarise
+from glscl.cli.common import sentence_errors
+from glscl.util.files import write_json
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The long runs whose results the book shows.",
+)
+
+
+@app.callback()
+def main() -> None:
+    """The long runs whose results the book shows."""
+
+
+@app.command("ablate")
+@sentence_errors
+def ablate(
+    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
+        "data/mini"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
+        "book/results"
+    ),
+    seeds: Annotated[int, typer.Option(help="Seeds, from 0.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of every run.")] = 10,
+    train_clips: Annotated[int, typer.Option(help="Training clips.")] = 1500,
+    processes: Annotated[int, typer.Option(help="Runs at the same time.")] = 1,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only these.")
+    ] = None,
+    sweeps: Annotated[
+        bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
+    ] = False,
+    related: Annotated[
+        bool, typer.Option(help="Also EERCF and GLCCL, and each without its parts.")
+    ] = False,
+    longer: Annotated[
+        bool, typer.Option(help="Also more epochs, and hard negatives in the batch.")
+    ] = False,
+) -> None:
+    """Train variants × seeds; runs that are stored are kept. Writes ablation.json.
+
+    The summary covers every stored run of the same setup, so variants may have
+    different numbers of seeds.
+    """
+    tables = ((SWEEPS, sweeps), (RELATED, related), (LONGER, longer))
+    more = [name for table, asked in tables if asked for name in table]
+    setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
+    folder = out / "ablation"
+    run_all(variants or [*VARIANTS, *more], range(seeds), folder, setup, processes)
+    command = shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
+    summary = summarise(stored_runs(folder, setup), command)
+    write_json(out / "ablation.json", summary, indent=None)
+    for name, row in summary["variants"].items():
+        R1 = row["t2v"]["R1"]
+        typer.echo(
+            f"{name:18s} text to video R@1 {R1['mean']:5.1f} ± {R1['std']:.1f} % "
+            f"({len(row['seeds'])} seeds)"
+        )
+    for pair in summary["differences"]:
+        low, high = pair["interval"]
+        typer.echo(
+            f"{pair['variant']} − {pair['baseline']}: {pair['mean']:+.1f} "
+            f"[{low:+.1f}, {high:+.1f}]"
+        )
+
+
+if __name__ == "__main__":
+    app()

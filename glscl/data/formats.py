@@ -1,0 +1,279 @@
+"""How six public benchmarks are annotated, and how many videos they should have.
+
+``read_benchmark("msrvtt", root)`` reads the annotation files under ``root`` in the form
+in which they are distributed. ``book/datasets.md`` has the folders and the sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from glscl.data.annotations import (
+    AnnotationError,
+    Captions,
+    caption,
+    expect,
+    field,
+    numbered,
+    read_captions,
+    read_ids,
+    read_json,
+    read_pickled_captions,
+    read_rows,
+)
+from glscl.data.videofiles import without_suffix
+
+LSMDC_COLUMNS = [
+    "clip_id",
+    "start_aligned",
+    "end_aligned",
+    "start_extracted",
+    "end_extracted",
+    "sentence",
+]
+
+
+class Size(NamedTuple):
+    """How many videos and captions a split has; None: not checked."""
+
+    videos: int | None
+    captions: int | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How a benchmark is read and what it should hold.
+
+    ``read``: from the root and the variant to the captions of each split, by video id.
+    ``sizes``: what was published, by variant; the first variant is the default.
+    ``names``: the file names, without suffix, that a video id may have. ``seconds``: the
+    annotated part of a video, from its start, where that is not all of it.
+    """
+
+    title: str
+    read: Callable[[Path, str], dict[str, Captions]]
+    sizes: Mapping[str, Mapping[str, Size]]
+    names: Callable[[str], Iterable[str]] = lambda video: (video,)
+    seconds: float | None = None
+
+
+def _captions_of(ids: Iterable[str], captions: Captions, where: Path) -> Captions:
+    """The captions of ``ids``, in this order; every id must have some."""
+    chosen = {}
+    for name in ids:
+        if not captions.get(name):
+            raise AnnotationError(f"{where}: id {name!r} has no caption there.")
+        chosen[name] = captions[name]
+    return chosen
+
+
+def _msrvtt(root: Path, variant: str) -> dict[str, Captions]:
+    path = root / "MSRVTT_data.json"
+    content = read_json(path, dict)
+    everything: Captions = {}
+    sentences = field(content, "sentences", list, str(path))
+    for where, entry in numbered(sentences, f"{path}, sentence"):
+        name = field(entry, "video_id", str, where)
+        text = caption(field(entry, "caption", str, where), where)
+        everything.setdefault(name, []).append(text)
+    if variant == "full":
+        return _msrvtt_official(path, content, everything)
+    train: dict[str, str] = {}
+    for where, row in read_rows(root / f"MSRVTT_train.{variant}.csv", ["video_id"]):
+        _refuse_second(row["video_id"], train, where)
+        train[row["video_id"]] = where
+    test: Captions = {}
+    table = root / "MSRVTT_JSFUSION_test.csv"
+    for where, row in read_rows(table, ["video_id", "sentence"]):
+        _refuse_second(row["video_id"], test, where)
+        test[row["video_id"]] = [caption(row["sentence"], where)]
+    return {"train": _captions_of(train, everything, path), "test": test}
+
+
+def _msrvtt_official(
+    path: Path, content: dict, everything: Captions
+) -> dict[str, Captions]:
+    """The splits that the annotation file itself names."""
+    names = {"train": "train", "validate": "val", "test": "test"}
+    splits: dict[str, Captions] = {name: {} for name in names.values()}
+    videos = field(content, "videos", list, str(path))
+    for where, entry in numbered(videos, f"{path}, video"):
+        split = field(entry, "split", str, where)
+        if split not in names:
+            raise AnnotationError(
+                f"{where}: split {split!r}, expected one of {list(names)}."
+            )
+        video = field(entry, "video_id", str, where)
+        _refuse_second(video, splits[names[split]], where)
+        splits[names[split]] |= _captions_of([video], everything, path)
+    return splits
+
+
+def _refuse_second(name: str, seen: Collection[str], where: str) -> None:
+    if name in seen:
+        raise AnnotationError(f"{where}: id {name!r} is there twice.")
+
+
+def _lists(root: Path, captions: Captions, source: Path) -> dict[str, Captions]:
+    """Splits by ``train_list.txt``, ``val_list.txt`` if it exists, ``test_list.txt``."""
+    splits = {}
+    for split in ("train", "val", "test"):
+        path = root / f"{split}_list.txt"
+        if split != "val" or path.is_file():
+            splits[split] = _captions_of(read_ids(path), captions, source)
+    return splits
+
+
+def _msvd(root: Path, variant: str) -> dict[str, Captions]:
+    source, pickled = root / "captions_msvd.json", root / "raw-captions.pkl"
+    if source.is_file() or not pickled.is_file():
+        return _lists(root, read_captions(source), source)
+    return _lists(root, read_pickled_captions(pickled), pickled)
+
+
+def _vatex(root: Path, variant: str) -> dict[str, Captions]:
+    source = root / "ref_captions.json"
+    return _lists(root, read_captions(source), source)
+
+
+def _didemo(root: Path, variant: str) -> dict[str, Captions]:
+    """Paragraphs: the descriptions of a video, one after the other."""
+    splits = {}
+    for split in ("train", "val", "test"):
+        path = root / f"{split}_data.json"
+        parts: Captions = {}
+        for where, entry in numbered(read_json(path, list), f"{path}, entry"):
+            name = without_suffix(field(entry, "video", str, where))
+            text = field(entry, "description", str, where)
+            parts.setdefault(name, []).append(caption(text, where))
+        ids = [without_suffix(line) for line in read_ids(root / f"{split}_list.txt")]
+        splits[split] = _paragraphs(_captions_of(ids, parts, path))
+    return splits
+
+
+def _paragraphs(captions: Captions) -> Captions:
+    return {name: [" ".join(texts)] for name, texts in captions.items()}
+
+
+def _lsmdc(root: Path, variant: str) -> dict[str, Captions]:
+    """A clip that occurs in several rows has several captions."""
+    files = {
+        "train": "LSMDC16_annos_training.csv",
+        "val": "LSMDC16_annos_val.csv",
+        "test": "LSMDC16_challenge_1000_publictect.csv",
+    }
+    splits: dict[str, Captions] = {}
+    for split, file in files.items():
+        clips = splits[split] = {}
+        rows = read_rows(root / file, LSMDC_COLUMNS, header=False)
+        for where, row in rows:
+            text = caption(row["sentence"], where)
+            clips.setdefault(row["clip_id"], []).append(text)
+    return splits
+
+
+def _activitynet(root: Path, variant: str) -> dict[str, Captions]:
+    """Paragraphs: the sentences of a video, in order."""
+    splits = {}
+    for split, stem, ids in (("train", "train", "train"), ("test", "val_1", "val")):
+        path = root / f"{stem}.json"
+        captions: Captions = {}
+        for name, entry in read_json(path, dict).items():
+            where = f"{path}, {name}"
+            texts = field(entry, "sentences", list, where)
+            captions[name] = [
+                caption(text, place)
+                for place, text in numbered(texts, f"{where}, sentence")
+            ]
+        listed = root / f"{ids}_ids.json"
+        chosen = [
+            name if name in captions else f"v_{name}"
+            for name in (expect(n, str, str(listed)) for n in read_json(listed, list))
+        ]
+        splits[split] = _paragraphs(_captions_of(chosen, captions, path))
+    return splits
+
+
+def _sizes(**splits: tuple[int | None, int | None]) -> dict[str, Size]:
+    return {name: Size(*counts) for name, counts in splits.items()}
+
+
+_JSFUSION = (1000, 1000)
+BENCHMARKS = {
+    "msrvtt": Benchmark(
+        "MSR-VTT",
+        _msrvtt,
+        {
+            "9k": _sizes(train=(9000, 180000), test=_JSFUSION),
+            "7k": _sizes(train=(7010, 140200), test=_JSFUSION),
+            "full": _sizes(train=(6513, 130260), val=(497, 9940), test=(2990, 59800)),
+        },
+    ),
+    "msvd": Benchmark(
+        "MSVD",
+        _msvd,
+        {"": _sizes(train=(1200, 48774), val=(100, 4290), test=(670, 27763))},
+    ),
+    "didemo": Benchmark(
+        "DiDeMo",
+        _didemo,
+        {"": _sizes(train=(8392, 8392), val=(1065, 1065), test=(1004, 1004))},
+        seconds=30.0,
+    ),
+    "lsmdc": Benchmark(
+        "LSMDC",
+        _lsmdc,
+        {"": _sizes(train=(None, 101079), val=(None, 7408), test=(1000, 1000))},
+    ),
+    "activitynet": Benchmark(
+        "ActivityNet Captions",
+        _activitynet,
+        {"": _sizes(train=(10009, 10009), test=(4917, 4917))},
+        # Videos are stored as ``v_ID`` by some and as ``ID`` by others.
+        names=lambda video: (video, video.removeprefix("v_")),
+    ),
+    "vatex": Benchmark(
+        "VATEX", _vatex, {"": _sizes(train=(None, None), test=(1500, 15000))}
+    ),
+}
+
+
+def read_benchmark(
+    name: str, root: str | Path, variant: str | None = None
+) -> dict[str, Captions]:
+    """The captions of each split by video id, as annotated; no video is looked for.
+
+    Raises ``AnnotationError`` for files that are missing or bad, ids in two splits
+    included, and ``ValueError`` for an unknown benchmark or variant.
+    """
+    benchmark, variant = find_benchmark(name, variant)
+    splits = benchmark.read(Path(root), variant)
+    seen: dict[str, str] = {}
+    for split, captions in splits.items():
+        for video in captions:
+            if video in seen:
+                raise AnnotationError(
+                    f"{benchmark.title} under {root}: id {video!r} is in {split} and "
+                    f"in {seen[video]}; splits must not overlap."
+                )
+            seen[video] = split
+    return splits
+
+
+def find_benchmark(name: str, variant: str | None) -> tuple[Benchmark, str]:
+    """A benchmark and its variant, the first one for None; ``ValueError`` if unknown."""
+    if name not in BENCHMARKS:
+        raise ValueError(
+            f"Unknown benchmark {name!r}: expected one of {list(BENCHMARKS)}."
+        )
+    benchmark = BENCHMARKS[name]
+    chosen = next(iter(benchmark.sizes)) if variant is None else variant
+    if chosen not in benchmark.sizes:
+        raise ValueError(
+            f"Unknown variant {chosen!r} of {name}: expected one of "
+            f"{list(benchmark.sizes)}."
+        )
+    return benchmark, chosen
