@@ -49,7 +49,7 @@ Data = dict[str, Any]
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SHORTLISTS = (50, 100, 200, 500, 1000)
 SHARPNESS = (3.0, 1.0, 0.3, 0.1, 0.03)  # τ in units of the spread of s within a video
-BEST = 10  # the moments a user looks at
+BEST = 10  # the moments that a user sees
 PROBES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # shares of the clusters to try
 
 
@@ -77,10 +77,7 @@ def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) 
 
 def load_queries(path: Path) -> TextFeatures:
     with np.load(path / "queries.npz") as queries:
-        parts = [
-            torch.from_numpy(queries[f"arr_{i}"])
-            for i in range(len(queries))
-        ]
+        parts = [torch.from_numpy(queries[f"arr_{i}"]) for i in range(len(queries))]
     return TextFeatures(*parts)
 
 
@@ -96,9 +93,11 @@ def resident_mb() -> dict[str, float]:
     return {"all": kb["VmRSS"] / 1e3, "of it files": kb["RssFile"] / 1e3}
 
 
-def forget(snapshot: Snapshot) -> None:
+def drop_cached_features(snapshot: Snapshot) -> None:
+    """Ask Linux to drop what it holds of the features in memory."""
     for segment in snapshot.segments:
-        segment.features.forget()
+        file = segment.features.file.fileno()
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def percentiles(seconds: Sequence[float]) -> Data:
@@ -131,7 +130,7 @@ def latencies(index: VideoIndex, text: TextFeatures, count: int, slow: int) -> D
         index.ranked(one(text, a), 100, BEST)
 
     def cold() -> None:
-        forget(index.snapshot)
+        drop_cached_features(index.snapshot)
 
     def nothing() -> None:
         pass
@@ -206,7 +205,7 @@ def exhaustive(
 def probed(
     index: VideoIndex, text: TextFeatures, wanted: Sequence[NDArray]
 ) -> list[Data]:
-    """What looking at fewer clusters saves and loses; leaves the index as it was."""
+    """What searching fewer clusters saves and loses; leaves the index as it was."""
     if index.coarse.near is None:
         return []
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
@@ -237,11 +236,11 @@ def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
         rows = np.sort(rows)
         scores = index.scores(one(text, a), rows, index.snapshot.features(rows))[0]
         wanted.append(rows[np.argsort(-scores, kind="stable")[:BEST]])
-    some = TextFeatures._make(None if x is None else x[:sample] for x in text)
+    sampled = TextFeatures._make(None if x is None else x[:sample] for x in text)
     spread = spread_of(text, index)
     taus = [spread * sharpness for sharpness in SHARPNESS]
     begin = time.perf_counter()
-    best = exhaustive(index, some, taus)
+    best = exhaustive(index, sampled, taus)
     seconds = time.perf_counter() - begin
     return {
         "queries": len(queries),
@@ -269,7 +268,7 @@ def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
     }
 
 
-def ask(
+def measure_index(
     path: Path, threads: int, timed_queries: int, sample: int, probe: float
 ) -> Data:
     """Everything that is measured of one index, in this process."""
@@ -295,11 +294,11 @@ def ask(
 
 
 def measure(N: int, arguments: argparse.Namespace, sizes: Sizes) -> Data:
-    """Make an index of N videos, ask it in a process of its own, delete it."""
+    """Make an index of N videos, measure it in a process of its own, delete it."""
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         path = Path(folder)
         made = make(path, N, arguments.queries, sizes, arguments.approximate_from)
-        command = [sys.executable, "-m", "benchmarks.search", "--ask", str(path)]
+        command = [sys.executable, "-m", "benchmarks.search", "--measure", str(path)]
         command += ["--threads", str(arguments.threads)]
         command += ["--queries", str(arguments.queries)]
         command += ["--sample", str(arguments.sample)]
@@ -391,11 +390,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="ViT-B-32-quickgelu")
     parser.add_argument("--videos", type=int, default=12, help="to encode")
     parser.add_argument("--approximate-from", type=int, default=APPROXIMATE_FROM)
-    parser.add_argument("--ask", type=Path, help="measure this index and print")
+    parser.add_argument("--measure", type=Path, help="measure this index and print")
     arguments = parser.parse_args()
-    if arguments.ask:
-        measured = ask(
-            arguments.ask,
+    if arguments.measure:
+        measured = measure_index(
+            arguments.measure,
             arguments.threads,
             arguments.queries,
             arguments.sample,

@@ -34,8 +34,8 @@ BANK = 32_768  # noise vectors that frames and concepts draw from
 CHUNK = 1_000  # videos generated at a time: more would not stay in cache
 
 
-class World:
-    """Where videos and queries come from: one seed, one world."""
+class Distribution:
+    """What videos and queries are drawn from, determined by ``seed``."""
 
     def __init__(self, sizes: Sizes, seed: int = 0):
         self.sizes, self.generator = sizes, torch.Generator().manual_seed(seed)
@@ -52,7 +52,7 @@ class World:
             self.spectrum
         )
 
-    def drawn(self, *shape: int) -> Tensor:
+    def noise_from_bank(self, *shape: int) -> Tensor:
         """Noise from the bank: quicker than fresh, by a factor."""
         rows = torch.randint(BANK, shape, generator=self.generator)
         return self.bank.index_select(0, rows.flatten()).view(*shape, -1)
@@ -68,8 +68,8 @@ class World:
         """Frames and concepts of videos about ``topics`` (B, D)."""
         B, F, Q = len(topics), self.sizes.F, self.sizes.Q
         scale = NORM / (1 + FRAME_NOISE**2) ** 0.5
-        frames = scale * (topics[:, None] + FRAME_NOISE * self.drawn(B, F))
-        concepts = topics[:, None] + self.concept_bases + self.drawn(B, Q)
+        frames = scale * (topics[:, None] + FRAME_NOISE * self.noise_from_bank(B, F))
+        concepts = topics[:, None] + self.concept_bases + self.noise_from_bank(B, Q)
         mask = torch.ones(B, F, dtype=torch.bool)
         return VideoFeatures(frames, mask, normalize(concepts, dim=-1) if Q else None)
 
@@ -89,7 +89,7 @@ class World:
 
 
 class Collection(NamedTuple):
-    """An index at ``path``, and the queries asked of it."""
+    """An index at ``path``, and queries to search it with."""
 
     path: Path
     queries: TextFeatures
@@ -99,7 +99,7 @@ def generate(
     path: Path, N: int, queries: int, model: GLSCL, sizes: Sizes, seed: int = 0
 ) -> Collection:
     """Write an index of N generated videos, one window each, in one segment."""
-    world = World(sizes, seed)
+    source = Distribution(sizes, seed)
     manifest = Manifest(
         folder=str(path / "videos"),
         model={**model_fingerprint(model), "source": None},
@@ -111,21 +111,21 @@ def generate(
         next_segment=1,
         next_id=N,
     )
-    wanted = torch.randint(N, (queries,), generator=world.generator)
+    wanted = torch.randint(N, (queries,), generator=source.generator)
     about = torch.empty(queries, sizes.D)
     with SegmentWriter(path, "000000", N, manifest) as writer:
         names = [f"{i // 1000:04d}/{i:07d}.mp4" for i in range(N)]
         writer.add_files(names, [FileState(0, i) for i in range(N)])
         for start in range(0, N, CHUNK):
             count = min(CHUNK, N - start)
-            topics = world.topics(count)
-            mine = (wanted >= start) & (wanted < start + count)
-            about[mine] = topics[wanted[mine] - start]
-            video = world.videos(topics)
+            topics = source.topics(count)
+            here = (wanted >= start) & (wanted < start + count)
+            about[here] = topics[wanted[here] - start]
+            video = source.videos(topics)
             rows = np.zeros(count, store.ROW)
             rows["id"] = rows["file"] = start + np.arange(count)
             rows["frames"], rows["end"] = sizes.F, 10.0
             times = np.tile(np.linspace(0, 9, sizes.F, dtype=np.float32), (count, 1))
             writer.add(rows, times, pack_features(video), mean_pool(video))
     store.write_manifest(path, manifest)
-    return Collection(path, world.queries(about))
+    return Collection(path, source.queries(about))

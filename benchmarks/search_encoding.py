@@ -16,7 +16,7 @@ from glscl.search.build import update
 
 SIDE = (240, 320)  # pixels of a made video, as the public benchmarks are passed around
 FPS, SECONDS = 25, 20
-FILM = Fraction(1, FPS)
+TIME_BASE = Fraction(1, FPS)
 
 
 def write_video(path: Path, seed: int, side: tuple[int, int], seconds: int) -> None:
@@ -27,7 +27,7 @@ def write_video(path: Path, seed: int, side: tuple[int, int], seconds: int) -> N
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = FILM
+        stream.time_base = TIME_BASE
         for i in range(seconds * FPS):
             whole, part = divmod(i / FPS, 1)
             mixed = (1 - part) * coarse[int(whole)] + part * coarse[int(whole) + 1]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from benchmarks.search_data import CHUNK, World
+from benchmarks.search_data import CHUNK, Distribution
 from glscl.costs.formulas import Sizes
 from glscl.search.coarse import clusters, load_faiss
 
-#: Index in faiss's words, ``{n}`` the number of clusters; its setting, and its values.
+#: Index as faiss names it, ``{n}`` the number of clusters; its setting, and its values.
 #: ``np``: without polysemous training, which takes minutes and serves no search here.
 INDEXES = {
     "Flat": ("Flat", "", ()),
@@ -32,14 +32,14 @@ TRAINED = 40_000  # vectors that an index learns its clusters from
 
 def vectors(N: int, queries: int, sizes: Sizes) -> tuple[NDArray, NDArray]:
     """Coarse vectors (N, D) and queries (A, D) of a generated collection."""
-    world = World(sizes)
-    topics = world.topics(N)
+    source = Distribution(sizes)
+    topics = source.topics(N)
     parts = [
-        normalize(world.videos(some).frames.mean(dim=1), dim=-1)
-        for some in topics.split(CHUNK)
+        normalize(source.videos(part).frames.mean(dim=1), dim=-1)
+        for part in topics.split(CHUNK)
     ]
-    wanted = torch.randint(N, (queries,), generator=world.generator)
-    captions = world.queries(topics[wanted]).captions
+    wanted = torch.randint(N, (queries,), generator=source.generator)
+    captions = source.queries(topics[wanted]).captions
     return torch.cat(parts).numpy(), normalize(captions, dim=-1).numpy()
 
 
@@ -54,7 +54,7 @@ def settings(name: str, count: int) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
-    """Build each index of N vectors and ask it, one query at a time."""
+    """Build each index of N vectors and search it, one query at a time."""
     faiss = load_faiss()
     x, q = vectors(N, queries, sizes)
     count, k = clusters(N), min(100, N)
@@ -75,7 +75,7 @@ def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
                 setattr(owner, option, value)
             if hasattr(index, "parallel_mode"):
                 index.parallel_mode = 1
-            found, milliseconds = asked(lambda a, i=index: i.search(a, k)[1], q)
+            found, milliseconds = timed_answers(lambda a, i=index: i.search(a, k)[1], q)
             rows.append(
                 {
                     "index": name,
@@ -90,10 +90,10 @@ def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
     return {"N": N, "clusters": count, "queries": queries, "rows": rows}
 
 
-def asked(
+def timed_answers(
     search: Callable[[NDArray], NDArray], queries: NDArray
 ) -> tuple[NDArray, float]:
-    """The answers to queries asked one by one, and the median of their milliseconds."""
+    """The answers to the queries one by one, and their median time in milliseconds."""
     search(queries[:1])
     answers, seconds = [], []
     for a in range(len(queries)):

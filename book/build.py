@@ -1,8 +1,9 @@
-"""Make the book: ``python book/build.py --help``.
+"""Build the book: ``python book/build.py --help``.
 
-Clean notebooks are checked, run with the values of one parameter set, tidied, staged
-with the prose pages, and rendered by Jupyter Book with warnings as errors. A notebook
-is run again only when something it is made from changed.
+The notebooks in the repository are checked, run with the values of one parameter set,
+cleaned of run metadata, copied into a staging folder together with the prose pages, and
+rendered by Jupyter Book with warnings as errors. A notebook is run again only when one
+of its inputs changed.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from book.builder import (
     shared,
     site,
     sources,
+    tree,
 )
 from book.builder.project import BuildError, Project
 from glscl.util.provenance import commit, versions
@@ -72,11 +74,12 @@ def parser() -> argparse.ArgumentParser:
     for name, command, parents, text in (
         ("book", book, [selection, running], "run what changed and render the pages"),
         ("run", run, [selection, running], "run what changed, render nothing"),
-        ("check", check, [selection], "fail when executed pages are out of date"),
+        ("check", check, [selection], "fail when executed notebooks are out of date"),
         ("repeat", repeat, [selection, running], "run again, compare the outputs"),
         ("sources", check_sources, [], "check the committed notebooks"),
         ("bootstrap", bootstrap, [], "write the bootstrap cell into all notebooks"),
-        ("record", record_runs, [], "keep what this build ran, for the status page"),
+        ("tree", write_tree, [], "write the file tree into README.md"),
+        ("record", record_runs, [], "store the runs of this build for the status page"),
     ):
         sub = commands.add_parser(name, parents=parents, help=text)
         sub.set_defaults(command=command)
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def book(project: Project, options: argparse.Namespace) -> int:
     """Run what changed, then render."""
-    refuse_typed_results(project)
+    check_typed_results(project)
     status = run(project, options)
     if status:
         return status
@@ -103,7 +106,7 @@ def book(project: Project, options: argparse.Namespace) -> int:
 
 
 def run(project: Project, options: argparse.Namespace) -> int:
-    """Run the selected chapters that are out of date; keep a record of each."""
+    """Run the selected chapters that are out of date; record each run."""
     plans = plan(project, options)
     entries = manifest.load(manifest_path(project))
     todo = []
@@ -112,7 +115,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
         now = now | {"versions": versions()}
         reason = manifest.stale(recorded, now, job.target, project.root)
         if options.force or reason:
-            print(f"     run  {job.name}: {reason or 'asked for'}")
+            print(f"     run  {job.name}: {reason or 'forced'}")
             todo.append((job, now))
         else:
             print(f"    keep  {job.name}: unchanged")
@@ -120,7 +123,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
         return 0
     about = {"parameter_set": options.params, "commit": commit(project.root)}
     jobs = {job.name: job for job, _ in todo}
-    ingredients = {job.name: now for job, now in todo}
+    inputs = {job.name: now for job, now in todo}
     prepare(project, list(jobs.values()))
 
     def record(outcome: execute.Outcome) -> None:
@@ -135,7 +138,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
         }
         before = entries.get(job.name, {}).get("runs", {})
         entries[job.name] = {
-            **ingredients[job.name],
+            **inputs[job.name],
             **about,
             **cost,
             "output": manifest.digest([job.target], project.root),
@@ -154,7 +157,7 @@ def run(project: Project, options: argparse.Namespace) -> int:
 
 
 def check(project: Project, options: argparse.Namespace) -> int:
-    """Say which executed pages no longer belong to what is in the tree."""
+    """Name the executed notebooks whose inputs have changed since they were run."""
     entries = manifest.load(manifest_path(project))
     reasons = {}
     for job, now in plan(project, options):
@@ -165,7 +168,7 @@ def check(project: Project, options: argparse.Namespace) -> int:
         print(f"{name}: {reason}", file=sys.stderr)
     if reasons:
         raise BuildError(f"{len(reasons)} pages are out of date; run `make book`.")
-    print("all executed pages belong to this tree")
+    print("all executed notebooks are up to date")
     return 0
 
 
@@ -193,18 +196,18 @@ def repeat(project: Project, options: argparse.Namespace) -> int:
 
 
 def check_sources(project: Project, options: argparse.Namespace) -> int:
-    """Check clean sources and every parameter set."""
+    """Check the committed notebooks and every parameter set."""
     found = sources.load(project)
     defaults = {source.name: source.defaults for source in found}
     for path in sorted((project.notebooks / "params").glob("*.yaml")):
         parameters.read_set(path, defaults)
-    refuse_typed_results(project)
+    check_typed_results(project)
     print(f"{len(found)} notebooks are clean, their sets fit, no result is typed")
     return 0
 
 
-def refuse_typed_results(project: Project) -> None:
-    """Every number that a page states as a result comes from a run or a citation."""
+def check_typed_results(project: Project) -> None:
+    """``BuildError`` for a result in the prose that is neither computed nor cited."""
     found = list(prose.check(project))
     if found:
         raise BuildError("\n".join(found))
@@ -212,14 +215,21 @@ def refuse_typed_results(project: Project) -> None:
 
 def bootstrap(project: Project, options: argparse.Namespace) -> int:
     """Bring every notebook's first code cell up to date."""
-    for name in list(sources.put_bootstrap(project)):
+    for name in list(sources.update_bootstrap(project)):
         print(f"updated {name}")
     return 0
 
 
+def write_tree(project: Project, options: argparse.Namespace) -> int:
+    """Bring the file tree of README.md up to date with the files and their docstrings."""
+    changed = tree.put_into_readme(project.root)
+    print(f"README.md: {'updated' if changed else 'up to date'}")
+    return 0
+
+
 def record_runs(project: Project, options: argparse.Namespace) -> int:
-    """Write every run that is known into the sources; commit the file to keep it."""
-    path = project.book / records.KEPT
+    """Write all recorded runs into a file of the repository, which is to be committed."""
+    path = project.book / records.STORED_RUNS
     found = {name: of for name, of in records.runs(project).items() if of}
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{project.show(path)}: runs of {len(found)} chapters")
@@ -233,7 +243,7 @@ def manifest_path(project: Project) -> Path:
 def plan(
     project: Project, options: argparse.Namespace
 ) -> list[tuple[execute.Job, dict[str, Any]]]:
-    """The selected notebooks, each with what its page is made from."""
+    """The selected notebooks, each with the digests of its inputs."""
     found = sources.load(project)
     defaults = {source.name: source.defaults for source in found}
     path = project.notebooks / "params" / f"{options.params}.yaml"
@@ -260,13 +270,13 @@ def plan(
             threads=max(1, (os.cpu_count() or 1) // workers),
             jupyter=project.build / "jupyter",
         )
-        now = manifest.ingredients(project, source, job.values)
+        now = manifest.inputs_of(project, source, job.values)
         plans.append((job, now))
     return plans
 
 
 def prepare(project: Project, jobs: Sequence[execute.Job]) -> None:
-    """What the notebooks share must exist before several of them start at once."""
+    """Make what the notebooks share before several of them run at the same time."""
     execute.install_kernel(project.build / "jupyter")
     shared.ensure_data(project, [job.values for job in jobs])
 

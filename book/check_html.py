@@ -1,10 +1,11 @@
-"""Look at the rendered pages: ``python book/check_html.py [FOLDER]``.
+"""Check the rendered pages: ``python book/check_html.py [FOLDER]``.
 
-Without a browser: nothing is loaded from outside, every picture has words, links lead
-somewhere, nothing was left unrendered, the markup is what the standard calls HTML. With
-Chromium, from disk and with no network: formulas are drawn, nothing is requested or goes
-wrong, nothing is wider than the window, in both themes; no page is heavy, the heaviest
-shows itself soon; and axe-core finds nothing, where it is installed.
+Without a browser: nothing is loaded from another host, every picture has alt text, every
+link has a target, no markup is left unrendered, and the HTML is valid. With Chromium,
+from disk and offline, in both themes: all formulas are drawn, no request or script
+fails, nothing is wider than the window, every page is below the size limit, the first
+paint of the largest page is below the time limit, and axe-core, where it is installed,
+reports no violation.
 """
 
 import argparse
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from book.builder import browser, pages
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_PAINT = 2.0  # seconds, of the heaviest page, from disk
+MAX_PAINT = 2.0  # seconds until the first paint of the largest page, from disk
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,32 +26,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_build/html")
     parser.add_argument(
-        "--static", action="store_true", help="leave the browser out on purpose"
+        "--static", action="store_true", help="skip the checks in a browser"
     )
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     faults = list(pages.check(options.folder))
-    looked = "without a browser"
+    method = "without a browser"
     if options.static:
-        print("browser part left out: --static")
+        print("checks in a browser skipped: --static")
     elif browser.program() is None:
-        print("browser part left out: no Chromium is installed")
+        print("checks in a browser skipped: no Chromium is installed")
     else:
         axe = browser.axe_script(ROOT)
         if axe is None:
-            print("axe-core left out: node_modules/axe-core is not installed")
+            print("axe-core skipped: node_modules/axe-core is not installed")
         faults += browser.check(options.folder, axe)
-        heaviest = max(pages.book_pages(options.folder), key=lambda p: p.stat().st_size)
-        seconds = browser.first_paint(heaviest)
-        print(f"first paint of {heaviest.name}: {seconds:.2f} s")
+        largest = max(pages.book_pages(options.folder), key=lambda p: p.stat().st_size)
+        seconds = browser.first_paint(largest)
+        print(f"first paint of {largest.name}: {seconds:.2f} s")
         if seconds > MAX_PAINT:
-            faults.append(f"{heaviest.name}: first paint after {seconds:.1f} s")
-        looked = "with Chromium" + (" and axe-core" if axe else "")
+            faults.append(f"{largest.name}: first paint after {seconds:.1f} s")
+        method = "with Chromium" + (" and axe-core" if axe else "")
     for fault in faults:
         print(fault, file=sys.stderr)
     count = len(pages.pages_below(options.folder))
     seconds = time.perf_counter() - start
-    print(f"{count} pages, {looked}: {len(faults)} faults ({seconds:.0f} s)")
+    print(f"{count} pages, {method}: {len(faults)} faults ({seconds:.0f} s)")
     return 1 if faults else 0
 
 

@@ -1,9 +1,9 @@
-"""Install what the notebooks miss on Colab, and leave torch as it is.
+"""Install the packages that the notebooks lack on Colab, without replacing torch.
 
 Colab comes with a torch built for its driver and its GPU. Another one would take
-minutes to install and might not fit, so the installed versions of torch and of what
-is compiled against it go into a constraints file, and only what is missing is asked
-for.
+minutes to install and might not work, so the installed versions of torch and of the
+packages compiled against it go into a constraints file, and only missing packages are
+installed.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ("torch", "torchvision", "torchaudio", "numpy")
+PINNED = ("torch", "torchvision", "torchaudio", "numpy")
 NOTEBOOK_EXTRAS = ("matplotlib", "seaborn", "pandas", "fvcore", "pyyaml", "faiss-cpu")
 
 
@@ -45,7 +45,7 @@ def wanted(pyproject: Path) -> list[Requirement]:
 
 
 def missing(requirements: Iterable[Requirement]) -> list[str]:
-    """Those that this platform needs and that are absent or too old."""
+    """Those that apply to this platform and are not installed or too old."""
     lacking = []
     for requirement in requirements:
         if requirement.marker and not requirement.marker.evaluate():
@@ -57,18 +57,18 @@ def missing(requirements: Iterable[Requirement]) -> list[str]:
 
 
 def pins() -> list[str]:
-    """What must stay: one ``name==version`` for each of ``KEPT`` that is here."""
-    versions = {name: installed(name) for name in KEPT}
+    """``name==version`` of every installed package of ``PINNED``."""
+    versions = {name: installed(name) for name in PINNED}
     return [f"{name}=={version}" for name, version in versions.items() if version]
 
 
 def main() -> int:
     lacking = missing(wanted(ROOT / "pyproject.toml"))
-    kept = [item for item in lacking if Requirement(item).name in KEPT]
-    if kept:
+    pinned = [item for item in lacking if Requirement(item).name in PINNED]
+    if pinned:
         print(
-            f"This runtime's {', '.join(kept)} is missing or too old, and replacing it "
-            "here would break the runtime: choose a newer Colab runtime version.",
+            f"{', '.join(pinned)} is missing or too old in this Colab runtime, and "
+            "replacing it would break the runtime: choose a newer runtime version.",
             file=sys.stderr,
         )
         return 1

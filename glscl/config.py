@@ -94,9 +94,7 @@ class TrainConfig(Settings):
     weight_decay: NotNegative = 0.2
     warmup: ShareBelow1 = 0.1  # share of the steps
     schedule: Literal["released", "cosine"] = "released"  # glscl.optim.MULTIPLIERS
-    schedule_epochs: AtLeast1 | None = (
-        None  # the schedule's length; None: as ``epochs``
-    )
+    schedule_epochs: AtLeast1 | None = None  # of the schedule; None: as ``epochs``
     decay: Literal["released", "matrices"] = "released"  # what weight decay acts on
     # An epoch has every caption with its video, or every video with one caption.
     epoch_over: Literal["captions", "videos"] = "captions"
@@ -142,6 +140,19 @@ class RunOptions(Settings):
                 )
         if self.tensorboard and self.folder is None:
             raise ValueError("tensorboard needs a folder to write to.")
+
+
+@dataclass(frozen=True)
+class DataOptions(Settings):
+    """Which data set, and where; ``glscl.runs.DataSource`` explains and opens it."""
+
+    name: str = "mini"
+    root: Path = Path("data/mini")
+    variant: str | None = None
+    videos: Path | None = None
+    missing: Literal["refuse", "drop"] = "refuse"
+    report: Path | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ Config = TypeVar("Config", bound=EncoderConfig | TrainConfig)
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """``config`` with ``changes``; ``ValueError`` for a name it does not have."""
-    known_names(type(config), changes)
+    known_names(changes, type(config))
     return replace(config, **changes)
 
 

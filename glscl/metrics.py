@@ -215,10 +215,7 @@ def dual_softmax(similarity: Tensor, scale: float = 100.0) -> Tensor:
 
 
 def by_kind(
-    similarity: Tensor,
-    caption_to_video: Tensor,
-    kinds: Sequence[str],
-    ties: Ties = "expected",
+    similarity: Tensor, caption_to_video: Tensor, kinds: Sequence[str]
 ) -> dict[str, Direction]:
     """Text to video metrics of the captions of each kind, against the whole gallery.
 
@@ -231,7 +228,7 @@ def by_kind(
     for kind in dict.fromkeys(kinds):
         rows = torch.tensor([i for i, name in enumerate(kinds) if name == kind])
         ranks = text_to_video_ranks(similarity[rows], caption_to_video[rows])
-        result[kind] = ranks.summary(ties)
+        result[kind] = ranks.summary()
     return result
 
 

@@ -10,12 +10,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from glscl.backbone import load_backbone
-from glscl.config import ModelConfig, TrainConfig, get_preset, override
+from glscl.config import (
+    DataOptions,
+    ModelConfig,
+    TrainConfig,
+    get_preset,
+    override,
+)
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
 from glscl.data.pairs import CachedVideos, Videos, rand_augment
@@ -39,28 +45,21 @@ from glscl.model import GLSCL
 from glscl.retriever import Retriever
 from glscl.train import History, RunOptions, fit
 from glscl.util import parallel
+from glscl.util.settings import known_names
 from glscl.weights import read_directory
 
 MINI = "mini"
 
 
 @dataclass(frozen=True)
-class DataSource:
+class DataSource(DataOptions):
     """A data set by name and folder, and what to do about missing videos.
 
     ``name``: ``"mini"`` or one of ``benchmarks.BENCHMARKS``. ``variant``, ``videos``,
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
     whose unreadable videos count as missing. ``cache``: where frames and features are
-    kept, by default ``root``/cache.
+    kept, by default ``root``/cache. Raises ``ValueError`` for a value of another type.
     """
-
-    name: str = MINI
-    root: Path = Path("data/mini")
-    variant: str | None = None
-    videos: Path | None = None
-    missing: Literal["refuse", "drop"] = "refuse"
-    report: Path | None = None
-    cache: Path | None = None
 
     @property
     def cache_folder(self) -> Path:
@@ -152,6 +151,7 @@ def train_on(
     raise.
     """
     chosen = get_preset(preset, method=method)
+    known_names(changes, type(chosen.model), TrainConfig)
     names = {field.name for field in fields(chosen.model)}
     of_model = {k: v for k, v in changes.items() if k in names}
     of_recipe = {k: v for k, v in changes.items() if k not in names}

@@ -58,7 +58,7 @@ from glscl.util.run_folder import RunFolder, best_model
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
@@ -311,7 +311,7 @@ class _Run:
     def _autocast(self) -> Any:
         if self.options.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self.options.precision])
+        return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.options.precision])
 
     def _validate(self, validation: Videos) -> dict[str, Any]:
         started = time.perf_counter()

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A builder: fresh clone, the whole book, then one chapter with another value.
+# Smoke test of a builder: clone, build the whole book, then one chapter with another value.
 #
 #     smoke_tests/builder.sh [SET]
 #
-# SET names the parameters of the first build, smoke if left out. Takes minutes.
+# SET is the parameter set of the first build, smoke by default. Takes minutes.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 set=${1:-smoke}
@@ -17,7 +17,7 @@ make book PARAMS="$set" | tee "$place/first.log"
 test -f _build/html/index.html || fail "the first build left no pages"
 test -z "$(git status --porcelain)" || fail "the build changed the checkout"
 
-echo "--- another value, as the page 'How to run it' says"
+echo "--- another value, as on the page 'How to run it'"
 cat > notebooks/params/mine.yaml <<'YAML'
 cell_timeout: 900
 common:
@@ -38,14 +38,14 @@ grep -q '<code>mine</code>\|parameters <code[^>]*><span class="pre">mine' \
 test "$(find _build/html/notebooks -name '*.html' | wc -l)" = \
   "$(find notebooks -maxdepth 1 -name '*.ipynb' | wc -l)" || fail "pages are missing"
 
-echo "--- a value that cannot be"
+echo "--- an unknown parameter"
 sed -i 's/max_frames: 8/max_frame: 8/' notebooks/params/mine.yaml
 if make book PARAMS=mine ONLY=01_task_and_data 2> "$place/third.log"; then
   fail "an unknown parameter was accepted"
 fi
 grep -m 1 max_frame "$place/third.log" || fail "the error does not name the parameter"
 
-echo "--- and nothing to do"
+echo "--- nothing changed"
 start=$(date +%s)
 make book PARAMS="$set" > "$place/fourth.log"
 echo "the set $set again: $(grep -c '^    done  ' "$place/fourth.log") chapter ran," \

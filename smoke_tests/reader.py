@@ -1,11 +1,11 @@
-"""A reader's walk: the book from its archive, offline, to its last page.
+"""Smoke test of a reader: the whole book, offline, from its archive.
 
     python smoke_tests/reader.py [glscl-book.zip]
 
-Unpacks the archive, opens it from disk in Chromium with no network, follows *Next* from
-the first page to the last, opens every solution by keyboard and reads its output, sorts
-a table, searches for a word, changes the theme. Says what it did, and stops at the first
-thing that does not work.
+Unpacks the archive, opens it from disk in Chromium without a network, follows *Next* from
+the first page to the last, opens every solution by keyboard and checks its output, sorts
+a table, searches for a word, and changes the theme. Prints each step and stops at the
+first failure.
 """
 
 import sys
@@ -16,15 +16,15 @@ from pathlib import Path
 from playwright.sync_api import Page, Request, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book"))
+sys.path.insert(0, str(ROOT))
 
-from builder import browser  # noqa: E402  (the path of the builder comes first)
+from book.builder import browser  # noqa: E402  (found through the line above)
 
-SENTENCE = "temperature"  # what the reader searches for
+QUERY = "temperature"  # what is searched for
 
 
 def main() -> None:
-    """Walk, or leave with an error that says where."""
+    """Take all steps; exit with a message that names the page of the first failure."""
     given = sys.argv[1:] or [str(ROOT / "_build/html/glscl-book.zip")]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         with zipfile.ZipFile(given[0]) as archive:
@@ -37,7 +37,7 @@ def main() -> None:
         page.on("requestfailed", lambda request: failed(page, request))
         page.goto((Path(folder) / "glscl-book/index.html").as_uri())
         page.wait_for_selector("article h1")
-        walk(page)
+        read_all_pages(page)
         sort(page, Path(folder) / "glscl-book/notebooks/08_results.html")
         search(page, Path(folder) / "glscl-book/book/intro.html")
         change_theme(page)
@@ -45,54 +45,54 @@ def main() -> None:
 
 
 def failed(page: Page, request: Request) -> None:
-    """Stop at what could not be read; leaving a page only aborts what it still read."""
+    """Stop at a failed request; requests aborted by leaving the page do not count."""
     if request.failure != "net::ERR_ABORTED":
         fail(page, f"{request.failure}: {request.url}")
 
 
 def fail(page: Page, problem: str) -> None:
-    """Stop here."""
+    """Exit with the page and the problem."""
     sys.exit(f"{page.url.rpartition('glscl-book/')[2]}: {problem}")
 
 
-def walk(page: Page) -> None:
-    """From page to page by *Next*; solutions are opened on the way."""
-    seen, solved = [], 0
-    while page.url not in seen:
-        seen.append(page.url)
-        found = solve(page)
-        solved += found
+def read_all_pages(page: Page) -> None:
+    """Follow *Next* from page to page and open the solutions of each."""
+    visited, exercises = [], 0
+    while page.url not in visited:
+        visited.append(page.url)
+        found = open_solutions(page)
+        exercises += found
         title = page.locator("article h1").first.inner_text().rstrip("#")
-        print(f"{len(seen):3d}. {title}" + (f": {found} exercises" if found else ""))
+        print(f"{len(visited):3d}. {title}" + (f": {found} exercises" if found else ""))
         following = page.locator("a.right-next")
         if not following.count():
             break
         with page.expect_navigation():
             following.click()
-    print(f"read {len(seen)} pages to the end, {solved} exercises solved")
+    print(f"read all {len(visited)} pages and {exercises} solutions")
 
 
-def solve(page: Page) -> int:
-    """Open the solution of every exercise by keyboard; how many there are."""
-    asked = page.locator("section#exercises ol > li").count()
+def open_solutions(page: Page) -> int:
+    """Open the solution of every exercise by keyboard; the number of exercises."""
+    exercises = page.locator("section#exercises ol > li").count()
     solutions = page.locator(".cell.tag_solution")
-    if solutions.count() != asked:
-        fail(page, f"{asked} exercises and {solutions.count()} solutions")
-    for place in range(asked):
-        solution = solutions.nth(place)
+    if solutions.count() != exercises:
+        fail(page, f"{exercises} exercises and {solutions.count()} solutions")
+    for index in range(exercises):
+        solution = solutions.nth(index)
         output = solution.locator(".cell_output").first
         expect(output).not_to_be_visible()
         solution.locator("summary").first.focus()
         page.keyboard.press("Enter")
         expect(output).to_be_visible()
-        said = output.inner_text().strip()
-        if not said or "Traceback" in said:
-            fail(page, f"solution {place + 1} says {said[:60]!r}")
-    return asked
+        text = output.inner_text().strip()
+        if not text or "Traceback" in text:
+            fail(page, f"solution {index + 1} shows {text[:60]!r}")
+    return exercises
 
 
 def sort(page: Page, chapter: Path) -> None:
-    """Sort the first table with numbers by its first number, by keyboard."""
+    """Sort the first table with numbers by its first numeric column, by keyboard."""
     page.goto(chapter.as_uri())
     table = page.locator("table:has(th.number button)").first
     column = table.locator("thead th").evaluate_all(
@@ -108,18 +108,18 @@ def sort(page: Page, chapter: Path) -> None:
 
 
 def search(page: Page, start: Path) -> None:
-    """Search from the first page, without a server."""
+    """Search the book from its first page, without a server."""
     page.goto(start.as_uri())
     page.keyboard.press("Control+k")
-    page.keyboard.type(SENTENCE)
+    page.keyboard.type(QUERY)
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a", timeout=20_000)
     count = page.locator("#search-results li").count()
-    print(f"searched for {SENTENCE!r}: {count} places")
+    print(f"searched for {QUERY!r}: {count} results")
 
 
 def change_theme(page: Page) -> None:
-    """The button of the theme leads to the dark one within three presses."""
+    """The theme button selects the dark theme within three clicks."""
     for _ in range(3):
         page.locator(".theme-switch-button").first.click()
         if page.evaluate("document.documentElement.dataset.theme") == "dark":

@@ -8,6 +8,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from book.builder import tree
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -69,3 +71,15 @@ def test_every_package_folder_is_installed():
         for path in (ROOT / "glscl").rglob("__init__.py")
     }
     assert listed == there
+
+
+def test_the_tree_of_the_readme_is_that_of_the_files():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition(tree.MARKS[0])[2].partition(tree.MARKS[1])[0]
+    assert shown.splitlines() == list(tree.tree(ROOT))
+
+
+def test_every_module_says_its_role_in_one_line():
+    for line in tree.tree(ROOT):
+        assert line[tree.WIDTH :].strip(), line
+        assert len(line) <= 110, line

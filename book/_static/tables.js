@@ -1,5 +1,5 @@
-/* Tables sort by a click on a column's name: up, down, and as they were computed.
-   Missing values stay at the end. Without JavaScript the tables are as they are. */
+/* A click on a column's header sorts the table: ascending, descending, original order.
+   Missing values stay at the end. */
 "use strict";
 
 (() => {
@@ -15,7 +15,7 @@
 
   const missing = (text) => text === "" || text === "–" || text === "—";
 
-  /* How two cells of one column compare: as numbers where all of them are. */
+  /* The comparison of two cells of a column: as numbers if all cells are numbers. */
   const comparison = (texts) => {
     const known = texts.filter((text) => !missing(text));
     const numeric = known.every((text) => !Number.isNaN(numberOf(text)));
@@ -46,7 +46,7 @@
       const button = document.createElement("button");
       button.type = "button";
       button.className = "table-sort";
-      // A paragraph in a button would be no markup, and would bring its margin.
+      // A paragraph inside a button would be invalid HTML, and would add its margin.
       const name = head.querySelector(":scope > p") ?? head;
       button.append(...name.childNodes);
       name.append(button);

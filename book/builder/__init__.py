@@ -1,1 +1,1 @@
-"""How the book is made: clean notebooks in, executed pages out."""
+"""The builder: run the notebooks, check all sources, render and check the pages."""

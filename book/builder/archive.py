@@ -1,4 +1,4 @@
-"""The whole book as one file that works from disk once it is unpacked."""
+"""The whole book as one ZIP file that can be read from disk."""
 
 import zipfile
 from pathlib import Path
@@ -11,9 +11,9 @@ EPOCH = (2020, 1, 1, 0, 0, 0)  # the same pages give the same archive
 
 
 def write(folder: Path) -> int:
-    """Pack all pages below ``folder`` into it, link the archive; its size in bytes.
+    """Write all files below ``folder`` into one archive there; its size in bytes.
 
-    The copy inside the archive has no link to the archive.
+    Pages that mention the archive then link it; the copies inside it do not.
     """
     path = folder / NAME
     files = sorted(f for f in folder.rglob("*") if f.is_file())
@@ -39,6 +39,6 @@ def write(folder: Path) -> int:
 def _link(size: int) -> str:
     return (
         f'<p>The whole book: <a href="../{NAME}" download>{NAME}</a> '
-        f"({size / 1e6:.1f} MB). Unpack it and open <code>index.html</code>; it needs "
-        "no network.</p>"
+        f"({size / 1e6:.1f} MB). Unpack it and open <code>index.html</code>; no network "
+        "is needed.</p>"
     )

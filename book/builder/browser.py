@@ -1,4 +1,4 @@
-"""What only a browser can say about the pages: opened from disk, with no network."""
+"""Checks of the pages in a browser that opens them from disk, offline."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from book.builder.pages import MAX_BYTES, pages_below
+from book.builder.pages import pages_below
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LAUNCH = (
@@ -19,10 +19,10 @@ LAUNCH = (
     "--hide-scrollbars",
 )
 WIDTHS = (390, 768, 1440)
-WIDE = 1440  # in such a window formulas and tables are seen whole
+WIDE = 1440  # from this width on, no formula or table needs scrolling
 THEMES = ("light", "dark")
-#: Faults of the theme itself: rule of axe-core, and the parts of a page it may name.
-KNOWN = {
+#: Violations by the theme itself: rules of axe-core, and the elements they concern.
+THEME_VIOLATIONS = {
     "label-content-name-mismatch": (
         ".search-button-field",
         ".search-button__button",
@@ -34,19 +34,22 @@ KNOWN = {
     "aria-deprecated-role": (".citation",),
     "aria-required-children": (".citation-list",),
 }
-PATIENCE = 20_000  # milliseconds for the formulas of one page
+TIMEOUT = 20_000  # milliseconds for the formulas of one page
+#: Bytes that a page may load from disk, itself included and without videos. Most of it
+#: is MathJax (2.1 MB) and the theme's icons (1.5 MB), the same files for every page.
+MAX_LOADED = 6_000_000
 REDIRECT = 'http-equiv="Refresh"'
 _LAYOUT = """() => {
   const page = document.documentElement;
-  const seen = (e) => e.checkVisibility && e.checkVisibility();
+  const visible = (e) => e.checkVisibility && e.checkVisibility();
   const cut = [...document.querySelectorAll('div.math, .glscl-figure, .glscl-table-box')]
-    .filter(seen).filter((e) => {
+    .filter(visible).filter((e) => {
       const box = e.getBoundingClientRect();
       return box.right > innerWidth + 1 && getComputedStyle(e).overflowX === 'visible';
     });
   const hidden = [...document.querySelectorAll(
     'div.math mjx-container, .glscl-table-box')]
-    .filter((e) => seen(e) && e.scrollWidth > e.clientWidth + 2);
+    .filter((e) => visible(e) && e.scrollWidth > e.clientWidth + 2);
   return {
     theme: page.dataset.theme,
     wide: page.scrollWidth > innerWidth ? page.scrollWidth : 0,
@@ -69,7 +72,7 @@ _PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime
 
 @dataclass
 class Visit:
-    """What one page did while it was open."""
+    """Requests and errors of one page while it was open."""
 
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -81,7 +84,7 @@ def program() -> str | None:
 
 
 def axe_script(root: Path) -> Path | None:
-    """axe-core, when it was installed beside the project for the tests."""
+    """axe-core, where it is installed in the project's ``node_modules``."""
     path = root / "node_modules/axe-core/axe.min.js"
     return path if path.is_file() else None
 
@@ -138,21 +141,21 @@ def _visit(
     page.wait_for_load_state("load")
     faults = []
     try:
-        page.wait_for_function(_READY, timeout=PATIENCE)
+        page.wait_for_function(_READY, timeout=TIMEOUT)
     except Exception:
-        faults.append(f"the formulas are not drawn after {PATIENCE / 1000:g} s")
+        faults.append(f"the formulas are not drawn after {TIMEOUT / 1000:g} s")
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
         faults += _layout_faults(page.evaluate(_LAYOUT), theme, width)
     if axe is not None:
-        # Only colours differ between themes; the rest is looked at once.
+        # Only colours differ between themes; all other rules are checked once.
         faults += _axe_faults(page, axe, [] if first else ["color-contrast"])
     local = ("file:", "data:", "blob:", "about:")
     outside = [url for url in visit.requests if not url.startswith(local)]
-    faults += [f"asks the network for {url[:100]}" for url in outside]
+    faults += [f"requests {url[:100]} from the network" for url in outside]
     weight = _weight(path, visit.requests)
-    if weight > MAX_BYTES:
-        faults.append(f"loads {weight} bytes without videos, at most {MAX_BYTES}")
+    if weight > MAX_LOADED:
+        faults.append(f"loads {weight} bytes without videos, at most {MAX_LOADED}")
     return faults + visit.errors
 
 
@@ -165,10 +168,10 @@ def _weight(page: Path, requests: Iterable[str]) -> int:
 
 
 def first_paint(page: Path, tries: int = 3) -> float:
-    """Seconds until a fresh browser shows something of the page, the best of some."""
+    """Seconds until a new browser paints the first content, the least of ``tries``."""
     from playwright.sync_api import sync_playwright
 
-    seen = []
+    measured = []
     with sync_playwright() as play:
         for _ in range(tries):
             chromium = play.chromium.launch(
@@ -176,10 +179,10 @@ def first_paint(page: Path, tries: int = 3) -> float:
             )
             opened = chromium.new_page()
             opened.goto(page.resolve().as_uri())
-            opened.wait_for_function(_PAINTED, timeout=PATIENCE)
-            seen.append(opened.evaluate(_PAINTED) / 1000)
+            opened.wait_for_function(_PAINTED, timeout=TIMEOUT)
+            measured.append(opened.evaluate(_PAINTED) / 1000)
             chromium.close()
-    return min(seen)
+    return min(measured)
 
 
 def _console(visit: Visit, message: Any) -> None:
@@ -207,20 +210,20 @@ def _layout_faults(found: dict[str, Any], theme: str, width: int) -> list[str]:
 
 
 def _axe_faults(page: Any, axe: Path, rules: list[str]) -> list[str]:
-    """Violations of these rules of axe-core, of all its rules when none is named."""
+    """Violations of these rules of axe-core, of all its rules if ``rules`` is empty."""
     page.add_script_tag(path=str(axe))
-    # With `preload` axe would fetch every stylesheet, which a page on disk may not.
+    # With `preload` axe would fetch every stylesheet, which fails for a page on disk.
     options: dict[str, Any] = {"preload": False, "resultTypes": ["violations"]}
     if rules:
         options["runOnly"] = rules
     faults = []
     found = page.evaluate("(options) => axe.run(document, options)", options)
     for violation in found["violations"]:
-        allowed = ", ".join(KNOWN.get(violation["id"], ()))
+        excused = ", ".join(THEME_VIOLATIONS.get(violation["id"], ()))
         for node in violation["nodes"]:
             selector = str(node["target"][0])
-            known = "([s, a]) => a && !!document.querySelector(s)?.closest(a)"
-            if page.evaluate(known, [selector, allowed]):
+            inside = "([s, a]) => a && !!document.querySelector(s)?.closest(a)"
+            if page.evaluate(inside, [selector, excused]):
                 continue
             faults.append(f"axe {violation['id']}: {selector}")
     return faults

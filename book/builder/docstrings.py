@@ -1,7 +1,7 @@
-"""A Sphinx extension: formulas and listings in docstrings keep their lines.
+"""A Sphinx extension that shows indented blocks of docstrings as literal blocks.
 
-Docstrings set them off by an empty line and an indent, as one reads them in the source.
-Sphinx would run such lines together unless the line before ends in ``::``.
+Formulas and listings in docstrings follow an empty line and are indented. Sphinx would
+join their lines to a paragraph unless the line before ends in ``::``.
 """
 
 import re
@@ -18,7 +18,7 @@ def setup(app: Any) -> dict[str, bool]:
 def keep_lines(
     app: Any, what: str, name: str, subject: object, options: Any, lines: list[str]
 ) -> None:
-    """Put ``::`` before every set-off block of ``lines``, in place."""
+    """Put ``::`` before every indented block of ``lines``, in place."""
     marked: list[str] = []
     before = ""  # the last line that is not empty
     for line in lines:
@@ -35,5 +35,5 @@ def _depth(line: str) -> int:
 
 
 def _is_text(line: str) -> bool:
-    """Whether a block behind this line is no part of a list or listing."""
+    """Whether an indented block after this line belongs to no list or directive."""
     return bool(re.match(r"(?![-*] |\.\. |:)\S", line)) and not line.endswith("::")

@@ -1,8 +1,8 @@
 """Chapters to download: notebook, script, and one page that needs no other file.
 
-What only the book understands is put into plain Markdown first: quoted numbers become
-numbers, references become words, and what is cited is listed at the end. So the copies
-read well in Jupyter, too.
+MyST roles are replaced by plain Markdown first, since Jupyter does not render them:
+glued values become numbers, cross-references become titles, and cited sources are listed
+at the end.
 """
 
 import ast
@@ -27,8 +27,8 @@ EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
 
 
-class Words:
-    """What stands for a role of the book in plain Markdown."""
+class PlainMarkdown:
+    """Replaces the labels and MyST roles of the book by plain Markdown."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -48,7 +48,7 @@ class Words:
 
     @cached_property
     def literature(self) -> Literature:
-        """What can be cited."""
+        """The sources that can be cited."""
         return Literature(self.project.book / "references.bib")
 
     @cached_property
@@ -61,8 +61,11 @@ class Words:
             numbers |= {label: place for place, label in enumerate(labels, start=1)}
         return numbers
 
-    def put(self, text: str, chapter: str) -> str:
-        """``text`` of that chapter without labels and roles."""
+    def convert(self, text: str, chapter: str) -> str:
+        """``text`` of that chapter without labels and roles.
+
+        ``BuildError`` for a role that has no plain form here.
+        """
         makers: dict[str, Callable[[str], str]] = {
             "glue:text": lambda words: self.value(words, chapter),
             "doc": lambda words: f"*{self.heading(words)}*",
@@ -83,7 +86,7 @@ class Words:
         return EQUATION.sub(tag, ROLE.sub(plain, TARGET.sub("", text)))
 
     def value(self, words: str, chapter: str) -> str:
-        """A quoted number, as the page shows it."""
+        """A glued value in the format that the page shows."""
         source, _, rest = words.rpartition("::")
         name, _, form = rest.partition(":")
         found = self.values.get((Path(source).stem or chapter, name))
@@ -94,13 +97,13 @@ class Words:
         return f"({'; '.join(map(self.literature.short, words.split(',')))})"
 
     def references(self, notebook: NotebookNode) -> str:
-        """The section that lists what a chapter cites; empty where that is nothing."""
+        """The section that lists the cited sources; empty if there are none."""
         cited = re.findall(r"\{cite\}`([^`]+)`", prose(notebook))
         keys = [key for words in cited for key in words.split(",")]
         return f"## References\n\n{self.literature.listing(keys)}" if keys else ""
 
     def heading(self, words: str) -> str:
-        """What a page is called."""
+        """The title of a page, or the title given in the reference."""
         given, _, target = words.rpartition("<")
         if given:
             return given.strip()
@@ -118,23 +121,25 @@ def prose(notebook: NotebookNode) -> str:
 
 def write_all(project: Project, folder: Path) -> None:
     """Write the copies of every chapter that was run into ``folder``."""
-    words = Words(project)
+    markdown = PlainMarkdown(project)
     folder.mkdir(parents=True)
     for name, entry in records.entries(project).items():
         notebook = sources.read(project.executed / f"{name}.ipynb")
         records.fill_runtime(notebook, entry)
-        write(folder, name, notebook, words)
+        write(folder, name, notebook, markdown)
 
 
-def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None:
+def write(
+    folder: Path, name: str, notebook: NotebookNode, markdown: PlainMarkdown
+) -> None:
     """Write the three copies of one executed chapter into ``folder``."""
     from nbconvert import PythonExporter
 
     plain = copy.deepcopy(notebook)
-    cited = words.references(notebook)
+    cited = markdown.references(notebook)
     for cell in plain.cells:
         if cell.cell_type == "markdown":
-            cell.source = words.put(cell.source, name)
+            cell.source = markdown.convert(cell.source, name)
         elif cell.cell_type == "code":
             cell.outputs = [
                 o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})
@@ -144,12 +149,12 @@ def write(folder: Path, name: str, notebook: NotebookNode, words: Words) -> None
     sources.write(plain, folder / f"{name}.ipynb")
     script, _ = PythonExporter(exclude_input_prompt=True).from_notebook_node(plain)
     (folder / f"{name}.py").write_text(script, encoding="utf-8")
-    title = records.title(words.project, name)
+    title = records.title(markdown.project, name)
     (folder / f"{name}.html").write_text(page(plain, title), encoding="utf-8")
 
 
 def page(notebook: NotebookNode, title: str) -> str:
-    """One HTML file with everything in it, the formulas' program included."""
+    """One HTML file that contains everything it needs, MathJax included."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
@@ -166,7 +171,7 @@ def page(notebook: NotebookNode, title: str) -> str:
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"about": about})
     head, main, rest = body.partition("<main>")
-    # What scrolls sideways can be reached by the keyboard.
+    # Blocks that scroll horizontally must be reachable by keyboard.
     return head + main + rest.replace("<pre>", '<pre tabindex="0">')
 
 
@@ -177,8 +182,8 @@ def code_colours(style: str) -> str:
     return HtmlFormatter(style=style).get_style_defs(".highlight")
 
 
-def offer(notebook: NotebookNode, name: str) -> None:
-    """Link the copies from *At a glance*, in front of the runtime."""
+def add_links(notebook: NotebookNode, name: str) -> None:
+    """Link the copies in the section *At a glance*, before the runtime."""
     links = ", ".join(records.link("../", name, kind) for kind in records.KINDS)
     line = f"- **Download.** As {links}.\n"
     for cell in notebook.cells:

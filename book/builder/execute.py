@@ -1,4 +1,4 @@
-"""Run clean notebooks with papermill, several at a time, and tidy the results."""
+"""Run notebooks with papermill, several in parallel, and remove run metadata."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from glscl.util.files import write_json
 
 KERNEL = "glscl-book"
 INJECTED = "injected-parameters"
-#: What a folded cell is called on the page, by its tag.
+#: Captions of folded cells on the page, by tag.
 CAPTIONS = {
     INJECTED: "Values this page was run with",
     "bootstrap": "Find the project, or fetch it",
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``error`` is empty for a success, else what a reader needs to mend it."""
+    """How a run ended; ``error`` is empty for a success, else says what went wrong."""
 
     name: str
     seconds: float
@@ -54,10 +54,10 @@ class Outcome:
 
 
 def install_kernel(jupyter: Path) -> None:
-    """Describe this very interpreter as a kernel in a folder of the build.
+    """Register the running interpreter as a kernel in the build folder ``jupyter``.
 
-    A kernel of the machine or of the user may belong to another environment. This
-    one is found first (``JUPYTER_PATH``) and nothing outside the build is written.
+    Kernels of the machine or of the user may belong to other environments. This one is
+    found first (``JUPYTER_PATH``), and nothing outside the build folder is written.
     """
     folder = jupyter / "kernels" / KERNEL
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def install_kernel(jupyter: Path) -> None:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Variables for a kernel: quiet, repeatable, and no wider than its share."""
+    """Environment variables of a kernel: no progress bars, reproducible, few threads."""
     threads = str(job.threads)
     return {
         "JUPYTER_PATH": str(job.jupyter),
@@ -86,7 +86,7 @@ def environment(job: Job) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TQDM_DISABLE": "1",
-        # Said by tqdm.auto in every environment without widgets.
+        # tqdm.auto warns in every environment without widgets.
         "PYTHONWARNINGS": "ignore:IProgress not found",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -97,7 +97,7 @@ def environment(job: Job) -> dict[str, str]:
 def run_all(
     jobs: Iterable[Job], workers: int, report: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """Run independent notebooks side by side; ``report`` is called as each ends."""
+    """Run notebooks in parallel processes; ``report`` is called when each ends."""
     outcomes = []
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         names = {pool.submit(run, job): job.name for job in jobs}
@@ -113,7 +113,7 @@ def run_all(
 
 
 def run(job: Job) -> Outcome:
-    """Execute one notebook into a partial file and move it only when all went well."""
+    """Execute one notebook into a temporary file, moved to the target on success."""
     os.environ.update(environment(job))
     # Imported late: the parent process only checks hashes on most calls.
     import papermill
@@ -131,14 +131,14 @@ def run(job: Job) -> Outcome:
                 parameters=job.values,
                 kernel_name=KERNEL,
                 language="python",
-                cwd=_unformatted(job.root),
+                cwd=str(job.root),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 execution_timeout=job.cell_timeout,
             )
         seconds = time.perf_counter() - start
         notebook = tidy(sources.read(partial), sources.read(job.source))
-        refuse_bare_values(notebook)
+        check_no_bare_values(notebook)
         sources.write(notebook, job.target)
     except Exception as error:
         seconds = time.perf_counter() - start
@@ -149,12 +149,12 @@ def run(job: Job) -> Outcome:
 
 
 def _unformatted(path: Path) -> str:
-    """A path with its braces doubled: papermill puts parameters between them."""
+    """``path`` with its braces doubled: papermill formats paths with the parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def explain(job: Job, error: Exception) -> str:
-    """The failing cell and its traceback, or the error's own words."""
+    """The failing cell and its traceback, or the message of another error."""
     where = job.source.relative_to(job.root).as_posix()
     if not hasattr(error, "traceback") or not hasattr(error, "ename"):
         return f"{where}: {type(error).__name__}: {error}"
@@ -167,7 +167,7 @@ def explain(job: Job, error: Exception) -> str:
 
 
 def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
-    """Drop what differs from run to run, and present the injected values."""
+    """Remove metadata that differs between runs; give folded cells their captions."""
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": source.metadata.get("kernelspec", {}),
@@ -189,27 +189,28 @@ def tidy(notebook: NotebookNode, source: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def refuse_bare_values(notebook: NotebookNode) -> None:
-    """Raise ``ValueError`` where a cell shows its last value as the kernel writes it.
+def check_no_bare_values(notebook: NotebookNode) -> None:
+    """``ValueError`` where a cell ends in an expression, whose ``repr`` the kernel shows.
 
-    Such a line is left behind by accident, and may be long or name an address in memory.
+    Such output is unintended, may be long, and may contain a memory address.
     """
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "execute_result":
                 shown = output.data.get("text/plain", "").split("\n")[0]
                 raise ValueError(
-                    f"cell {cell.id} ends in a value that is shown as it is ({shown}): "
-                    "print it, give it to book.kit.report, or assign it."
+                    f"cell {cell.id} ends in an expression, shown as {shown}: "
+                    "print it, pass it to book.kit.report, or assign it."
                 )
 
 
 def differences(
     first: Path, second: Path, commits: tuple[str, str] = ("", "")
 ) -> Iterator[str]:
-    """Cells in which two runs of one notebook differ; ``timing`` cells may.
+    """Names of cells in which two runs of one notebook differ.
 
-    ``commits`` are what the runs say they were made from; that may differ too.
+    Outputs of cells with the tag ``timing`` may differ, and so may the ``commits`` that
+    the runs state.
     """
     one = _comparable(sources.read(first), commits[0])
     other = _comparable(sources.read(second), commits[1])
@@ -221,7 +222,7 @@ def differences(
 
 
 def _comparable(notebook: NotebookNode, commit: str) -> list[tuple[str, str]]:
-    """Identifier and content of each cell, as far as it must not differ."""
+    """Identifier of each cell, and its content as far as two runs must agree."""
     cells = []
     for cell in notebook.cells:
         content = dict(cell)

@@ -1,4 +1,4 @@
-"""Which files of this project a piece of Python runs with, read from its imports."""
+"""Which files of this project some Python code depends on, read from its imports."""
 
 import ast
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 #: Packages of this project that pages and tests may import.
-OURS = ("glscl", "book", "benchmarks")
+PROJECT_PACKAGES = ("glscl", "book", "benchmarks")
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -49,7 +49,7 @@ def _is_for_types(node: ast.stmt) -> bool:
 
 
 def _origin(module: str, name: str, root: Path) -> str:
-    if module.split(".")[0] in OURS:
+    if module.split(".")[0] in PROJECT_PACKAGES:
         if file_of(f"{module}.{name}", root):
             return f"{module}.{name}"
         if module == "glscl":
@@ -67,9 +67,9 @@ def _lazy_names(root: Path) -> dict[str, str]:
 
 
 def files_behind(code: str, root: Path) -> set[Path]:
-    """Every file of this project that ``code`` runs with, through all imports.
+    """Every file of this project that ``code`` imports, directly or indirectly.
 
-    ``import glscl`` alone may load any model on first use, so it counts as all three.
+    ``import glscl`` may load any model on first use, so it counts as all of them.
     """
     found: set[Path] = set()
     waiting = list(_files(code, root))
@@ -83,7 +83,7 @@ def files_behind(code: str, root: Path) -> set[Path]:
 
 def _files(code: str, root: Path) -> Iterator[Path]:
     for module in modules_in(code, root, types=False):
-        if module.split(".")[0] not in OURS:
+        if module.split(".")[0] not in PROJECT_PACKAGES:
             continue
         names = [module]
         if module == "glscl":

@@ -1,14 +1,14 @@
-"""Drawings and computed outputs on prose pages, put in while the pages are staged.
+"""Computed outputs, drawings and records, inserted into prose pages.
 
-A prose page asks with a comment of its own line::
+A comment on a line of its own says what is inserted::
 
     <!-- output: 06_full_model opening -->
     <!-- drawing: method -->
     <!-- record: provenance -->
 
-The first shows what the cell ``opening`` of that chapter put out when it was run, so
-that a page without code can show something computed. The second shows the map of the
-method, its boxes linked to the chapters. The third is about the build: ``records.py``.
+The first is the output of the cell ``opening`` of that chapter. The second is the
+diagram of the method with links to the chapters. The third is a table about the build,
+see ``records.py``.
 """
 
 import re
@@ -18,7 +18,7 @@ from book.builder import records, sources
 from book.builder.project import BuildError, Project
 
 _MARK = re.compile(r"^<!-- (output|drawing|record): (.+?) -->$", re.MULTILINE)
-#: The chapters behind the boxes of ``book.kit.diagrams.method``.
+#: The chapters that the boxes of ``book.kit.diagrams.method`` link to.
 CHAPTERS = {
     "sentence": "01_task_and_data",
     "video": "01_task_and_data",
@@ -43,7 +43,7 @@ MAP = (
 
 
 def fill(project: Project, page: str, text: str) -> str:
-    """``text`` of the prose page of that name, with everything put in."""
+    """``text`` of the prose page of that name with all insertions made."""
     makers: dict[str, Callable[[Project, str], str]] = {
         "output": output,
         "drawing": drawing,
@@ -61,7 +61,7 @@ def fill(project: Project, page: str, text: str) -> str:
 
 
 def output(project: Project, words: str) -> str:
-    """The HTML that a cell showed: ``words`` name the chapter and the cell."""
+    """The HTML output of a cell; ``words``: the names of its chapter and of the cell."""
     name, _, cell_id = words.partition(" ")
     source = project.notebooks / f"{name}.ipynb"
     if not source.is_file():
@@ -81,7 +81,7 @@ def output(project: Project, words: str) -> str:
 
 
 def drawing(project: Project, words: str) -> str:
-    """The map of the method; its links lead from ``book/`` to the chapters."""
+    """The diagram of the method, with links from ``book/`` to the chapters."""
     # Imported late: most calls of the build draw nothing.
     from book.kit.diagrams import method
 

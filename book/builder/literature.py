@@ -1,4 +1,4 @@
-"""What is cited, in words: for copies of chapters, where no page lists the sources."""
+"""Citations as text, for downloaded chapters, which have no page of references."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +24,7 @@ class Literature:
         return self.entries[key]
 
     def short(self, key: str) -> str:
-        """ "Zhang et al., 2025", as one says it in a sentence."""
+        """Authors and year, such as "Zhang et al., 2025"."""
         entry = self.entry(key)
         people = [
             " ".join(map(str, person.rich_prelast_names + person.rich_last_names))

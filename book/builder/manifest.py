@@ -1,4 +1,4 @@
-"""What each page was made from: the record that lets unchanged notebooks stay."""
+"""The record of each notebook's inputs, by which unchanged notebooks are not run again."""
 
 import hashlib
 import json
@@ -32,20 +32,20 @@ def _below(paths: Iterable[Path]) -> Iterator[Path]:
         yield from (f for f in files if f.is_file() and "__pycache__" not in f.parts)
 
 
-def ingredients(project: Project, source: Source, values: Values) -> Entry:
-    """Everything whose change makes a page stale."""
+def inputs_of(project: Project, source: Source, values: Values) -> Entry:
+    """Digests of all inputs of a notebook: it is run again when one of them changes."""
     return {
         "source": digest([source.path], project.root),
-        "code": rooms(project.root, source.code),
+        "code": code_digests(project.root, source.code),
         "inputs": digest([project.root / name for name in INPUTS], project.root),
         "parameters": values,
     }
 
 
-def rooms(root: Path, code: str) -> dict[str, str]:
-    """The files that ``code`` runs with, by folder: a digest of those in each.
+def code_digests(root: Path, code: str) -> dict[str, str]:
+    """For each folder, a digest of its files that ``code`` depends on.
 
-    The weights and the vocabulary of the mini CLIP belong to every chapter.
+    The weights and the vocabulary of the mini CLIP count for every chapter.
     """
     members: dict[str, list[Path]] = {"glscl/mini/assets": [root / "glscl/mini/assets"]}
     for path in files_behind(code, root):
@@ -74,13 +74,13 @@ def save(path: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def stale(recorded: Entry | None, now: Entry, output: Path, root: Path) -> str:
-    """Why a page must be made again, or an empty string when it may stay."""
+    """Why a notebook must be run again, or an empty string if it is up to date."""
     if recorded is None or not output.is_file():
         return "not run yet"
     changed = [
-        room
-        for room, found in now["code"].items()
-        if recorded.get("code", {}).get(room) != found
+        folder
+        for folder, found in now["code"].items()
+        if recorded.get("code", {}).get(folder) != found
     ]
     if changed:
         return f"{', '.join(changed)} changed"

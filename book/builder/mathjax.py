@@ -1,4 +1,4 @@
-"""The program that draws formulas, shipped with the pages so that they read offline."""
+"""MathJax, which draws the formulas, as a file of the book: no network is needed."""
 
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +9,7 @@ NAME = "tex-svg.js"
 
 
 def path() -> Path:
-    """The single-file MathJax, from its package."""
+    """The single-file MathJax of the package sphinx-mathjax-offline."""
     try:
         files = metadata.files("sphinx-mathjax-offline") or []
     except metadata.PackageNotFoundError:

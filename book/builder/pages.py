@@ -1,4 +1,4 @@
-"""What can be said about the pages without a browser."""
+"""Checks of the rendered pages that need no browser."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import html5lib
 from bs4 import BeautifulSoup, Tag
 from html5lib import HTMLParser
 
-#: Attributes by which a page makes a browser fetch something.
+#: Attributes whose address a browser fetches.
 FETCHED = {
     "audio": ("src",),
     "embed": ("src",),
@@ -25,7 +25,7 @@ FETCHED = {
     "video": ("src", "poster"),
 }
 LINK_KINDS = {"stylesheet", "icon", "preload", "modulepreload", "manifest"}
-#: Traces of a build that went wrong, or of markup that was not understood.
+#: Text that shows a failed build or markup that was not rendered.
 TRACES = (
     r"Traceback \(most recent call last\)",
     r"\{glue:?\w*\}",
@@ -35,10 +35,10 @@ TRACES = (
     r"System Message:",
     r"<!-- runtime -->",
 )
-MAX_BYTES = 4_000_000
-#: The folder of chapters to take away; each is one file with its scripts inside.
-COPIES = "downloads"
-#: What HTML allows by now: `&` in a script or an address, a page that only forwards.
+MAX_BYTES = 4_000_000  # of one file
+#: The folder of downloadable chapters; each is one file that contains its scripts.
+DOWNLOADS = "downloads"
+#: Messages of html5lib about valid HTML: `&` in a script or an address, a redirect.
 ALLOWED = {"expected-named-entity", "expected-doctype-but-got-start-tag"}
 
 
@@ -48,12 +48,12 @@ def pages_below(folder: Path) -> list[Path]:
 
 
 def book_pages(folder: Path) -> list[Path]:
-    """Those that are read in the book, without the copies to take away."""
-    return [page for page in pages_below(folder) if COPIES not in page.parts]
+    """The pages of the book without the downloadable chapters."""
+    return [page for page in pages_below(folder) if DOWNLOADS not in page.parts]
 
 
 def check(folder: Path) -> Iterator[str]:
-    """Every fault of every page below ``folder``, as ``page: what is wrong``."""
+    """Every fault of every page below ``folder``, as ``page: fault``."""
     pages = pages_below(folder)
     if not pages:
         yield f"{folder}: no pages here"
@@ -66,12 +66,12 @@ def check(folder: Path) -> Iterator[str]:
         name = page.relative_to(folder.resolve()).as_posix()
         faults = [
             *_resources(page, soup),
-            *_names(soup),
+            *_alt_texts(soup),
             *_links(page, soup, anchors),
             *_traces(soup),
             *_structure(soup),
         ]
-        if COPIES not in page.parts:
+        if DOWNLOADS not in page.parts:
             faults += _standard(page.read_text(encoding="utf-8"))
         if page.stat().st_size > MAX_BYTES:
             faults.append(
@@ -81,7 +81,7 @@ def check(folder: Path) -> Iterator[str]:
 
 
 def _resources(page: Path, soup: BeautifulSoup) -> Iterator[str]:
-    """Everything a browser would load must lie beside the page."""
+    """Every address that a browser fetches must be a file of the book."""
     for tag in soup.find_all(True):
         names = FETCHED.get(tag.name, ())
         if tag.name == "link" and LINK_KINDS & set(tag.get("rel") or []):
@@ -108,8 +108,8 @@ def _local(page: Path, address: str, where: str) -> Iterator[str]:
         yield f"{where} names {address[:80]}, which is not there"
 
 
-def _names(soup: BeautifulSoup) -> Iterator[str]:
-    """Pictures, drawings and videos must say in words what they show."""
+def _alt_texts(soup: BeautifulSoup) -> Iterator[str]:
+    """Pictures, drawings and videos must have a text alternative."""
     for tag in soup.find_all("img"):
         if not tag.has_attr("alt"):
             yield f"<img> without alt: {str(tag.get('src'))[:60]}"
@@ -128,7 +128,7 @@ def _names(soup: BeautifulSoup) -> Iterator[str]:
 def _links(
     page: Path, soup: BeautifulSoup, anchors: dict[Path, set[str]]
 ) -> Iterator[str]:
-    """Links inside the book must lead somewhere, to the very anchor."""
+    """Links inside the book must have a target, the anchor included."""
     for tag in soup.find_all("a", href=True):
         parts = urlsplit(str(tag["href"]))
         if parts.scheme or parts.netloc:
@@ -141,7 +141,7 @@ def _links(
 
 
 def _anchors(soup: BeautifulSoup) -> set[str]:
-    """Every place of a page that a link may name; the whole page is the empty one."""
+    """Every anchor of a page; the empty string is the page itself."""
     named = soup.find_all(True, attrs={"name": True})
     return {
         "",
@@ -162,8 +162,7 @@ def _traces(soup: BeautifulSoup) -> Iterator[str]:
 
 
 def _without_code(article: Tag) -> str:
-    """The article's text and markup, without what may quote anything: listings, and
-    docstrings in the reference."""
+    """The article without listings and docstrings, which may quote any markup."""
     copy = BeautifulSoup(str(article), "html.parser")
     for listing in copy.select("pre, .cell_input, dl.py"):
         listing.decompose()
@@ -171,7 +170,7 @@ def _without_code(article: Tag) -> str:
 
 
 def _standard(text: str) -> Iterator[str]:
-    """What the standard's parser calls an error: tags left open, crossed or misplaced."""
+    """Errors of the HTML standard's parser: tags unclosed, crossed or misplaced."""
     parser = HTMLParser()
     parser.parse(text)
     for (line, _), code, about in parser.errors:
@@ -180,6 +179,7 @@ def _standard(text: str) -> Iterator[str]:
 
 
 def _structure(soup: BeautifulSoup) -> Iterator[str]:
+    """A page has one top heading, and no two elements with the same id."""
     article = soup.select_one("article")
     if article is not None and len(article.find_all("h1")) != 1:
         yield f"{len(article.find_all('h1'))} top headings, expected one"

@@ -7,11 +7,10 @@ default. Here an unknown name, an unknown notebook and a value of another type f
 import ast
 import io
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 
 from book.builder.project import BuildError
@@ -72,28 +71,20 @@ def read_set(
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise BuildError(f"No parameter set '{path.stem}' at {path}; known: {known}.")
     try:
-        content = settings.load_yaml(path.read_text(encoding="utf-8")) or {}
+        content = settings.load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise BuildError(
             f"{path.name} is not UTF-8: byte {error.start} is no character."
         ) from None
-    except yaml.YAMLError as error:
-        raise BuildError(
-            f"{path.name} is not YAML: {' '.join(str(error).split())}."
-        ) from None
-    _only_keys(content, {"cell_timeout", "common", "notebooks"}, path.name)
-    common = content.get("common") or {}
-    own = content.get("notebooks") or {}
-    _only_keys(own, set(notebooks), f"{path.name}, notebooks")
-    for name in common:
-        if not any(name in defaults for defaults in notebooks.values()):
-            raise BuildError(
-                f"{path.name}, common: no notebook declares a parameter '{name}'."
-            )
+    except ValueError as error:
+        raise BuildError(f"{path.name} is {error}.") from None
+    content = _mapping(content, {"cell_timeout", "common", "notebooks"}, path.name)
+    own = _mapping(content.get("notebooks"), notebooks, f"{path.name}, notebooks")
+    names = {name for defaults in notebooks.values() for name in defaults}
+    common = _mapping(content.get("common"), names, f"{path.name}, common")
     values = {}
     for notebook, defaults in notebooks.items():
-        mine = own.get(notebook) or {}
-        _only_keys(mine, set(defaults), f"{path.name}, {notebook}")
+        mine = _mapping(own.get(notebook), defaults, f"{path.name}, {notebook}")
         given = {k: v for k, v in common.items() if k in defaults} | mine
         for name, value in given.items():
             _check(value, defaults[name], f"{path.name}, {notebook}", name)
@@ -120,7 +111,7 @@ def changed(
 ) -> dict[str, Values]:
     """The values of ``notebooks`` (name and defaults) with ``changes`` to those they
     have; a name that none of them declares is refused."""
-    _only_keys(changes, {name for d in notebooks.values() for name in d}, "--set")
+    _mapping(changes, {name for d in notebooks.values() for name in d}, "--set")
     result = {}
     for notebook, defaults in notebooks.items():
         given = {k: v for k, v in changes.items() if k in defaults}
@@ -130,32 +121,36 @@ def changed(
     return result
 
 
-def _only_keys(mapping: object, allowed: set[str], where: str) -> None:
-    if not isinstance(mapping, Mapping):
-        raise BuildError(f"{where}: expected a mapping, found {mapping!r}.")
-    for key in mapping:
+def _mapping(given: object, allowed: Collection[str], where: str) -> Values:
+    """``given``, a mapping of ``allowed`` names or nothing."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BuildError(f"{where}: expected a mapping, found {given!r}.")
+    for key in given:
         if key not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
             raise BuildError(f"{where}: unknown name '{key}'; known: {known}.")
+    return given
 
 
 def _check(value: object, default: object, where: str, name: str) -> None:
     """A value has the type and range of the setting of that name, or its default's type.
 
-    A default of None accepts everything.
+    A default of None that is no setting's accepts everything.
     """
-    if default is None:
-        return
     kinds = [kind for kind in _setting_types(name) if settings.fits(kind, default)]
-    allowed = kinds[0] if kinds else type(default)
+    if default is None and not kinds:
+        return
     try:
-        settings.check(allowed, value, name)
+        settings.check(kinds[0] if kinds else type(default), value, name)
     except ValueError as error:
         raise BuildError(f"{where}: {error}") from None
 
 
 def _setting_types(name: str) -> Iterator[Any]:
     """The types of the package's settings of that name."""
-    for kind in (*config.MODEL_CONFIGS.values(), config.TrainConfig, config.RunOptions):
+    others = (config.TrainConfig, config.RunOptions, config.DataOptions)
+    for kind in (*config.MODEL_CONFIGS.values(), *others):
         if name in settings.field_types(kind):
             yield settings.field_types(kind)[name]

@@ -1,4 +1,4 @@
-"""Pictures inside the rendered pages, packed better: lossless WebP instead of PNG."""
+"""Make pictures inside the rendered pages smaller: lossless WebP instead of PNG."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
 
 def shrink(folder: Path) -> None:
-    """Replace the pictures of all pages below ``folder``; they look the same."""
+    """Re-encode the pictures of all pages below ``folder`` without loss."""
     for path in folder.glob("_static/**/*.map"):
-        path.unlink()  # source maps, which only the theme's developers use
+        path.unlink()  # source maps, for developers of the theme only
     for path in folder.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         path.write_text(
@@ -22,7 +22,7 @@ def shrink(folder: Path) -> None:
 
 @cache
 def smaller(encoded: str) -> str:
-    """The address of the same pixels: as WebP where that is smaller, else as they are."""
+    """The data URI of a PNG's pixels: as WebP where that is smaller, else unchanged."""
     # Imported late: only pages with pictures need it.
     from PIL import Image
 

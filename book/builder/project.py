@@ -1,16 +1,16 @@
-"""Where things lie, and the one kind of error a reader of the book may meet."""
+"""The folders of a checkout, and the error of a failed build."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class BuildError(Exception):
-    """Bad input or a failed step: one sentence of what, where and what was expected."""
+    """Bad input or a failed step; the message says what, where, and what was expected."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folders of one checkout; everything that is made lies in ``_build``."""
+    """The folders of one checkout; all generated files are in ``_build``."""
 
     root: Path
 
@@ -35,5 +35,5 @@ class Project:
         return self.build / "html"
 
     def show(self, path: Path) -> str:
-        """``path`` as a reader of messages knows it: from the root, with slashes."""
+        """``path`` for messages: relative to the root, with slashes."""
         return path.relative_to(self.root).as_posix()

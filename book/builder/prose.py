@@ -1,9 +1,9 @@
-"""No result is typed: a number that looks like one must come from a cell.
+"""Check that results in the prose are computed by a cell and not typed by hand.
 
-Looked for in the prose, outside code, formulas and roles: a share in percent or points,
-and a number that stands behind a retrieval metric. Two kinds are let through. A
-*published* number of ``book/paper_numbers.yml``, where its paragraph cites the source;
-and a phrase of ``book/typed_numbers.yml``, where it is said why no cell computes it.
+A result is a number in percent or percentage points, or a number after the name of a
+retrieval metric, outside code, formulas and roles. Two kinds are allowed: a published
+number of ``book/paper_numbers.yml`` whose paragraph cites the source, and a phrase of
+``book/typed_numbers.yml``, which gives the reason why no cell computes it.
 """
 
 import re
@@ -21,7 +21,7 @@ RESULT = re.compile(
     r"|(?:R@\d+|\b(?:median|mean) rank|\bMdR|\bMnR)\s*"
     rf"(?:[|:=]|\b(?:of|is|was|at|reaches|falls to|rises to)\b)?\s*{NUMBER}"
 )
-# What is no prose: listings, code, comments, roles and their content, formulas.
+# Not prose: listings, code, comments, roles and their content, formulas.
 NO_PROSE = re.compile(
     r"^(`{3,}|~{3,}).*?^\1"
     r"|<!--.*?-->|\{[\w:]+\}`[^`]*`|(`+)[^`]+\2|\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\s*\n))+\$",
@@ -30,7 +30,7 @@ NO_PROSE = re.compile(
 
 
 def check(project: Project) -> Iterator[str]:
-    """Every typed result of every page, and every exemption that nothing uses."""
+    """Every typed result of every page, and every unused exemption."""
     published = set(_numbers(_read(project, "paper_numbers.yml")))
     exempt = _read(project, "typed_numbers.yml")
     used: set[str] = set()
@@ -46,7 +46,7 @@ def check(project: Project) -> Iterator[str]:
 
 
 def pages(project: Project) -> Iterator[tuple[str, str]]:
-    """Where it stands and what it says: prose pages, then cells of the chapters."""
+    """Name and text of all prose pages and of all Markdown cells of the chapters."""
     for path in sorted(project.book.glob("*.md")):
         yield project.show(path), path.read_text(encoding="utf-8")
     for name in sources.chapters(project):
@@ -59,7 +59,7 @@ def pages(project: Project) -> Iterator[tuple[str, str]]:
 def typed(
     text: str, published: set[float], exempt: dict[str, str], used: set[str]
 ) -> Iterator[str]:
-    """Typed results of one text; the phrases that excuse one are added to ``used``."""
+    """Typed results of one text; exempt phrases found in it are added to ``used``."""
     for paragraph in re.split(r"\n\s*\n", NO_PROSE.sub(_keep_shape, text)):
         prose = " ".join(paragraph.split())
         for phrase in exempt:
@@ -73,7 +73,7 @@ def typed(
 
 
 def _keep_shape(found: re.Match[str]) -> str:
-    """A citation is remembered; anything else leaves a word and its empty lines."""
+    """``[cited]`` for a citation, a placeholder with the same line breaks for the rest."""
     if re.match(r"\{cite", found[0]):
         return "[cited]"
     return "…" + "\n" * found[0].count("\n")
@@ -90,7 +90,7 @@ def _read(project: Project, name: str) -> dict[str, Any]:
 
 
 def _numbers(node: object) -> Iterator[float]:
-    """Every number anywhere in a file of published ones."""
+    """Every number at any depth of nested mappings and lists."""
     if isinstance(node, dict):
         node = list(node.values())
     if isinstance(node, list):

@@ -1,4 +1,4 @@
-"""Draw the picture of the README: a caption and how it weighs the frames of its clip.
+"""Draw the picture of the README: a caption and its weights for the frames of a clip.
 
 ``python book/builder/readme_picture.py`` writes it into ``book/_static``. The weights
 are those of the untrained GIM on the features of the shipped mini CLIP.
@@ -23,7 +23,7 @@ F = 12
 
 @torch.no_grad()
 def main() -> None:
-    """Encode one clip, weigh its frames by its first caption, draw both."""
+    """Encode one clip, compute its frame weights for its first caption, draw both."""
     clip = draw_clip(*CLIP)
     caption = captions_of(clip)[0].text
     chosen = frames.sample_indices(36, 8.0, F, 8.0)

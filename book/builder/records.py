@@ -1,8 +1,6 @@
-"""What prose pages say about the build itself, made from its records.
+"""Tables about the build itself for the prose pages, made from the manifest.
 
-A prose page asks with a comment of its own line, as for other inserts::
-
-    <!-- record: provenance -->
+A page contains a comment such as ``<!-- record: provenance -->``, see ``inserts.py``.
 """
 
 import html
@@ -16,11 +14,11 @@ import yaml
 from book.builder import manifest, sources
 from book.builder.project import BuildError, Project
 
-#: Runs of earlier builds, kept with the sources by ``build.py record``.
-KEPT = "runs.json"
-#: Files of one chapter by their suffix, in words.
+#: Runs of earlier builds, stored in the repository by ``build.py record``.
+STORED_RUNS = "runs.json"
+#: The downloadable files of one chapter: suffix and name.
 KINDS = {"ipynb": "notebook", "py": "script", "html": "page"}
-#: What stands between is replaced in the published pages: see ``archive.py``.
+#: The text between them is replaced in the published pages, see ``archive.py``.
 ARCHIVE = ("<!-- archive -->", "<!-- /archive -->")
 
 
@@ -46,10 +44,10 @@ def entries(project: Project) -> dict[str, manifest.Entry]:
 
 
 def runs(project: Project) -> dict[str, dict[str, Any]]:
-    """By chapter and parameter set: the last run of this build, else the kept one."""
-    path = project.book / KEPT
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {name: kept.get(name, {}) for name in sources.chapters(project)}
+    """By chapter and parameter set: the last run of this build, else the stored one."""
+    path = project.book / STORED_RUNS
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {name: stored.get(name, {}) for name in sources.chapters(project)}
     for name, entry in entries(project).items():
         last = {key: entry[key] for key in ("device", "seconds", "commit")}
         found[name] |= entry.get("runs", {}) | {entry["parameter_set"]: last}
@@ -57,7 +55,7 @@ def runs(project: Project) -> dict[str, dict[str, Any]]:
 
 
 def runtime(entry: Mapping[str, Any]) -> str:
-    """The measured cost of a chapter, in words."""
+    """The measured runtime of a chapter, with device and parameter set."""
     seconds = entry["seconds"]
     took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
     chosen = f", parameters `{entry['parameter_set']}`"
@@ -74,7 +72,7 @@ def fill_runtime(notebook: Any, entry: Mapping[str, Any]) -> None:
 
 
 def provenance(project: Project) -> str:
-    """One row a chapter, and below it everything that the manifest says."""
+    """One row for each chapter, and below the table the whole manifest."""
     found = entries(project)
     rows = [
         (
@@ -96,12 +94,12 @@ def provenance(project: Project) -> str:
     )
     missing = [name for name in sources.chapters(project) if name not in found]
     without = f"<p>Not run in this build: {', '.join(missing)}.</p>" if missing else ""
-    caption = "What each page was made from; hashes are SHA-256, shortened"
+    caption = "Inputs of each page; hashes are SHA-256, shortened"
     return table(caption, head, rows) + without + all_of_it
 
 
 def status(project: Project) -> str:
-    """What ran under which set of parameters, and what never did."""
+    """The last run of each chapter under each parameter set, and what was never run."""
     sets = sorted(path.stem for path in (project.notebooks / "params").glob("*.yaml"))
     found = runs(project)
     rows = [
@@ -122,7 +120,7 @@ def status(project: Project) -> str:
 
 
 def stored(project: Project) -> str:
-    """Long runs whose results are stored: by which command, on what, at which commit."""
+    """Stored results of long runs: command, device, versions and commit of each."""
     rows = []
     for path in sorted((project.book / "results").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -139,30 +137,30 @@ def stored(project: Project) -> str:
 
 
 def downloads(project: Project) -> str:
-    """One row a chapter: what can be taken away."""
+    """One row for each chapter with links to its downloadable files."""
     found = entries(project)
     rows = [
         (_link(project, name), *(link("../", name, kind) for kind in KINDS))
         for name in sources.chapters(project)
         if name in found
     ]
-    return table("Each chapter by itself", ("chapter", *KINDS.values()), rows)
+    return table("Single chapters", ("chapter", *KINDS.values()), rows)
 
 
 def link(up: str, name: str, kind: str) -> str:
-    """A link to a chapter's file, from a page that lies ``up`` below the root."""
+    """A link to a chapter's file; ``up``: path from the page to the root of the book."""
     address = f"{up}downloads/{name}.{kind}"
     label = f"{KINDS[kind]} of {name}"
     return f'<a href="{address}" download aria-label="{label}">{KINDS[kind]}</a>'
 
 
 def archive(project: Project) -> str:
-    """What a copy inside the archive says of it."""
+    """The sentence that ``archive.py`` replaces by a link outside the archive."""
     return f"{ARCHIVE[0]}<p>You are reading a copy of the book.</p>{ARCHIVE[1]}"
 
 
 def bibtex(project: Project) -> str:
-    """This project after its ``CITATION.cff``, and the methods, ready to be copied."""
+    """BibTeX entries of this project (from ``CITATION.cff``) and of the methods."""
     path = project.root / "CITATION.cff"
     cff = yaml.safe_load(path.read_text(encoding="utf-8"))
     authors = " and ".join(_author(one) for one in cff["authors"])
@@ -183,7 +181,7 @@ def bibtex(project: Project) -> str:
 
 
 def _author(person: Mapping[str, str]) -> str:
-    """A person as "Family, Given"; a group in braces, so that it stays whole."""
+    """A person as "Family, Given"; a group in braces, which BibTeX does not split."""
     if "name" in person:
         return f"{{{person['name']}}}"
     return f"{person['family-names']}, {person['given-names']}"
@@ -203,7 +201,7 @@ def title(project: Project, name: str) -> str:
 
 
 def table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in the looks of the chapters' own; cells are HTML."""
+    """A table in the style of the chapters' tables; cells are HTML."""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(
         f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows
@@ -228,7 +226,7 @@ def _record_text(entry: Mapping[str, Any]) -> str:
 
 
 def _short(commit: str) -> str:
-    """Twelve digits, and a plus for changes that were not committed."""
+    """Twelve digits, and a plus for uncommitted changes."""
     name, _, dirty = commit.partition("-")
     return name[:12] + ("+" if dirty else "")
 

@@ -1,4 +1,4 @@
-"""What the notebooks of one run share: the machine's device and the data on disk."""
+"""What the notebooks of one run share: the device and the data on disk."""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ SIZES = {"train_clips": "train", "val_clips": "val", "test_clips": "test"}
 
 
 def device(values: Values) -> str:
-    """What a notebook with these values computes on, in words for a reader."""
+    """The name of the device that a notebook with these values computes on."""
     # Imported late: most calls of the build run no notebook.
     import torch
 
@@ -20,10 +20,10 @@ def device(values: Values) -> str:
 
 
 def ensure_data(project: Project, all_values: Iterable[Values]) -> None:
-    """Make the built-in benchmark once, before notebooks that need it start together.
+    """Generate the built-in benchmark once, before several notebooks need it.
 
-    A notebook with a ``data_root`` and no other ``dataset`` needs it. The largest of
-    the sizes that notebooks name holds, else the benchmark's own.
+    A notebook needs it if it has a ``data_root`` and no other ``dataset``. Each split
+    has the largest size that a notebook names, else its default size.
     """
     folders: dict[str, dict[str, int]] = {}
     for values in all_values:

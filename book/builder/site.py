@@ -1,4 +1,4 @@
-"""From executed notebooks to pages: a staged tree, then Jupyter Book on it."""
+"""Render the pages: copy all sources into a staging folder, run Jupyter Book on it."""
 
 import json
 import os
@@ -23,16 +23,19 @@ from book.builder import (
     records,
     sources,
 )
+from book.builder.imports import file_of
 from book.builder.project import BuildError, Project
 from glscl.util.provenance import git, versions
 
+HERE = Path(__file__).resolve().parent
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
 COLAB = "https://colab.research.google.com"
 GLUED = re.compile(r"\{glue:text\}`(?:/notebooks/(\w+)\.ipynb::)?[^`]+`")
+DOCUMENTED = re.compile(r"^\.\. automodule:: (\S+)$", re.MULTILINE)
 
 
 def address(project: Project, config: Mapping[str, Any]) -> str:
-    """Where the project is published: as configured, else its git remote, else ""."""
+    """The address of the project: as configured, else its git remote, else empty."""
     url = (config.get("repository") or {}).get("url") or ""
     remote = url or git(project.root, "remote", "get-url", "origin")
     ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", remote)
@@ -43,7 +46,7 @@ def address(project: Project, config: Mapping[str, Any]) -> str:
 
 
 def configuration(project: Project) -> dict[str, Any]:
-    """``_config.yml`` with launch and source buttons only where they can work."""
+    """``_config.yml`` with launch and repository buttons if the address allows them."""
     path = project.root / "_config.yml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     url = address(project, config)
@@ -52,18 +55,18 @@ def configuration(project: Project) -> dict[str, Any]:
     config["repository"] = repository
     if url:
         config.setdefault("html", {})["use_repository_button"] = True
-    # The theme's Colab button understands this host only.
+    # The theme's Colab button supports this host only.
     if urlsplit(url).hostname == "github.com":
         config["launch_buttons"] = {"colab_url": COLAB}
     return config
 
 
 def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
-    """Lay out what Jupyter Book reads, under the same paths as in the repository.
+    """Copy all sources of the pages into the staging folder; returns the folder.
 
-    The paths are the same so that links from a page to its source need no
-    translation. Notebooks without an executed copy are shown as they are committed, and
-    where one of their numbers is quoted stands that they were not run.
+    Paths are those of the repository, so that links from a page to its source are
+    right. Notebooks without an executed copy are shown as they are committed, and pages
+    that quote their numbers say that they were not run.
     """
     tree = project.build / "stage"
     run = {x for x in entries if (project.executed / f"{x}.ipynb").is_file()}
@@ -72,7 +75,7 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     for path in sorted(project.book.iterdir()):
         if path.suffix == ".md":
             page = inserts.fill(project, path.name, path.read_text(encoding="utf-8"))
-            page = say_what_was_not_run(page, run)
+            page = mark_missing_values(page, run)
             (tree / "book" / path.name).write_text(page, encoding="utf-8")
         elif path.suffix in (".bib", ".yml"):
             shutil.copyfile(path, tree / "book" / path.name)
@@ -88,32 +91,43 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
         )
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = say_what_was_not_run(cell.source, run, name)
+                cell.source = mark_missing_values(cell.source, run, name)
         if shown:
-            downloads.offer(notebook, name)
+            downloads.add_links(notebook, name)
             records.fill_runtime(notebook, entries[name])
         sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
     return tree
 
 
-def say_what_was_not_run(text: str, run: Collection[str], chapter: str = "") -> str:
-    """``text`` with words for the numbers of chapters that are not in ``run``."""
+def mark_missing_values(text: str, run: Collection[str], chapter: str = "") -> str:
+    """``text`` with "(not run)" for the glued values of chapters not in ``run``.
+
+    A value without the name of a chapter is of ``chapter``.
+    """
     return GLUED.sub(
         lambda quoted: quoted[0] if (quoted[1] or chapter) in run else "(not run)", text
     )
 
 
-def render(project: Project, tree: Path, strict: bool) -> bool:
-    """Build the pages unless nothing changed; False when they may stay.
+def documented_files(tree: Path, root: Path) -> set[Path]:
+    """The files of the modules whose docstrings the staged pages below ``tree`` show."""
+    pages = [path.read_text(encoding="utf-8") for path in tree.glob("book/*.md")]
+    names = {name for page in pages for name in DOCUMENTED.findall(page)}
+    return {path for name in names if (path := file_of(name, root))}
 
-    Warnings are errors when ``strict``. The new pages replace the old ones only when
-    the build succeeded.
+
+def render(project: Project, tree: Path, strict: bool) -> bool:
+    """Build the pages unless they are up to date; whether they were built.
+
+    ``strict``: warnings are errors. The new pages replace the old ones only after a
+    successful build.
     """
     record = project.build / "site.json"
     now = {
         "stage": manifest.digest([tree], tree),
         "tools": versions(TOOLS),
-        "package": manifest.digest([project.root / "glscl"], project.root),
+        "builder": manifest.digest([HERE], HERE),
+        "package": manifest.digest(documented_files(tree, project.root), project.root),
         "strict": strict,
     }
     index = project.html / "index.html"
@@ -126,8 +140,8 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     run = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", run, "build", str(tree), "--all", *gate]
     command += ["--path-output", str(output)]
-    # Sphinx reads the docstrings of this tree's package, and our extension.
-    found_in = (project.root, Path(__file__).resolve().parent.parent)
+    # Sphinx imports the project's package for its docstrings, and our extension.
+    found_in = (project.root, HERE.parents[1])
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -140,9 +154,9 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     (project.build / "site.log").write_text(log, encoding="utf-8")
     if done.returncode:
         lines = [x for x in log.splitlines() if re.search("WARNING|ERROR|Error:", x)]
-        said = "\n".join(lines or log.splitlines()[-20:])
+        shown = "\n".join(lines or log.splitlines()[-20:])
         raise BuildError(
-            f"{said}\nJupyter Book failed (see above; all of it is in _build/site.log)."
+            f"{shown}\nJupyter Book failed (see above; the full log is _build/site.log)."
         )
     pages = output / "_build/html"
     pictures.shrink(pages)

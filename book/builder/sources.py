@@ -1,4 +1,4 @@
-"""The committed notebooks: found, read, checked, and given their bootstrap cell."""
+"""The committed notebooks: find, read and check them, update their bootstrap cell."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MAX_LINES = 20
 
 @dataclass(frozen=True)
 class Source:
-    """One clean notebook, its code, and the parameters that it declares."""
+    """One committed notebook, its code, and the parameters that it declares."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write to a name beside ``path`` first, so that a killed run leaves no half."""
+    """Write through a temporary file, so that an interrupted run leaves no partial file."""
     with atomic_path(path) as partial:
         nbformat.write(notebook, partial)
 
@@ -72,7 +72,7 @@ def _files(node: object) -> Iterator[str]:
 
 
 def load(project: Project) -> list[Source]:
-    """Every chapter, checked; all that is wrong is reported in one error."""
+    """Every chapter, checked; one ``BuildError`` lists all faults."""
     found, problems = [], []
     bootstrap = bootstrap_cell(project)
     for name in chapters(project):
@@ -95,7 +95,7 @@ def _is_python(cell: NotebookNode) -> bool:
 
 
 def unclean(notebook: NotebookNode) -> Iterator[str]:
-    """Whatever a run leaves behind; the committed source holds none of it."""
+    """Outputs and run metadata, which a committed notebook must not have."""
     if {"papermill", "widgets"} & set(notebook.metadata):
         yield "holds papermill or widget metadata; run nbstripout --keep-id on it"
     for cell in notebook.cells:
@@ -108,7 +108,7 @@ def unclean(notebook: NotebookNode) -> Iterator[str]:
 
 
 def misplaced(notebook: NotebookNode, bootstrap: str) -> Iterator[str]:
-    """Departures from the shape that every chapter shares."""
+    """Departures from the structure that all chapters share."""
     for tag in ("bootstrap", "parameters"):
         count = len(tagged(notebook, tag))
         if count != 1:
@@ -124,21 +124,23 @@ def misplaced(notebook: NotebookNode, bootstrap: str) -> Iterator[str]:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         if any(len(line) > MAX_COLUMNS for line in lines):
             yield f"cell {cell.id} is wider than {MAX_COLUMNS} columns"
-        unread = {"bootstrap", "parameters"} & set(tags(cell)) or cell.id == "imports"
-        if len(lines) > MAX_LINES and not unread:
-            yield f"cell {cell.id} has {len(lines)} lines, at most {MAX_LINES} are read"
+        may_be_long = {"bootstrap", "parameters"} & set(
+            tags(cell)
+        ) or cell.id == "imports"
+        if len(lines) > MAX_LINES and not may_be_long:
+            yield f"cell {cell.id} has {len(lines)} lines, at most {MAX_LINES} are allowed"
 
 
 def bootstrap_cell(project: Project) -> str:
-    """The cell that opens every notebook, with the configured address filled in."""
+    """The first code cell of every notebook, with the configured address."""
     config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
     address = (config.get("repository") or {}).get("url") or ""
     code = (project.book / "bootstrap.py").read_text(encoding="utf-8").strip()
     return code.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"')
 
 
-def put_bootstrap(project: Project) -> Iterator[str]:
-    """Write the bootstrap cell into every notebook; yields the ones that changed."""
+def update_bootstrap(project: Project) -> Iterator[str]:
+    """Write the bootstrap cell into every notebook; yields the names of changed ones."""
     code = bootstrap_cell(project)
     for path in sorted(project.notebooks.glob("*.ipynb")):
         notebook = read(path)

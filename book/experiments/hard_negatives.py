@@ -49,8 +49,8 @@ def hard_negatives(clip: Clip, seed: int = 0) -> dict[str, Clip]:
     allowed = {"train", split_of(clip)}
     found: dict[str, Clip] = {}
     for kind in HARD_NEGATIVE_KINDS:
-        # "sibling" is the former word for a hard negative. The text seeds the
-        # generator, so another word would draw other clips than the stored runs had.
+        # An older word; the text seeds the generator, so another one would draw other
+        # clips than the stored runs had.
         rng = random.Random(f"glscl sibling {seed} {clip.id} {kind}")
         swap = _swap_two if kind == "order" else _change_attribute
         while kind not in found or split_of(found[kind]) not in allowed:
@@ -142,7 +142,7 @@ def _swap_two(rng: random.Random, shots: tuple[Shot, ...], _: str) -> tuple[Shot
 
 @torch.no_grad()
 def hard_negative_accuracy(
-    model: Retriever, families: Videos, kinds: Sequence[str], batch_size: int = 64
+    model: Retriever, families: Videos, kinds: Sequence[str]
 ) -> dict[str, float]:
     """How often a caption scores its clip above one that differs in one thing, in %.
 
@@ -151,7 +151,7 @@ def hard_negative_accuracy(
     negative and the original; one half is chance.
     """
     model.eval()
-    gallery = encode_gallery(model, families, batch_size)
+    gallery = encode_gallery(model, families)
     split, size = families.split, 1 + len(kinds)
     correct: dict[str, list[bool]] = {kind: [] for kind in kinds}
     for first in range(0, len(split.videos), size):

@@ -29,11 +29,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from book.experiments.still_captions import (
+    empty_caption,
+    still_caption,
+    vocabulary,
+)
 from glscl.backbone import Backbone, load_backbone, open_clip
 from glscl.data.encode import decode_mp4, encode_mp4
 from glscl.data.frames import normalise
 from glscl.metrics import retrieval_metrics
-from glscl.mini.grammar import empty_caption, still_caption, vocabulary
 from glscl.mini.render import (
     SIZE_THRESHOLD,
     render_clip,

@@ -20,12 +20,13 @@ from glscl.losses import channel_correlation
 from glscl.metrics import retrieval_metrics
 from glscl.retriever import Retriever
 
+BATCH_SIZE = 100  # videos or captions that are encoded at a time
 SHORTLISTS = (1, 5, 10, 20, 50, 100, 200)
 
 
 @torch.no_grad()
 def related_measures(
-    model: Retriever, validation: Videos, test: Videos, batch_size: int = 100
+    model: Retriever, validation: Videos, test: Videos
 ) -> dict[str, Any]:
     """Measures for the record of a run of EERCF or GLCCL.
 
@@ -34,7 +35,7 @@ def related_measures(
     Raises ``ValueError`` for a model of another method.
     """
     model.eval()
-    levels = level_scores(model, validation, batch_size)
+    levels = level_scores(model, validation)
     owner = validation.split.caption_to_video
     measures: dict[str, Any] = {
         "levels": {
@@ -43,8 +44,8 @@ def related_measures(
         }
     }
     if isinstance(model, EERCF):
-        measures["correlation"] = correlations(model, validation, batch_size)
-        measures["two_stage"] = two_stage_sweep(model, test, SHORTLISTS, batch_size)
+        measures["correlation"] = correlations(model, validation)
+        measures["two_stage"] = two_stage_sweep(model, test, SHORTLISTS)
     else:
         stacked = torch.stack([levels[name] for name in LEVELS])
         measures["variance"] = score_variance(stacked, owner)
@@ -53,7 +54,7 @@ def related_measures(
 
 @torch.no_grad()
 def level_scores(
-    model: Retriever, videos: Videos, batch_size: int = 100
+    model: Retriever, videos: Videos, batch_size: int = BATCH_SIZE
 ) -> dict[str, Tensor]:
     """Every score of EERCF or GLCCL by name, each (A, B), of a whole split.
 
@@ -92,17 +93,15 @@ def score_variance(levels: Tensor, owner: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def correlations(
-    model: EERCF, videos: Videos, batch_size: int = 100
-) -> dict[str, float]:
+def correlations(model: EERCF, videos: Videos) -> dict[str, float]:
     """What the Pearson constraint brings to 1: the mean over channels of c_dd.
 
     Between captions and their own ``video``, and the ``frame`` vector that each caption
     gates of its own video.
     """
     owner = videos.split.caption_to_video
-    gallery = encode_gallery(model, videos, batch_size)
-    texts = caption_batches(model, videos.split.texts, batch_size)
+    gallery = encode_gallery(model, videos, BATCH_SIZE)
+    texts = caption_batches(model, videos.split.texts, BATCH_SIZE)
     t = torch.cat([text.captions for text in texts])
     x = torch.einsum("ad,afd->af", t, gallery.clip_frames[owner])
     mask = gallery.mask[owner] if model.config.mask_padding else None
@@ -115,9 +114,9 @@ def correlations(
 
 @torch.no_grad()
 def two_stage_sweep(
-    model: EERCF, videos: Videos, shortlists: Sequence[int], batch_size: int = 100
+    model: EERCF, videos: Videos, shortlists: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Two-stage retrieval beside dense scoring, a row for every shortlist k.
+    """Two-stage retrieval compared with dense scoring, a row for every shortlist k.
 
     ``top10``: share of the dense ten best that are among the two-stage ten best.
     ``R1``, ``R10``: text→video. Video→text two ways: ``v2t_columns`` reads the scores
@@ -125,8 +124,8 @@ def two_stage_sweep(
     video a shortlist of k captions. The last row, k = the whole gallery, is dense.
     """
     owner = videos.split.caption_to_video
-    video = encode_gallery(model, videos, batch_size)
-    parts = list(caption_batches(model, videos.split.texts, batch_size))
+    video = encode_gallery(model, videos, BATCH_SIZE)
+    parts = list(caption_batches(model, videos.split.texts, BATCH_SIZE))
     dense = torch.cat([model.similarity(part, video) for part in parts])
     text = EERCFText._make(map(torch.cat, zip(*parts, strict=True)))
     A, B = dense.shape
@@ -137,6 +136,7 @@ def two_stage_sweep(
         if k < B:
             by_video = model.two_stage(text, video, k, "captions of videos")
         metrics = retrieval_metrics(by_caption, caption_to_video=owner)
+        metrics_by_video = retrieval_metrics(by_video, caption_to_video=owner)
         rows.append(
             {
                 "k": k,
@@ -144,9 +144,7 @@ def two_stage_sweep(
                 "R1": metrics["t2v"]["R1"],
                 "R10": metrics["t2v"]["R10"],
                 "v2t_columns": metrics["v2t"]["R1"],
-                "v2t_own": retrieval_metrics(by_video, caption_to_video=owner)["v2t"][
-                    "R1"
-                ],
+                "v2t_own": metrics_by_video["v2t"]["R1"],
                 "scored": k * A,
             }
         )

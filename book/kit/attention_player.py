@@ -1,8 +1,8 @@
 """One video and the attention of sentences to it: video, frames, and weights.
 
 While the video plays, a line moves over the frames and over the weights of each
-sentence. Plain HTML with its style inside, readable on a telephone, and
-without a network; a reader who asked for less motion gets it paused.
+sentence. Plain HTML with inline style: it fits a telephone, needs no network, and does
+not start to play for readers who prefer reduced motion.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from book.kit.plots import COLOURS
 from glscl.data.encode import jpeg
 from glscl.util.shapes import check_shape
 
-#: Pauses the first, automatic play where the reader asked for less motion.
+#: Pauses the automatic first play for readers who prefer reduced motion.
 PAUSE_IF_REDUCED_MOTION = (
     "this.onplay=null;"
     "matchMedia('(prefers-reduced-motion: reduce)').matches&&this.pause()"
@@ -31,7 +31,7 @@ _LINE = (
     "position:absolute;top:0;bottom:0;width:2px;background:currentColor;opacity:.7;"
     "left:calc(var(--at,0)*100%);transition:left .25s linear"
 )
-_TALL = 36  # pixels of the largest weight
+_BAR_HEIGHT = 36  # pixels of the largest weight
 
 
 class QueryAttention(NamedTuple):
@@ -48,9 +48,10 @@ def player_html(
     queries: Sequence[QueryAttention],
     gallery: int,
 ) -> str:
-    """``video``: an MP4; ``frames``: (F, H, W, 3), uint8; ``gallery``: ranked videos.
+    """The player as HTML.
 
-    ``ValueError`` when a sentence has not as many weights as there are frames.
+    ``video``: an MP4; ``frames``: (F, H, W, 3), uint8; ``gallery``: the number of ranked
+    videos. ``ValueError`` when a sentence has not as many weights as there are frames.
     """
     count = check_shape(frames, "F H W 3", "frames")["F"]
     for one in queries:
@@ -76,20 +77,20 @@ def player_html(
 
 
 def _row(one: QueryAttention, most: float, gallery: int) -> str:
-    """A sentence, its weights below the frames, and the rank of the video."""
+    """One sentence: its text, the rank of the video, and the weights as bars."""
     weights = np.asarray(one.weights, dtype=float)
-    said = ", ".join(f"{100 * w:.0f}" for w in weights)
+    percent = ", ".join(f"{100 * w:.0f}" for w in weights)
     bars = "".join(
         f'<span style="flex:1;margin:0 2px;border-radius:2px 2px 0 0;background:'
-        f'{COLOURS[0]};height:{max(1, _TALL * w / most):.0f}px"></span>'
+        f'{COLOURS[0]};height:{max(1, _BAR_HEIGHT * w / most):.0f}px"></span>'
         for w in weights
     )
     return (
         '<div style="display:flex;justify-content:space-between;gap:1rem;'
         f'margin-top:.7rem;line-height:1.3"><span>“{html.escape(one.query)}”</span>'
         f'<strong style="white-space:nowrap">rank {one.rank} of {gallery}</strong>'
-        f'</div><div role="img" aria-label="Weights of the frames in percent: {said}" '
-        f'style="position:relative;display:flex;align-items:flex-end;height:{_TALL}px;'
+        f'</div><div role="img" aria-label="Weights of the frames in percent: {percent}" '
+        f'style="position:relative;display:flex;align-items:flex-end;height:{_BAR_HEIGHT}px;'
         f'border-bottom:1px solid;margin-top:.2rem">{bars}'
         f'<span style="{_LINE}"></span></div>'
     )

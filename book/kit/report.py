@@ -1,7 +1,7 @@
-"""What notebooks put on a page: glued values, tables, figures, clips, provenance.
+"""Output of notebooks: glued values, tables, figures, clips, provenance.
 
-Everything is plain HTML with its style beside it, so that it looks the same in the
-book, in Jupyter and on Colab, and works without a network.
+Everything is plain HTML with inline style, so that it looks the same in the book, in
+Jupyter and on Colab, and works without a network.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 _GLUED = "application/papermill.record/"
 _NAME = re.compile(r"(?:ch\d\d|a\d)_[a-z0-9_]+")  # a: appendices
-_NO_BREAK = "\u00a0"  # a shape is read in one line
+_NO_BREAK = "\u00a0"  # a shape stays on one line
 CLIP_FPS = 8  # of clips that are given as pixels
-_CLIP_LIMIT = 100_000  # bytes of a file that may go into a page as it is
+_CLIP_LIMIT = 100_000  # bytes of a file that is embedded without re-encoding
 
 
 def glue(name: str, value: Any) -> None:
-    """Store ``value`` under ``name`` for the prose; nothing is shown here.
+    """Store ``value`` under ``name`` for the prose; the cell shows no output.
 
-    The book quotes it with the role ``{glue:text}``. ``value`` is a number, a string,
+    The book inserts it with the role ``{glue:text}``. ``value`` is a number, a string,
     or a tensor or array of one element. ``ValueError`` for a name that is not
     ``chNN_words`` (``aN_words`` in an appendix) or a number that is not finite.
     """
@@ -59,7 +59,7 @@ def glue(name: str, value: Any) -> None:
 
 
 def show(figure: Figure, alt: str, caption: str = "") -> None:
-    """Show a figure with ``alt``, what a reader without sight needs to know."""
+    """Show a figure with ``alt`` as its text alternative."""
     from book.kit.svg import to_svg
 
     _need_alt(alt)
@@ -90,11 +90,11 @@ def show_clips(
     captions: Sequence[str] | None = None,
     width: int = 160,
 ) -> None:
-    """Show small moving pictures side by side; they play from the page itself.
+    """Show small videos side by side, embedded in the page.
 
     ``clips``: paths of videos, or uint8 pixels (T, H, W, 3) at 8 frames a second.
-    Small MP4 files go into the page as they are, others as a few resized frames. A
-    reader who asked for less motion gets them paused.
+    Small MP4 files are embedded as they are, others as a few resized frames. They do
+    not start to play for readers who prefer reduced motion.
     """
     from book.kit.attention_player import PAUSE_IF_REDUCED_MOTION
 
@@ -144,7 +144,7 @@ def table(frame: DataFrame, caption: str, digits: int = 1) -> None:
     """Show a data frame as a table with ``caption``; numbers get ``digits`` decimals,
     and those of more than four digits commas.
 
-    Missing values are shown as a dash, and an index that only counts is left out.
+    Missing values are shown as a dash, and a default index is left out.
     """
     if not caption.strip():
         raise ValueError("a table needs a caption that says what it holds.")
@@ -177,7 +177,7 @@ def table(frame: DataFrame, caption: str, digits: int = 1) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a cell belongs into a column of numbers; a missing one does."""
+    """Whether a cell is a number or missing."""
     numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     return numeric or value is None
 
@@ -192,7 +192,7 @@ def _cell(value: Any, digits: int) -> str:
     if not _is_number(value):
         return str(value)
     decimals = f".{digits}f" if isinstance(value, (float, np.floating)) else "d"
-    # Four digits are read at a glance, more are not.
+    # Numbers of more than four digits are easier to read with commas.
     return format(value, f",{decimals}" if abs(value) >= 10_000 else decimals)
 
 
@@ -202,8 +202,7 @@ def metric_table(
 ) -> None:
     """Show ``glscl.metrics.retrieval_metrics`` of several methods, both directions.
 
-    The numbers of queries and of gallery items stand beside the metrics: a rank means
-    nothing without them.
+    The numbers of queries and of gallery items are shown, too: a rank depends on them.
     """
     import pandas as pd
 
@@ -239,7 +238,7 @@ def shape_table(caption: str = "Shapes on the way", **rows: tuple[Any, str]) -> 
 
 
 def provenance(parameters: Mapping[str, Any]) -> None:
-    """Show what the page was computed with: values, versions, device, commit."""
+    """Show parameters, versions, device and commit of the run."""
     import pandas as pd
     import torch
 
@@ -256,7 +255,7 @@ def provenance(parameters: Mapping[str, Any]) -> None:
 
 
 def _clip_bytes(clip: str | Path | NDArray[np.uint8], width: int) -> bytes:
-    """An MP4 small enough for a page."""
+    """An MP4 that is small enough to be embedded."""
     from glscl.data.encode import encode_mp4
     from glscl.data.frames import read_frames, resize_crop
 
@@ -274,7 +273,7 @@ def _clip_bytes(clip: str | Path | NDArray[np.uint8], width: int) -> bytes:
 
 def _need_alt(alt: str) -> None:
     if len(alt.split()) < 3:
-        raise ValueError(f"alt text must say what is to be seen, got {alt!r}.")
+        raise ValueError(f"alt text must describe the picture, got {alt!r}.")
 
 
 def _caption(text: str) -> str:
@@ -287,7 +286,7 @@ def _display_figure(drawing: str, caption: str, alt: str) -> None:
 
 
 def display_html(markup: str, plain: str) -> None:
-    """HTML for a browser, words for a terminal."""
+    """Show ``markup`` in a browser, or ``plain`` in a terminal."""
     from IPython.display import display
 
     display({"text/html": markup, "text/plain": plain}, raw=True)

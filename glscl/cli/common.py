@@ -37,6 +37,8 @@ def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
+        except typer.Exit:  # a status, not an error, though a RuntimeError to Python
+            raise
         except (ValueError, RuntimeError, OSError) as error:
             typer.echo(f"glscl: {_sentence(error)}", err=True)
             raise typer.Exit(1) from error

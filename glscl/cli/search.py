@@ -11,6 +11,7 @@ import typer
 from glscl.cli.common import sentence_errors
 
 Index = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
 @sentence_errors
@@ -20,18 +21,18 @@ def index(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder of a saved model, or a CLIP: mini, NAME:WEIGHTS. "
-            "[default: the index's, else OpenAI's ViT-B/32]"
+            help="Folder of a saved model, or a CLIP model: mini or NAME:WEIGHTS. "
+            "[default: that of the index, or OpenAI's ViT-B/32 for a new one]"
         ),
     ] = None,
-    window: Annotated[float, typer.Option(help="Seconds, for a new index.")] = 10.0,
+    window: Annotated[float, typer.Option(help="Window length in seconds.")] = 10.0,
     overlap: Annotated[
-        float, typer.Option(help="Share with the next one, for a new index.")
+        float, typer.Option(help="Share of a window that overlaps the next.")
     ] = 0.5,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that decode.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that decode videos.")] = 0,
 ) -> None:
-    """Index a folder of videos, or only what changed in it since."""
+    """Index a folder of videos; of an indexed folder, only what has changed."""
     from glscl.search.build import known_source, search_model, update
     from glscl.search.windows import Windows
 
@@ -60,25 +61,23 @@ def index(
 def search(
     texts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
     path: Index = Path("video-index"),
-    k: Annotated[int, typer.Option(help="Moments for a sentence.")] = 10,
-    shortlist: Annotated[int, typer.Option(help="Windows scored exactly.")] = 100,
+    k: Annotated[int, typer.Option(help="Moments to find for each sentence.")] = 10,
+    shortlist: Annotated[int, typer.Option(help="Windows that are reranked.")] = 100,
     exact: Annotated[bool, typer.Option(help="Score every window.")] = False,
     batch: Annotated[
-        Path | None, typer.Option(help="File with a sentence a line.")
+        Path | None, typer.Option(help="File with one sentence on each line.")
     ] = None,
-    folder: Annotated[str, typer.Option(help="Only videos below it.")] = "",
+    folder: Annotated[str, typer.Option(help="Only videos below this one.")] = "",
     after: Annotated[
-        datetime | None, typer.Option(help="Only videos changed since.")
+        datetime | None, typer.Option(help="Only videos changed at or after this.")
     ] = None,
     before: Annotated[
-        datetime | None, typer.Option(help="Only videos changed before.")
+        datetime | None, typer.Option(help="Only videos changed before this.")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", help="Write a page that plays them.")
+        Path | None, typer.Option("--html", help="Write a page that shows the moments.")
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser.")
-    ] = False,
+    show: Open = False,
 ) -> None:
     """Find the moments of indexed videos that fit a sentence."""
     import webbrowser
@@ -113,14 +112,12 @@ def search(
 def serve(
     path: Index = Path("video-index"),
     host: Annotated[
-        str, typer.Option(help="Address; 0.0.0.0: other machines can reach it, too.")
+        str, typer.Option(help="Address; 0.0.0.0 also admits other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8421,
-    show: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser.")
-    ] = False,
+    show: Open = False,
 ) -> None:
-    """Search in a browser: a local page."""
+    """Search in a browser, on a page that this machine serves."""
     import webbrowser
 
     from glscl.search.index import VideoIndex

@@ -1,1 +1,1 @@
-"""What similarity heads cost: closed forms, and tools that check them."""
+"""What similarity heads cost, in closed form."""

@@ -6,7 +6,7 @@ Norms, softmax, activations, biases and elementwise scaling are not MACs.
 
 Three phases are counted separately: once per video (offline), once per caption (query),
 and for every pair. The encoders and the frame transformer, which all methods have in
-common, have formulas of their own. ``counters`` measures what these formulas predict.
+common, have formulas of their own. Tests compare them all with two tools that count.
 Sources: FLOPs column of GLSCL, Table I; the papers of each method.
 """
 

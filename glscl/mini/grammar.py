@@ -2,7 +2,7 @@
 
 Five captions a clip: two about one shot ("single"), two about two shots in order
 ("double"), one about all three ("all"). Each names the object and its motion, and often
-its size and background. Stills get captions too, with a position and without motion.
+its size and background.
 """
 
 from __future__ import annotations
@@ -51,17 +51,6 @@ MOTION_WORDS: dict[str, tuple[str, ...]] = {
     "blink": ("blinks", "flashes", "flickers"),
     "still": ("stays still", "does not move", "rests"),
 }
-POSITION_WORDS: dict[tuple[int, int], tuple[str, ...]] = {
-    (0, 0): ("at the top left", "in the top left corner"),
-    (0, 1): ("at the top",),
-    (0, 2): ("at the top right", "in the top right corner"),
-    (1, 0): ("on the left", "at the left"),
-    (1, 1): ("in the middle", "in the center"),
-    (1, 2): ("on the right", "at the right"),
-    (2, 0): ("at the bottom left", "in the bottom left corner"),
-    (2, 1): ("at the bottom",),
-    (2, 2): ("at the bottom right", "in the bottom right corner"),
-}
 _ON = ("on a {}", "against a {}", "over a {}")
 _GROUND = ("background", "backdrop")
 
@@ -89,7 +78,6 @@ _ALL = (
     "first {0}, then {1}, finally {2}",
     "{0}, next {1}, and last {2}",
 )
-_STILL = ("{}", "a picture of {}", "we see {}", "there is {}")
 
 
 @dataclass(frozen=True)
@@ -185,38 +173,16 @@ def captions_of(clip: Clip, seed: int = 0, style: str | None = None) -> list[Cap
     return [_caption(rng, clip, shots, kind) for kind, shots in plans]
 
 
-def still_caption(
-    rng: random.Random,
-    shot: Shot,
-    size: str | None,
-    cell: tuple[int, int] | None,
-    ground: bool,
-) -> str:
-    """A caption of one frame; ``size``, the grid ``cell`` (row, column) of the object
-    and the background are named if given."""
-    phrase = object_phrase(rng, shot, size)
-    if cell is not None:
-        phrase += f" {pick(rng, POSITION_WORDS[cell])}"
-    if ground:
-        place = ground_phrase(rng, shot)
-        phrase = f"{place} {phrase}" if rng.random() < 0.25 else f"{phrase} {place}"
-    return pick(rng, _STILL).format(phrase)
-
-
-def empty_caption(rng: random.Random, shot: Shot) -> str:
-    """A caption of a frame whose object is hidden: "nothing on a dark plain ..."."""
-    return f"nothing {ground_phrase(rng, shot)}"
-
-
-def vocabulary() -> list[str]:
-    """Every word that any caption of a clip or of a still can contain, sorted."""
-    return sorted({word for phrase in _phrases() for word in phrase.split()})
-
-
-def _phrases() -> Iterator[str]:
-    for table in (WORDS, MOTION_WORDS, POSITION_WORDS):
+def phrases() -> Iterator[str]:
+    """Every phrase and template of the captions of clips, without placeholders."""
+    for table in (WORDS, MOTION_WORDS):
         for options in table.values():
             yield from options
-    for template in (*_ON, *_GROUND, *_SINGLE, *_DOUBLE, *_ALL, *_STILL):
-        yield template.replace(",", " , ").format(*([""] * SHOTS))
-    yield from ("a", "an", "nothing")
+    for template in (*_ON, *_GROUND, *_SINGLE, *_DOUBLE, *_ALL):
+        yield without_placeholders(template)
+    yield from ("a", "an")
+
+
+def without_placeholders(template: str) -> str:
+    """The words of a template, commas apart, with nothing in its placeholders."""
+    return template.replace(",", " , ").format(*([""] * SHOTS))

@@ -1,17 +1,19 @@
 """Building an index and keeping it up to date: only what changed is encoded.
 
-Finished videos are written a few hundred windows at a time. Each time one rename makes
-the new windows valid and those of the file's older version invalid, so a build may be
+Encoded videos are written a few hundred windows at a time. Each time one rename makes
+the new windows valid and those of the files' older versions invalid, so a build may be
 killed at any moment, and the next one goes on from there.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from glscl.search.store import FileState, Manifest, SegmentWriter, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
+CHECKPOINT_ROWS = 256  # windows that are written together; a kill loses about so many
 COMPACT_FROM = 0.25  # share of invalid windows from which segments are rewritten
 
 
@@ -43,18 +46,33 @@ class Report:
     unchanged: int = 0
     broken: dict[str, str] = field(default_factory=dict)
     windows: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def spent(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that the block takes to those of ``stage``."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - begin
+
+
+class EncodedChunk(NamedTuple):
+    """What is stored of a chunk: ``features`` (W, F + Q, D), ``coarse`` (W, D), float16.
+
+    The frames of ``chunk`` are left out.
+    """
+
+    chunk: DecodedChunk
+    features: np.ndarray
+    coarse: np.ndarray
 
 
 def search_model(source: str | Path) -> GLSCL:
     """The model that ``source`` names.
 
-    A folder that ``GLSCL.save`` wrote, or a CLIP, as ``NAME`` or ``NAME:WEIGHTS`` in
-    open_clip's words: then no part is trained further, GIM has no parameters, and the
-    frame transformer and the LIM are left out. ``mini`` is the built-in CLIP.
+    A folder that ``GLSCL.save`` wrote, or a CLIP model, as open_clip's ``NAME`` or
+    ``NAME:WEIGHTS``; ``mini`` is the built-in one. A CLIP model is used without further
+    training: GIM has no parameters, the frame transformer and the LIM are left out.
 
     Raises ``ValueError`` for an unknown name and what loading raises.
     """
@@ -70,14 +88,14 @@ def search_model(source: str | Path) -> GLSCL:
 
 
 def known_source(path: Path) -> str | None:
-    """What the model of the index at ``path`` was made from, if there is an index."""
+    """The ``source`` of the model of the index at ``path``, if there is an index."""
     if not (path / store.MANIFEST).exists():
         return None
     return store.read_manifest(path).model["source"]
 
 
 def model_fingerprint(model: GLSCL) -> dict[str, Any]:
-    """Which model it is: a digest of its weights, its settings, its backbone's name."""
+    """What identifies a model: its method, backbone, weights (a digest) and settings."""
     return {
         "method": model.method,
         "backbone": model.backbone.name,
@@ -88,12 +106,13 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
 
 def check_model(manifest: Manifest, model: GLSCL, path: Path) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    ours, theirs = model_fingerprint(model), {**manifest.model, "source": None}
-    for key, value in ours.items():
+    theirs = manifest.model
+    for key, value in model_fingerprint(model).items():
         if theirs[key] != value:
-            there = theirs["settings"].items() if key == "settings" else ()
-            differ = [name for name, one in there if value.get(name) != one]
-            what = f"settings ({', '.join(differ)})" if differ else key
+            what = key
+            if key == "settings":
+                differ = [n for n, one in theirs[key].items() if value.get(n) != one]
+                what = f"settings ({', '.join(differ)})"
             raise ValueError(
                 f"The index {path} was made with a model of another {what}: search "
                 "with that model, or make another index."
@@ -109,16 +128,13 @@ def update(
     source: str | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    checkpoint_rows: int = 256,
-    approximate_from: int = APPROXIMATE_FROM,
     progress: bool = True,
 ) -> Report:
     """Bring the index at ``path`` up to date with ``folder``.
 
-    ``windows``: how videos are cut, for a new index. ``source``: what ``search_model``
-    makes ``model`` from, kept for those who search later. ``workers``: processes that
-    decode. ``checkpoint_rows``: windows that a kill may cost. ``approximate_from``:
-    windows from which the coarse stage is approximate.
+    ``windows``: how the videos of a new index are cut. ``source``: the argument of
+    ``search_model`` that gives ``model``, for later searches. ``workers``: processes
+    that decode.
 
     Raises ``ValueError`` where the index is of another model, folder or cut, or no video
     is there; ``RuntimeError`` where another process is writing it.
@@ -131,36 +147,32 @@ def update(
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
     with store.only_writer(path):
-        writer = _Update(path, _opened(path, folder, model, windows, source), model)
+        writer = _Update(path, _opened(path, folder, model, windows, source))
         wanted = writer.compare(_listing(folder, path))
         paths = [folder / name for name in wanted]
         spec = frame_spec(model.backbone, model.config)
         cuts = Windows(**writer.manifest.windows)
         stream = decoded_chunks(paths, spec, cuts, workers)
-        names, pending = list(wanted), 0
-        bar = tqdm(
-            total=len(names), desc="indexing", unit="video", disable=not progress
-        )
-        with bar:
+        names, report = list(wanted), writer.report
+        with tqdm(names, "indexing", unit="video", disable=not progress) as bar:
             for group in _grouped(stream, BATCH_FRAMES):
-                encoded = _encode(group, model, device, writer.report)
-                for chunk, features in zip(group, encoded, strict=True):
-                    name = names[chunk.file]
-                    pending += writer.take(name, wanted[name], chunk, features)
-                    bar.update(chunk.last)
-                if pending >= checkpoint_rows:
+                for encoded in _encode(group, model, device, report):
+                    name = names[encoded.chunk.file]
+                    writer.take(name, wanted[name], encoded)
+                    if encoded.chunk.last:
+                        bar.update()
+                if writer.pending >= CHECKPOINT_ROWS:
                     writer.checkpoint()
-                    pending = 0
         writer.checkpoint()
-        writer.compact(approximate_from)
-    writer.report.seconds["total"] = time.perf_counter() - begin
-    return writer.report
+        writer.compact()
+    report.seconds["total"] = time.perf_counter() - begin
+    return report
 
 
 def _opened(
     path: Path, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
 ) -> Manifest:
-    """The manifest to go on from, its index cleaned of what a kill has left."""
+    """The manifest to go on from; what a killed build has left is deleted."""
     if not (path / store.MANIFEST).exists():
         config = model.config
         manifest = Manifest(
@@ -188,13 +200,11 @@ def _opened(
 
 
 def _listing(folder: Path, index: Path) -> dict[str, FileState]:
-    """Every video below ``folder`` with its present state; no file of the index itself."""
+    """Every video below ``folder``, not those in the index itself, with its state."""
     found = {}
     for file in list_videos(folder):
         if index.resolve() not in file.parents:
-            stat = file.stat()
-            name = file.relative_to(folder).as_posix()
-            found[name] = FileState(stat.st_size, stat.st_mtime_ns)
+            found[file.relative_to(folder).as_posix()] = FileState.of(file)
     if not found:
         raise ValueError(f"There is no video below {folder}.")
     return found
@@ -203,7 +213,7 @@ def _listing(folder: Path, index: Path) -> dict[str, FileState]:
 def _grouped(
     stream: Iterable[DecodedChunk], frames: int
 ) -> Iterator[list[DecodedChunk]]:
-    """Pieces together until they hold ``frames`` frames."""
+    """Successive chunks as groups of at least ``frames`` frames."""
     group: list[DecodedChunk] = []
     for chunk in stream:
         group.append(chunk)
@@ -216,158 +226,139 @@ def _grouped(
 
 def _encode(
     group: list[DecodedChunk], model: GLSCL, device: torch.device | str, report: Report
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What is stored of each chunk: (W, F + Q, D) and (W, D), float16.
+) -> list[EncodedChunk]:
+    """CLIP encodes the frames of all chunks together, each frame once.
 
-    CLIP encodes the frames of all chunks together, each frame once; windows are assembled
-    from their features.
+    Windows are assembled from the features of their frames.
     """
-    clip, counts = model.backbone, [len(chunk.frames) for chunk in group]
-    report.spent("decode", sum(chunk.seconds for chunk in group))
-    begin = time.perf_counter()
-    frames = np.concatenate([chunk.frames for chunk in group])
-    parts = [
-        clip.encode_image(normalise(part, clip.image_mean, clip.image_std).to(device))
-        for part in np.split(frames, range(BATCH_FRAMES, len(frames), BATCH_FRAMES))
-        if len(part)
-    ]
-    seen = torch.cat(parts).float() if parts else torch.zeros(0, clip.embed_dim)
-    report.spent("CLIP", time.perf_counter() - begin)
-    begin = time.perf_counter()
-    encoded = []
-    for chunk, features in zip(group, seen.split(counts), strict=True):
-        encoded.append(_windows_of(chunk, features, model))
-    report.spent("windows", time.perf_counter() - begin)
-    return encoded
+    clip = model.backbone
+    report.seconds["decode"] += sum(chunk.seconds for chunk in group)
+    with report.timed("CLIP"):
+        frames = np.concatenate([chunk.frames for chunk in group])
+        batches = (
+            normalise(frames[i : i + BATCH_FRAMES], clip.image_mean, clip.image_std)
+            for i in range(0, len(frames), BATCH_FRAMES)
+        )
+        parts = [clip.encode_image(batch.to(device)).float() for batch in batches]
+        encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
+    with report.timed("windows"):
+        counts = [len(chunk.frames) for chunk in group]
+        features = zip(group, encoded.split(counts), strict=True)
+        return [_windows_of(chunk, part, model) for chunk, part in features]
 
 
-def _windows_of(
-    chunk: DecodedChunk, features: Tensor, model: GLSCL
-) -> tuple[np.ndarray, np.ndarray]:
+def _windows_of(chunk: DecodedChunk, features: Tensor, model: GLSCL) -> EncodedChunk:
+    kept = chunk._replace(frames=chunk.frames[:0].copy())
+    if chunk.problem:
+        return EncodedChunk(kept, np.empty(0), np.empty(0))
     frame_slots = torch.from_numpy(chunk.frame_slots).to(features.device)
-    if not len(frame_slots):
-        config, D = model.config, features.shape[1]
-        Q = config.num_queries if config.local else 0
-        return np.empty((0, frame_slots.shape[1] + Q, D)), np.empty((0, D))
     mask = frame_slots >= 0
     frames = features[frame_slots.clamp_min(0)] * mask[..., None]
     video = model.encode_video_features(frames, mask)
-    return pack_features(video), mean_pool(video)
+    return EncodedChunk(kept, pack_features(video), mean_pool(video))
 
 
 def pack_features(video: VideoFeatures) -> np.ndarray:
-    """Frames and concepts as they are written, padded frames 0: (B, F + Q, D)."""
+    """Frames and concepts as they are stored, padding 0: (B, F + Q, D) float16."""
     frames = video.frames * video.mask[..., None]
     parts = [frames] if video.concepts is None else [frames, video.concepts]
     return torch.cat(parts, dim=1).half().cpu().numpy()
 
 
 def mean_pool(video: VideoFeatures) -> np.ndarray:
-    """The coarse vector of videos, the unit mean of their real frames: (B, D)."""
+    """The coarse vectors of videos, unit means of their real frames: (B, D) float16."""
     total = (video.frames * video.mask[..., None]).sum(dim=1)
     return torch.nn.functional.normalize(total, dim=-1).half().cpu().numpy()
 
 
 class _Update:
-    """An update in progress: finished files wait here for the next checkpoint."""
+    """An update in progress; it holds encoded files until the next checkpoint."""
 
-    def __init__(self, path: Path, manifest: Manifest, model: GLSCL):
-        self.path, self.manifest = path, manifest
-        self.report = Report()
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path, self.manifest, self.report = path, manifest, Report()
         self.old = Snapshot(path).live_files()
-        self.open: dict[
-            str, list[tuple[DecodedChunk, tuple[np.ndarray, np.ndarray]]]
-        ] = {}
-        self.finished: dict[str, FileState] = {}
+        self.chunks: dict[str, list[EncodedChunk]] = {}
+        self.finished: dict[str, FileState] = {}  # all of whose chunks are there
+        self.pending = 0  # windows of finished files
 
     def compare(self, found: dict[str, FileState]) -> dict[str, FileState]:
-        """Drop what is gone; the files that must be encoded."""
+        """Drop the windows of files that are gone; return the files to be encoded."""
         report, broken = self.report, self.manifest.broken
         report.removed = sorted(self.old.keys() - found.keys())
         gone = [self.old[name][1] for name in report.removed]
-        still = {n: w for n, w in broken.items() if found.get(n) == tuple(w[:2])}
-        report.broken = {name: why[2] for name, why in still.items()}
+        still = {n: why for n, why in broken.items() if found.get(n) == why[:2]}
+        report.broken = {name: problem for name, (_, _, problem) in still.items()}
         self._write(dropped=_ranges(self.manifest.dropped, gone), broken=still)
         same = {n for n, (state, _) in self.old.items() if found.get(n) == state}
         report.unchanged = len(same)
         return {n: s for n, s in found.items() if n not in same and n not in still}
 
-    def take(
-        self,
-        name: str,
-        state: FileState,
-        chunk: DecodedChunk,
-        features: tuple[np.ndarray, np.ndarray],
-    ) -> int:
-        """Keep what was encoded of a file; how many windows it has if it is complete."""
+    def take(self, name: str, state: FileState, encoded: EncodedChunk) -> None:
+        """Keep a chunk of the file ``name``, or record that it is broken."""
+        chunk = encoded.chunk
         if chunk.problem:
-            self.open.pop(name, None)
+            self.chunks.pop(name, None)
             self.report.broken[name] = chunk.problem
-            dropped = [self.old[name][1]] if name in self.old else []
             self._write(
-                dropped=_ranges(self.manifest.dropped, dropped),
+                dropped=_ranges(self.manifest.dropped, self._older([name])),
                 broken={**self.manifest.broken, name: (*state, chunk.problem)},
             )
-            return 0
-        kept = self.open.setdefault(name, [])
-        kept.append((chunk._replace(frames=chunk.frames[:0]), features))
-        if not chunk.last:
-            return 0
-        self.finished[name] = state
-        return sum(len(one.frame_slots) for one, _ in kept)
+            return
+        self.chunks.setdefault(name, []).append(encoded)
+        if chunk.last:
+            self.finished[name] = state
+            self.pending += sum(len(one.coarse) for one in self.chunks[name])
+
+    def _older(self, names: Iterable[str]) -> list[tuple[int, int]]:
+        """The ids of the windows that the index has of older versions of files."""
+        return [self.old[name][1] for name in names if name in self.old]
 
     def checkpoint(self) -> None:
         """Write the finished files as a segment, and make it valid."""
         if not self.finished:
             return
-        begin = time.perf_counter()
-        manifest, names = self.manifest, list(self.finished)
-        parts = [(i, one) for i, n in enumerate(names) for one in self.open.pop(n)]
-        N = sum(len(chunk.frame_slots) for _, (chunk, _) in parts)
-        name, next_id = store.segment_name(manifest), manifest.next_id
-        with SegmentWriter(self.path, name, N, manifest) as writer:
-            writer.add_files(names, list(self.finished.values()))
-            for file, (chunk, features) in parts:
-                writer.add(_rows(chunk, file, next_id), chunk.times, *features)
-                next_id += len(chunk.frame_slots)
-        replaced = [self.old[one][1] for one in names if one in self.old]
-        self._write(
-            segments=(*manifest.segments, name),
-            next_segment=manifest.next_segment + 1,
-            next_id=next_id,
-            dropped=_ranges(manifest.dropped, replaced),
-        )
-        for one in names:
-            (self.report.changed if one in self.old else self.report.added).append(one)
-        self.report.windows += N
-        self.finished = {}
-        self.report.spent("write", time.perf_counter() - begin)
-        self._merge()
-
-    def _merge(self) -> None:
+        manifest, names, report = self.manifest, list(self.finished), self.report
+        segment, next_id = store.segment_name(manifest), manifest.next_id
+        with report.timed("write"):
+            with SegmentWriter(self.path, segment, self.pending, manifest) as writer:
+                writer.add_files(names, list(self.finished.values()))
+                for file, name in enumerate(names):
+                    for chunk, features, coarse in self.chunks.pop(name):
+                        rows = _rows(chunk, file, next_id)
+                        writer.add(rows, chunk.times, features, coarse)
+                        next_id += len(rows)
+            self._write(
+                segments=(*manifest.segments, segment),
+                next_segment=manifest.next_segment + 1,
+                next_id=next_id,
+                dropped=_ranges(manifest.dropped, self._older(names)),
+            )
+        for name in names:
+            (report.changed if name in self.old else report.added).append(name)
+        report.windows += self.pending
+        self.finished, self.pending = {}, 0
         snapshot = Snapshot(self.path)
         count = store.count_to_merge([len(one.rows) for one in snapshot.segments])
         if count:
-            self._rewrite(snapshot, count)
+            self._merge(snapshot, count)
 
-    def _rewrite(self, snapshot: Snapshot, count: int) -> None:
+    def _merge(self, snapshot: Snapshot, count: int) -> None:
         self.manifest = store.merge_segments(self.path, snapshot, count)
         store.write_manifest(self.path, self.manifest)
         store.clean(self.path, self.manifest)
 
-    def compact(self, approximate_from: int) -> None:
-        """Rewrite what is mostly invalid; refresh the approximate index if it is due."""
-        begin = time.perf_counter()
-        snapshot = Snapshot(self.path)
-        if (~snapshot.live).sum() > COMPACT_FROM * len(snapshot.live):
-            self._rewrite(snapshot, len(snapshot.segments))
+    def compact(self) -> None:
+        """Rewrite what is mostly invalid; renew the approximate index if it is due."""
+        with self.report.timed("write"):
             snapshot = Snapshot(self.path)
-        if needs_approximate(snapshot, approximate_from):
-            self._write(approximate=write_approximate(self.path, snapshot))
-        elif len(snapshot) < approximate_from and self.manifest.approximate:
-            self._write(approximate=None)
-        store.clean(self.path, self.manifest)
-        self.report.spent("write", time.perf_counter() - begin)
+            if (~snapshot.live).sum() > COMPACT_FROM * len(snapshot.live):
+                self._merge(snapshot, len(snapshot.segments))
+                snapshot = Snapshot(self.path)
+            if needs_approximate(snapshot, APPROXIMATE_FROM):
+                self._write(approximate=write_approximate(self.path, snapshot))
+            elif len(snapshot) < APPROXIMATE_FROM:
+                self._write(approximate=None)
+            store.clean(self.path, self.manifest)
 
     def _write(self, **changes: Any) -> None:
         changed = replace(self.manifest, **changes)
@@ -387,7 +378,7 @@ def _rows(chunk: DecodedChunk, file: int, first_id: int) -> np.ndarray:
 def _ranges(
     old: tuple[tuple[int, int], ...], new: Iterable[tuple[int, int]]
 ) -> tuple[tuple[int, int], ...]:
-    """Ranges of ids in order, those that touch as one."""
+    """Ranges of ids in ascending order, those that touch joined."""
     joined: list[tuple[int, int]] = []
     for low, high in sorted({*old, *new}):
         if joined and low <= joined[-1][1]:

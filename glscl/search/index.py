@@ -1,8 +1,8 @@
 """Searching an index: a coarse stage finds windows, the exact score orders them.
 
-    sentence → k windows nearest by their mean frame → GLSCL's own similarity of these
+    sentence → shortlist of windows, by their mean frame → GLSCL's similarity with these
 
-``exact=True`` skips the first stage and scores every window, with the same function.
+``exact=True`` leaves out the first stage and scores every window, with the same function.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from glscl.model import GLSCL
 from glscl.retriever import TextFeatures, VideoFeatures
 from glscl.search.build import Report, check_model, search_model, update
 from glscl.search.coarse import PROBED, Coarse
-from glscl.search.store import Snapshot, read_manifest
+from glscl.search.store import Half, Mask, Rows, Snapshot, read_manifest
 from glscl.search.windows import Windows
+
+Scores = NDArray[np.float32]
+Ranking = tuple[Rows, Scores]  # best first
 
 
 class Moment(NamedTuple):
@@ -49,18 +52,18 @@ class Moment(NamedTuple):
 class Where:
     """Which videos to search: below ``folder``, changed ``after`` or ``before`` a time.
 
-    ``folder`` is relative to the indexed one; times are of the file's last change,
-    local where they carry no time zone; ``after`` is included, ``before`` is not.
+    ``folder`` is relative to the indexed one. Times are those of the file's last change,
+    ``after`` is included, ``before`` is not; a time without a time zone is local.
     """
 
     folder: str = ""
     after: datetime.datetime | None = None
     before: datetime.datetime | None = None
 
-    def rows(self, snapshot: Snapshot) -> NDArray[np.bool_]:
-        """Which rows of a snapshot are meant: (N,)."""
+    def rows(self, snapshot: Snapshot) -> Mask:
+        """The live windows of these videos, by row: (N,)."""
         wanted = snapshot.live.copy()
-        for segment, first in zip(snapshot.segments, snapshot.first, strict=False):
+        for segment, rows in snapshot.by_segment(wanted):
             files = np.ones(len(segment.files), bool)
             if self.folder.strip("/"):
                 prefix = self.folder.strip("/") + "/"
@@ -70,15 +73,15 @@ class Where:
                 files &= changed >= self.after.timestamp() * 1e9
             if self.before is not None:
                 files &= changed < self.before.timestamp() * 1e9
-            wanted[first : first + len(segment.rows)] &= files[segment.rows["file"]]
+            rows &= files[segment.rows["file"]]
         return wanted
 
 
 class VideoIndex:
     """The windows of a folder of videos and the model that finds them.
 
-    It reads the index as it was when this was opened; ``refreshed`` opens the present
-    state. ``report``: what ``build`` did.
+    It reads the state that the index had when it was opened; ``refreshed`` opens the
+    present one. ``report``: what ``build`` did.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class VideoIndex:
         self.snapshot = Snapshot(path)
         check_model(self.snapshot.manifest, model, path)
         self.coarse = Coarse(self.snapshot, probe)
-        self._chosen: dict[Where, NDArray[np.bool_]] = {}
+        self._chosen: dict[Where, Mask] = {}
 
     @classmethod
     def build(
@@ -112,7 +115,7 @@ class VideoIndex:
 
     @classmethod
     def open(cls, path: str | Path, model: GLSCL | None = None) -> VideoIndex:
-        """The index at ``path``, with ``model`` or the one it was made with.
+        """The index at ``path``, with ``model``, by default the one it was made with.
 
         Raises ``FileNotFoundError`` where there is none, ``ValueError`` for one of
         another model or version.
@@ -157,7 +160,9 @@ class VideoIndex:
     ) -> list[list[Moment]]:
         """``search`` for several sentences.
 
-        ``shortlist``: windows that the coarse stage hands over. ``exact``: score all.
+        ``shortlist``: windows that the coarse stage passes on. ``exact``: score all.
+        ``where``: search only these videos.
+
         Raises ``ValueError`` for an empty sentence and sizes below 1.
         """
         for text in texts:
@@ -166,11 +171,12 @@ class VideoIndex:
         if k < 1 or shortlist < 1:
             raise ValueError(f"k and shortlist must be at least 1: {k}, {shortlist}.")
         found = []
+        # So many that k remain when those that overlap a better one are left out.
         enough = k * Windows(**self.snapshot.manifest.windows).max_overlapping
         for batch in caption_batches(self.model, texts, device=self._device):
             ranked = self.ranked(batch, max(shortlist, enough), enough, exact, where)
             for caption, (rows, scores) in zip(batch.captions, ranked, strict=True):
-                found.append(self._moments(caption, *self._apart(rows, scores, k)))
+                found.append(self._moments(caption, rows, scores, k))
         return found
 
     @property
@@ -187,51 +193,43 @@ class VideoIndex:
         k: int = 10,
         exact: bool = False,
         where: Where | None = None,
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    ) -> list[Ranking]:
         """For each caption of ``text``, the rows of the k best windows and their scores.
 
-        Overlapping windows stand beside each other.
+        Windows that overlap are all listed.
         """
         allowed = self._allowed(where)
         if exact:
-            return self._all_scored(text, k, allowed)
+            return self._rank_all(text, k, allowed)
         queries = normalize(text.captions.float(), dim=-1).cpu().numpy()
-        candidates = self.coarse.search(queries, shortlist, allowed)
         ranked = []
-        for a, rows in enumerate(candidates):
+        for a, rows in enumerate(self.coarse.search(queries, shortlist, allowed)):
             rows = np.sort(rows[rows >= 0])
             scores = self.scores(_one(text, a), rows, self.snapshot.features(rows))[0]
-            order = np.argsort(-scores, kind="stable")[:k]
-            ranked.append((rows[order], scores[order]))
+            ranked.append(_best(rows, scores, k))
         return ranked
 
-    def _all_scored(
-        self, text: TextFeatures, k: int, allowed: NDArray[np.bool_] | None
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        A = len(text.captions)
-        best_rows, best = np.empty((A, 0), np.int64), np.empty((A, 0), np.float32)
-        for rows, features in self.snapshot.spans():
-            if allowed is not None:
-                kept = allowed[rows]
-                rows, features = rows[kept], features[kept]
+    def _rank_all(
+        self, text: TextFeatures, k: int, allowed: Mask | None
+    ) -> list[Ranking]:
+        """As ``ranked``, of all windows; only the k best so far stay in memory."""
+        ranked = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(text.captions)
+        for rows, features in self.snapshot.spans(allowed):
             scores = self.scores(text, rows, features)
-            best = np.concatenate([best, scores], axis=1)
-            best_rows = np.concatenate([best_rows, np.tile(rows, (A, 1))], axis=1)
-            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            best = np.take_along_axis(best, order, axis=1)
-            best_rows = np.take_along_axis(best_rows, order, axis=1)
-        return [*zip(best_rows, best, strict=True)]
+            ranked = [
+                _best(np.append(best, rows), np.append(best_scores, row_scores), k)
+                for (best, best_scores), row_scores in zip(ranked, scores, strict=True)
+            ]
+        return ranked
 
-    def _allowed(self, where: Where | None) -> NDArray[np.bool_] | None:
+    def _allowed(self, where: Where | None) -> Mask | None:
         if where is None or where == Where():
             return None
         if where not in self._chosen:
             self._chosen = {where: where.rows(self.snapshot)}
         return self._chosen[where]
 
-    def scores(
-        self, text: TextFeatures, rows: NDArray[np.int64], features: NDArray[np.float16]
-    ) -> NDArray[np.float32]:
+    def scores(self, text: TextFeatures, rows: Rows, features: Half) -> Scores:
         """GLSCL's similarity of captions and windows: (A, n)."""
         if not len(rows):
             return np.empty((len(text.captions), 0), np.float32)
@@ -240,11 +238,9 @@ class VideoIndex:
         scores = self.model.similarity(text, video, "direct" if few else "gram")
         return scores.cpu().numpy()
 
-    def _video(
-        self, rows: NDArray[np.int64], features: NDArray[np.float16]
-    ) -> VideoFeatures:
+    def _video(self, rows: Rows, features: Half) -> VideoFeatures:
         F = self.snapshot.manifest.F
-        counts = torch.from_numpy(self.snapshot.columns("frames", rows))
+        counts = torch.from_numpy(self.snapshot.records(rows)["frames"])
         mask = torch.arange(F) < counts[:, None]
         both = torch.from_numpy(features).to(self._device)
         concepts = both[:, F:].float() if self.snapshot.manifest.Q else None
@@ -252,12 +248,14 @@ class VideoIndex:
 
     # --- from rows to moments -------------------------------------------------------
 
-    def _apart(
-        self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best of ranked rows that do not overlap a better one in its video."""
-        starts, ends = (self.snapshot.columns(name, rows) for name in ("start", "end"))
-        paths = [self.snapshot.path_of(row) for row in rows]
+    def _moments(
+        self, caption: Tensor, rows: Rows, scores: Scores, k: int
+    ) -> list[Moment]:
+        """The k best of ranked windows that do not overlap a better one of their video."""
+        snapshot, folder = self.snapshot, Path(self.snapshot.manifest.folder)
+        records = snapshot.records(rows)
+        starts, ends = records["start"], records["end"]
+        paths = [snapshot.path_of(row) for row in rows]
         kept: list[int] = []
         for i in range(len(rows)):
             overlaps = any(
@@ -268,37 +266,33 @@ class VideoIndex:
                 kept.append(i)
             if len(kept) == k:
                 break
-        return rows[kept], scores[kept]
-
-    def _moments(
-        self, caption: Tensor, rows: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> list[Moment]:
-        if not len(rows):
+        if not kept:
             return []
-        snapshot, config = self.snapshot, self.model.config
-        video = self._video(rows, snapshot.features(rows))
-        if config.pooling == "gim":
-            tau = config.temperature
+        video = self._video(rows[kept], snapshot.features(rows[kept]))
+        weights = video.mask / video.mask.sum(dim=1, keepdim=True)
+        if self.model.config.pooling == "gim":
+            tau = self.model.config.temperature
             weights = frame_weights(caption[None], video.frames, video.mask, tau)[0]
-        else:
-            weights = video.mask / video.mask.sum(dim=1, keepdim=True)
-        starts, ends = (snapshot.columns(name, rows) for name in ("start", "end"))
-        times, folder = snapshot.times(rows), Path(snapshot.manifest.folder)
-        found = []
-        for i, row in enumerate(rows.tolist()):
-            real = video.mask[i].cpu().numpy()
-            found.append(
-                Moment(
-                    folder / snapshot.path_of(row),
-                    float(starts[i]),
-                    float(ends[i]),
-                    float(scores[i]),
-                    times[i][real],
-                    weights[i].cpu().numpy()[real],
-                    row,
-                )
+        times, masks = snapshot.times(rows[kept]), video.mask.cpu().numpy()
+        frames = zip(times, weights.cpu().numpy(), masks, strict=True)
+        return [
+            Moment(
+                folder / paths[i],
+                start=float(starts[i]),
+                end=float(ends[i]),
+                score=float(scores[i]),
+                frame_times=times[real],
+                frame_weights=weight[real],
+                row=int(rows[i]),
             )
-        return found
+            for i, (times, weight, real) in zip(kept, frames, strict=True)
+        ]
+
+
+def _best(rows: Rows, scores: Scores, k: int) -> Ranking:
+    """The k rows of the highest scores, best first; of equal ones the first."""
+    order = np.argsort(-scores, kind="stable")[:k]
+    return rows[order], scores[order]
 
 
 def _one(text: TextFeatures, a: int) -> TextFeatures:

@@ -10,6 +10,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +18,14 @@ from numpy.typing import NDArray
 from glscl.data.encode import encode_mp4, jpeg
 from glscl.data.frames import VideoError, VideoReader, resize_shorter
 from glscl.search.index import Moment
+from glscl.search.windows import read_resized
 from glscl.util.files import write_text
 
+ASSETS = Path(__file__).parent / "assets"
 PREVIEW_SIDE = 180  # pixels of the shorter side of a preview
 PREVIEW_FPS = 8
 FRAME_SIDE = 72  # and of a frame beside it
-PREVIEW_SECONDS = 30.0  # longer windows are shown up to here
-FRAMES_AT_ONCE = 32  # frames of full size held in memory
-
-STYLE = """
-.glscl-moment {margin: 0 0 1.5rem; max-width: 60rem}
-.glscl-moment video {display: block; max-width: 100%; background: #000}
-.glscl-strip {display: flex; overflow-x: auto; margin: .3rem 0; padding: 0}
-.glscl-strip li {list-style: none; margin-right: 2px; font-size: .7rem}
-.glscl-strip img {display: block}
-.glscl-strip meter {display: block; width: 100%; height: .7rem}
-""".strip()
+PREVIEW_SECONDS = 30.0  # at most; of a longer window the beginning is shown
 
 
 def clock(seconds: float) -> str:
@@ -51,12 +44,8 @@ def frames_at(path: Path, times: NDArray[np.floating], side: int) -> NDArray[np.
     """
     reader = VideoReader(path)
     wanted = np.round(times * reader.fps).astype(int).clip(0, reader.count - 1)
-    indices, places = np.unique(wanted, return_inverse=True)
-    parts = [
-        resize_shorter(reader.read(indices[first : first + FRAMES_AT_ONCE]), side)
-        for first in range(0, len(indices), FRAMES_AT_ONCE)
-    ]
-    return np.concatenate(parts)[places]
+    indices, inverse = np.unique(wanted, return_inverse=True)
+    return read_resized(reader, indices, resize_shorter, side)[inverse]
 
 
 def preview(moment: Moment) -> bytes:
@@ -70,21 +59,20 @@ def preview(moment: Moment) -> bytes:
 
 
 def moment_html(moment: Moment, rank: int) -> str:
-    """A moment as a figure: video, frames, weights. A missing file is named."""
-    name = html.escape(_printable(moment.path.name))
+    """A moment as a figure: video, frames, weights; or why its file cannot be read."""
+    name = html.escape(printable(moment.path.name))
     where = f"{clock(moment.start)} to {clock(moment.end)}"
     head = f"{rank}. {name}, {where}, score {moment.score:.3f}"
     try:
-        moving = base64.b64encode(preview(moment)).decode()
-        stills = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
+        video = base64.b64encode(preview(moment)).decode()
+        frames = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
     except VideoError as error:
-        problem = html.escape(_printable(str(error)))
+        problem = html.escape(printable(str(error)))
         return f'<figure class="glscl-moment"><p>{head}</p><p>{problem}</p></figure>'
     most = float(moment.frame_weights.max())
     items = []
-    for pixels, seconds, weight in zip(
-        stills, moment.frame_times, moment.frame_weights, strict=True
-    ):
+    columns = zip(frames, moment.frame_times, moment.frame_weights, strict=True)
+    for pixels, seconds, weight in columns:
         picture = base64.b64encode(jpeg(pixels)).decode()
         at = clock(float(seconds))
         items.append(
@@ -95,7 +83,7 @@ def moment_html(moment: Moment, rank: int) -> str:
     return (
         f'<figure class="glscl-moment"><figcaption>{head}</figcaption>'
         f'<video controls muted loop playsinline aria-label="{name}, {where}" '
-        f'src="data:video/mp4;base64,{moving}"></video>'
+        f'src="data:video/mp4;base64,{video}"></video>'
         f'<ol class="glscl-strip" tabindex="0" aria-label="frames and their weights">'
         f"{''.join(items)}</ol></figure>"
     )
@@ -103,8 +91,9 @@ def moment_html(moment: Moment, rank: int) -> str:
 
 def moments_html(moments: Sequence[Moment]) -> str:
     """Several moments, with their style, to be put into a page."""
+    style = (ASSETS / "moments.css").read_text(encoding="utf-8").strip()
     parts = [moment_html(one, rank) for rank, one in enumerate(moments, 1)]
-    return f"<style>{STYLE}</style>{''.join(parts) or '<p>Nothing was found.</p>'}"
+    return f"<style>{style}</style>{''.join(parts) or '<p>Nothing was found.</p>'}"
 
 
 def write_page(path: Path, found: Mapping[str, Sequence[Moment]]) -> None:
@@ -113,17 +102,10 @@ def write_page(path: Path, found: Mapping[str, Sequence[Moment]]) -> None:
         f"<h2>{html.escape(text)}</h2>{moments_html(moments)}"
         for text, moments in found.items()
     ]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        "<title>Moments found</title><style>:root {color-scheme: light dark} "
-        "body {font: 1rem/1.4 system-ui, sans-serif; margin: 1rem auto; "
-        "max-width: 60rem; padding: 0 1rem}</style></head><body><main>"
-        f"<h1>Moments found</h1>{''.join(parts)}</main></body></html>\n"
-    )
-    write_text(path, page)
+    page = Template((ASSETS / "moments.html").read_text(encoding="utf-8"))
+    write_text(path, page.substitute(moments="".join(parts)))
 
 
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no letters in any encoding."""
+def printable(text: str) -> str:
+    """``text`` with a ? for bytes of a file name that are in no known encoding."""
     return text.encode("utf-8", "replace").decode()

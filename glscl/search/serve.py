@@ -1,9 +1,9 @@
 """A local web page: enter a sentence, play the moments that match.
 
 Nothing that a client sends becomes a path: videos are requested by the number of a
-window, and only files that are in the index, as it was indexed, are sent. The server
-accepts connections of this machine alone unless told otherwise, answers to its own names
-and to addresses in numbers, and limits the length and the rate of what costs work.
+window, and only files that are in the index, unchanged since, are sent. The server
+accepts connections of this machine alone unless told otherwise, answers only requests to
+its own names or to an IP address, and limits the length and the rate of costly requests.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import socket
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -26,13 +25,13 @@ from starlette.routing import Route
 from glscl.data.encode import jpeg
 from glscl.data.frames import VideoError
 from glscl.search.index import Moment, VideoIndex
-from glscl.search.page import FRAME_SIDE, clock, frames_at, preview
+from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview, printable
+from glscl.search.store import FileState
 
-MAX_QUERY = 200  # letters of a query
-RATE, PERIOD = 60, 10.0  # costly answers, in so many seconds
+MAX_QUERY = 200  # characters of a sentence
+RATE, PERIOD = 60, 10.0  # costly requests in so many seconds
 BEST = 8  # moments in an answer
-KEPT = 1000  # moments whose numbers are valid
-ASSETS = Path(__file__).parent / "assets"
+MAX_MOMENTS = 1000  # moments whose numbers are valid
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; media-src 'self'; connect-src 'self'; form-action 'none'; "
@@ -47,14 +46,17 @@ TYPES |= {".mov": "video/quicktime", ".ogv": "video/ogg", ".mkv": "video/x-matro
 
 
 class Search:
-    """An index, the moments found lately, and the limits; one request at a time."""
+    """The answers: an index and the moments found lately; one request at a time.
+
+    Each method of a ``request`` answers one route; ``HTTPException`` is a refusal.
+    """
 
     def __init__(self, index: VideoIndex):
         self.index = index
-        self.moments: dict[int, Moment] = {}  # by row
-        self.frames: dict[int, list[bytes]] = {}  # their frames as JPEG, once decoded
+        self.moments: dict[str, Moment] = {}  # by the number of the window
+        self.frames: dict[str, dict[str, bytes]] = {}  # their frames as JPEG, by place
         self.lock = threading.Lock()
-        self.times: deque[float] = deque()
+        self.times: deque[float] = deque()  # of the last costly requests
 
     def limit_rate(self) -> None:
         """Refuse (429) when there were too many costly requests lately."""
@@ -65,75 +67,87 @@ class Search:
             raise HTTPException(429, "Too many queries: wait some seconds.")
         self.times.append(now)
 
-    def find(self, text: str) -> list[Moment]:
-        """The moments for ``text``; refused (400) where it is empty or too long."""
-        text = " ".join(text.split())
+    def search(self, request: Request) -> Response:
+        """The moments for the sentence ``q``; refused (400) if it is empty or too long."""
+        text = " ".join(request.query_params.get("q", "").split())
         if not text:
             raise HTTPException(400, "Type a sentence.")
         if len(text) > MAX_QUERY:
-            raise HTTPException(400, f"At most {MAX_QUERY} letters, please.")
+            raise HTTPException(400, f"At most {MAX_QUERY} characters, please.")
         with self.lock:
             self.limit_rate()
             fresh = self.index.refreshed()
-            if fresh is not self.index or len(self.moments) > KEPT:
+            if fresh is not self.index or len(self.moments) > MAX_MOMENTS:
                 self.index, self.moments, self.frames = fresh, {}, {}
             found = self.index.search(text, BEST)
-            self.moments |= {moment.row: moment for moment in found}
-        return found
+            self.moments |= {str(moment.row): moment for moment in found}
+        return JSONResponse({"moments": [_as_json(moment) for moment in found]})
 
-    def moment(self, number: str) -> Moment:
+    def moment(self, request: Request) -> Moment:
         """The moment of a number that an answer gave, its file as it was indexed (404)."""
-        valid = number.isdecimal() and len(number) < 19
-        moment = self.moments.get(int(number)) if valid else None
-        if moment is None or not _unchanged(self.index, moment):
+        moment = self.moments.get(request.path_params["number"])
+        if moment is None or not self._unchanged(moment):
             raise HTTPException(404, "There is no such moment.")
         return moment
 
-    def video(self, number: str) -> Path:
+    def _unchanged(self, moment: Moment) -> bool:
+        """Whether the file of a moment is the one that was indexed."""
+        _, indexed = self.index.snapshot.file_of(moment.row)
+        try:
+            return FileState.of(moment.path) == indexed
+        except OSError:
+            return False
+
+    def video(self, request: Request) -> Response:
         """The file of a moment."""
         with self.lock:
-            return self.moment(number).path
+            path = self.moment(request).path
+        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
+        return FileResponse(path, media_type=kind)
 
-    def preview(self, number: str) -> bytes:
+    def preview(self, request: Request) -> Response:
         """The window of a moment as a small MP4."""
         with self.lock:
-            moment = self.moment(number)
+            moment = self.moment(request)
             self.limit_rate()
-            return preview(moment)
+            return Response(preview(moment), media_type="video/mp4")
 
-    def frame(self, number: str, place: str) -> bytes:
+    def frame(self, request: Request) -> Response:
         """A frame of a moment as JPEG; all frames of a moment are decoded together."""
+        number, place = request.path_params["number"], request.path_params["place"]
         with self.lock:
-            moment = self.moment(number)
-            if moment.row not in self.frames:
+            moment = self.moment(request)
+            if number not in self.frames:
                 self.limit_rate()
                 pixels = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
-                self.frames[moment.row] = [jpeg(one) for one in pixels]
-            frames = self.frames[moment.row]
-            if not place.isdecimal() or len(place) > 4 or int(place) >= len(frames):
-                raise HTTPException(404, "There is no such frame.")
-            return frames[int(place)]
+                self.frames[number] = {
+                    str(i): jpeg(one) for i, one in enumerate(pixels)
+                }
+            frames = self.frames[number]
+        if place not in frames:
+            raise HTTPException(404, "There is no such frame.")
+        return Response(frames[place], media_type="image/jpeg")
 
 
-def _unchanged(index: VideoIndex, moment: Moment) -> bool:
-    """Whether the file of a moment is the one that was indexed."""
-    snapshot = index.snapshot
-    holder = int(np.searchsorted(snapshot.first, moment.row, side="right")) - 1
-    segment = snapshot.segments[holder]
-    file = segment.rows["file"][moment.row - snapshot.first[holder]]
-    _, size, mtime_ns = segment.files[file].tolist()
-    try:
-        stat = moment.path.stat()
-    except OSError:
-        return False
-    return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
+def _as_json(moment: Moment) -> dict[str, Any]:
+    """A moment for the page; of its path only the name."""
+    return {
+        "number": moment.row,
+        "name": printable(moment.path.name),
+        "start": moment.start,
+        "end": moment.end,
+        "where": f"{clock(moment.start)} to {clock(moment.end)}",
+        "score": round(moment.score, 4),
+        "times": [clock(float(at)) for at in moment.frame_times],
+        "weights": [round(float(w), 4) for w in moment.frame_weights],
+    }
 
 
 class Guard:
-    """Answers only requests to known hosts, and adds the security headers to answers.
+    """Passes on only requests to known hosts, and adds security headers to answers.
 
-    A page of another name, made to point here, must not read the answers; addresses in
-    numbers cannot be made to point elsewhere and are accepted.
+    A page of another host, whose name resolves to this machine (DNS rebinding), must not
+    read the answers. IP addresses do not resolve to anything else and are accepted.
     """
 
     def __init__(self, app: Any, host: str):
@@ -142,8 +156,7 @@ class Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                added = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
-                message["headers"] = [*message["headers"], *added]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         if scope["type"] == "http" and not self._known(Request(scope)):
@@ -161,25 +174,8 @@ class Guard:
         return True
 
 
-def application(search: Search, host: str = "127.0.0.1") -> Guard:
+def application(search: Search, host: str) -> Guard:
     """The page and its answers as an ASGI application."""
-
-    def answer(request: Request) -> Response:
-        found = search.find(request.query_params.get("q", ""))
-        return JSONResponse({"moments": [_described(one) for one in found]})
-
-    def video(request: Request) -> Response:
-        path = search.video(request.path_params["number"])
-        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-        return FileResponse(path, media_type=kind)
-
-    def window(request: Request) -> Response:
-        content = search.preview(request.path_params["number"])
-        return Response(content, media_type=TYPES[".mp4"])
-
-    def frame(request: Request) -> Response:
-        number, place = request.path_params["number"], request.path_params["place"]
-        return Response(search.frame(number, place), media_type="image/jpeg")
 
     def asset(name: str) -> Any:
         return lambda request: FileResponse(ASSETS / name)
@@ -188,10 +184,10 @@ def application(search: Search, host: str = "127.0.0.1") -> Guard:
         Route("/", asset("search.html")),
         Route("/search.js", asset("search.js")),
         Route("/search.css", asset("search.css")),
-        Route("/search", answer),
-        Route("/video/{number}", video),
-        Route("/preview/{number}", window),
-        Route("/frame/{number}/{place}", frame),
+        Route("/search", search.search),
+        Route("/video/{number}", search.video),
+        Route("/preview/{number}", search.preview),
+        Route("/frame/{number}/{place}", search.frame),
     ]
     handlers: Any = {HTTPException: _refused, VideoError: _unreadable}
     return Guard(Starlette(routes=routes, exception_handlers=handlers), host)
@@ -209,8 +205,8 @@ def _unreadable(request: Request, error: VideoError) -> Response:
 class SearchServer:
     """Answers queries on ``index`` at ``address`` (host, port); port 0: any free one.
 
-    Raises ``ValueError`` for a port that does not exist, ``OSError`` for an address that
-    is taken or not of this machine.
+    Raises ``ValueError`` for an impossible port, ``OSError`` for an address that is taken
+    or not of this machine.
     """
 
     def __init__(self, index: VideoIndex, address: tuple[str, int]):
@@ -246,17 +242,3 @@ class SearchServer:
     def shutdown(self) -> None:
         """End ``serve_forever`` of another thread."""
         self.server.should_exit = True
-
-
-def _described(moment: Moment) -> dict[str, Any]:
-    """A moment for the page; of its path only the name."""
-    return {
-        "number": moment.row,
-        "name": moment.path.name.encode("utf-8", "replace").decode(),
-        "start": moment.start,
-        "end": moment.end,
-        "where": f"{clock(moment.start)} to {clock(moment.end)}",
-        "score": round(moment.score, 4),
-        "times": [clock(float(at)) for at in moment.frame_times],
-        "weights": [round(float(w), 4) for w in moment.frame_weights],
-    }

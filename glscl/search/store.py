@@ -1,18 +1,18 @@
 """An index on disk: segments that never change, and one small file that names them.
 
-    index.json               what counts; replaced by one rename
+    index.json               names the segments that are valid; replaced by one rename
     segments/NAME/           written once, under another name, then renamed
         rows.npy             (N,) ROW: one record a window
         times.npy            (N, F) float32: seconds at which its frames are, NaN: none
         features.npy         (N, F + Q, D) float16: its frames, then its concepts
         coarse.npy           (N, D) float16: unit mean of its frames
-        files.npy, paths.npy (M,) FILE, and the UTF-8 paths one after the other
+        files.npy, paths.npy (M,) FILE, and the UTF-8 paths, concatenated
     coarse-NAME.faiss        the approximate index of a large collection
 
-A window has a number, its *id*, that is never given again; ids grow from row to row and
-from segment to segment. What is no longer valid is listed in ``index.json`` as ranges
-of ids and leaves the disk when segments are merged. A reader that has opened an index
-keeps its files, also after they are deleted, so it reads one state to the end.
+A window has a number, its *id*, that is never used again; ids grow from row to row and
+from segment to segment. Windows that are no longer valid are listed in ``index.json`` as
+ranges of ids, and leave the disk when segments are merged. A reader keeps the files that
+it has opened, also after they are deleted, so it reads one state to the end.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from glscl.util.files import write_json
@@ -45,15 +46,25 @@ ROW = np.dtype(
     ]
 )
 FILE = np.dtype([("path_end", "<i8"), ("size", "<i8"), ("mtime_ns", "<i8")])
-MERGE = 16  # so many segments of a size become one of the next
+MERGE = 16  # this many segments of similar size become one
 COPY_ROWS = 4096  # windows held in memory while segments are copied or read through
+
+Rows = NDArray[np.int64]  # numbers of windows, counted through all segments
+Mask = NDArray[np.bool_]  # for every row whether it is meant
+Half = NDArray[np.float16]
 
 
 class FileState(NamedTuple):
-    """What changes when a file does: bytes, and nanoseconds of the last change."""
+    """By what a changed file is recognised: bytes, and nanoseconds of its last change."""
 
     size: int
     mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The present state. Raises ``OSError`` where there is no such file."""
+        stat = path.stat()
+        return cls(stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Manifest:
     next_id: int = 0
     dropped: tuple[tuple[int, int], ...] = ()  # ids from … up to, but without, …
     broken: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    approximate: dict[str, Any] | None = None  # its file, and the ids below which it is
+    approximate: dict[str, Any] | None = None  # what ``write_approximate`` returned
     format: str = FORMAT
 
 
@@ -113,19 +124,11 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises ``RuntimeError`` where another process is writing.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        try:
-            import fcntl
-        except ImportError:  # Windows: no lock that ends with its process
+    try:
+        with FileLock(path / ".lock", timeout=0):
             yield
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"Another process is writing the index {path}."
-            ) from error
-        yield
+    except Timeout as error:
+        raise RuntimeError(f"Another process is writing the index {path}.") from error
 
 
 # ---- segments ----------------------------------------------------------------------
@@ -140,31 +143,23 @@ class SegmentWriter:
         self.partial = path / "segments" / f".{name}"
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
-        self.rows = self._array("rows", ROW, (N,))
-        self.times = self._array("times", np.float32, (N, F))
-        self.features = self._array("features", np.float16, (N, F + Q, D))
-        self.coarse = self._array("coarse", np.float16, (N, D))
-        self.filled = 0
-        self.files: list[NDArray] = []
-        self.paths: list[bytes] = []
-        self.path_end = 0
 
-    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray:
-        return np.lib.format.open_memmap(
-            self.partial / f"{name}.npy", mode="w+", dtype=dtype, shape=shape
-        )
+        def column(name: str, dtype: Any, *shape: int) -> np.memmap:
+            file = self.partial / f"{name}.npy"
+            return np.lib.format.open_memmap(file, "w+", dtype, (N, *shape))
+
+        self.rows = column("rows", ROW)
+        self.times = column("times", np.float32, F)
+        self.features = column("features", np.float16, F + Q, D)
+        self.coarse = column("coarse", np.float16, D)
+        self.filled = 0
+        self.paths: list[bytes] = []
+        self.states: list[FileState] = []
 
     def add_files(self, paths: Sequence[str], states: Sequence[FileState]) -> None:
         """Name the files that windows refer to by number, from 0 in order."""
-        encoded = [os.fsencode(path) for path in paths]
-        ends = self.path_end + np.cumsum([len(path) for path in encoded])
-        table = np.empty(len(encoded), FILE)
-        table["path_end"] = ends
-        table["size"] = [state.size for state in states]
-        table["mtime_ns"] = [state.mtime_ns for state in states]
-        self.files.append(table)
-        self.paths += encoded
-        self.path_end = int(ends[-1])
+        self.paths += map(os.fsencode, paths)
+        self.states += states
 
     def add(
         self, rows: NDArray, times: NDArray, features: NDArray, coarse: NDArray
@@ -184,18 +179,21 @@ class SegmentWriter:
             return
         assert self.filled == len(self.rows), "a segment must be filled"
         for array in (self.rows, self.times, self.features, self.coarse):
-            array.flush()  # type: ignore[attr-defined]
-        np.save(self.partial / "files.npy", np.concatenate(self.files))
+            array.flush()
+        files = np.empty(len(self.paths), FILE)
+        files["path_end"] = np.cumsum([len(path) for path in self.paths])
+        files["size"], files["mtime_ns"] = np.array(self.states, np.int64).T
+        np.save(self.partial / "files.npy", files)
         blob = np.frombuffer(b"".join(self.paths), np.uint8)
         np.save(self.partial / "paths.npy", blob)
         os.rename(self.partial, self.final)
 
 
 class Records:
-    """Rows of a .npy file, read from where they lie and nothing around them.
+    """Rows of a .npy file, of which only those that are wanted are read from the disk.
 
-    A memory map would fetch its neighbours with every row: on a cold cache a hundred
-    times what is wanted.
+    A memory map would also read the neighbours of every row: where nothing is in memory
+    yet, a hundred times as many bytes.
     """
 
     def __init__(self, path: Path):
@@ -209,24 +207,22 @@ class Records:
         if hasattr(os, "posix_fadvise"):  # Linux
             os.posix_fadvise(self.file.fileno(), start, size, getattr(os, advice))
 
-    def forget(self) -> None:
-        """Ask the system to drop what it holds of the file in memory."""
-        self._advise(0, 0, "POSIX_FADV_DONTNEED")
+    def read(self, rows: Rows) -> NDArray:
+        """The rows (n,), best in ascending order: (n, ...). Neighbours are read at once.
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray:
-        """The rows (n,), best in ascending order: (n, ...)."""
+        Raises ``OSError`` where the file is shorter than its header says.
+        """
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        starts = (self.offset + rows * self.row_bytes).tolist()
-        for start in starts:  # all are requested before the first is read
-            self._advise(start, self.row_bytes, "POSIX_FADV_WILLNEED")
-        for start, row in zip(starts, out, strict=True):
-            self._fill(start, row)
-        return out
-
-    def span(self, first: int, last: int) -> NDArray:
-        """The rows from ``first`` up to, but without, ``last``."""
-        out = np.empty((last - first, *self.shape[1:]), self.dtype)
-        self._fill(self.offset + first * self.row_bytes, out)
+        gaps = np.flatnonzero(np.diff(rows) != 1) + 1
+        runs = [
+            (self.offset + int(rows[first]) * self.row_bytes, out[first:last])
+            for first, last in pairwise([0, *gaps.tolist(), len(rows)])
+            if first < last
+        ]
+        for start, part in runs:  # all are requested before the first is read
+            self._advise(start, part.nbytes, "POSIX_FADV_WILLNEED")
+        for start, part in runs:
+            self._fill(start, part)
         return out
 
     def _fill(self, start: int, out: NDArray) -> None:
@@ -252,26 +248,26 @@ class Segment:
         self.features = Records(folder / "features.npy")
         self.coarse = np.load(folder / "coarse.npy", mmap_mode="r")
         self.blob = np.load(folder / "paths.npy", mmap_mode="r")
+        self.ends = np.append(0, self.files["path_end"])
 
     def path(self, file: int) -> str:
-        start = int(self.files["path_end"][file - 1]) if file else 0
-        end = int(self.files["path_end"][file])
-        return os.fsdecode(self.blob[start:end].tobytes())
+        first, last = self.ends[file : file + 2]
+        return os.fsdecode(self.blob[first:last].tobytes())
+
+    def state(self, file: int) -> FileState:
+        return FileState(*self.files[file].tolist()[1:])
 
     @cached_property
     def paths(self) -> list[str]:
-        blob, ends = self.blob.tobytes(), self.files["path_end"].tolist()
-        starts = [0, *ends[:-1]]
-        return [
-            os.fsdecode(blob[first:last])
-            for first, last in zip(starts, ends, strict=True)
-        ]
+        blob, ends = self.blob.tobytes(), self.ends.tolist()
+        return [os.fsdecode(blob[first:last]) for first, last in pairwise(ends)]
 
 
 class Snapshot:
     """One state of an index, for reading. A *row* counts windows through all segments.
 
     ``ids``, ``live``: (N,), the id of every row and whether it is still valid.
+    ``first``: the first row of every segment, and N.
     """
 
     def __init__(self, path: Path):
@@ -298,27 +294,27 @@ class Snapshot:
     def __len__(self) -> int:
         return int(self.live.sum())
 
-    def columns(self, name: str, rows: NDArray[np.int64]) -> NDArray:
-        """A field of ROW of ``rows`` (n,)."""
-        return self._gather(rows, ROW[name], (), lambda s, r: s.rows[name][r])
+    def records(self, rows: Rows) -> NDArray:
+        """What is known of ``rows`` (n,): (n,) ROW."""
+        return self._gather(rows, ROW, (), lambda s, r: s.rows[r])
 
-    def times(self, rows: NDArray[np.int64]) -> NDArray:
+    def times(self, rows: Rows) -> NDArray:
         """Seconds at which the frames of ``rows`` are, (n, F); NaN: no frame."""
         F = self.manifest.F
         return self._gather(rows, np.float32, (F,), lambda s, r: s.times.read(r))
 
-    def features(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    def features(self, rows: Rows) -> Half:
         """Frames and concepts of ``rows`` (n,), best ascending: (n, F + Q, D)."""
         shape = self.manifest.F + self.manifest.Q, self.manifest.D
         return self._gather(rows, np.float16, shape, lambda s, r: s.features.read(r))
 
-    def coarse(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    def coarse(self, rows: Rows) -> Half:
         """Unit means of the frames of ``rows``: (n, D)."""
         D = self.manifest.D
         return self._gather(rows, np.float16, (D,), lambda s, r: s.coarse[r])
 
     def _gather(
-        self, rows: NDArray[np.int64], dtype: Any, shape: tuple[int, ...], read: Any
+        self, rows: Rows, dtype: Any, shape: tuple[int, ...], read: Any
     ) -> NDArray:
         holders = np.searchsorted(self.first, rows, side="right") - 1
         if len(rows) and (holders == holders[0]).all():
@@ -329,51 +325,64 @@ class Snapshot:
             out[here] = read(self.segments[number], rows[here] - self.first[number])
         return out
 
-    def spans(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
-        """All live windows in order, in parts: rows (n,) and their features."""
-        for segment, first in zip(self.segments, self.first, strict=False):
-            for start in range(0, len(segment.rows), COPY_ROWS):
-                stop = min(start + COPY_ROWS, len(segment.rows))
-                live = self.live[first + start : first + stop]
-                if live.any():
-                    rows = first + start + live.nonzero()[0]
-                    yield rows, segment.features.span(start, stop)[live]
+    def by_segment(self, rows: Mask) -> Iterator[tuple[Segment, Mask]]:
+        """Every segment with its part of ``rows`` (N,), a view."""
+        return zip(self.segments, np.split(rows, self.first[1:-1]), strict=False)
+
+    def spans(self, allowed: Mask | None = None) -> Iterator[tuple[Rows, Half]]:
+        """All live windows in order, in parts: rows (n,) and their features.
+
+        ``allowed``: (N,), which live rows are wanted.
+        """
+        wanted = self.live if allowed is None else allowed
+        for first, last in pairwise(self.first):
+            for part in _parts(first + wanted[first:last].nonzero()[0]):
+                yield part, self.features(part)
+
+    def file_of(self, row: int) -> tuple[str, FileState]:
+        """The file that holds a window: its path, relative to the folder, and state."""
+        number = int(np.searchsorted(self.first, row, side="right")) - 1
+        segment = self.segments[number]
+        file = int(segment.rows["file"][row - self.first[number]])
+        return segment.path(file), segment.state(file)
 
     def path_of(self, row: int) -> str:
         """The path, relative to the folder, of the file that holds a window."""
-        number = int(np.searchsorted(self.first, row, side="right")) - 1
-        segment = self.segments[number]
-        return segment.path(int(segment.rows["file"][row - self.first[number]]))
+        return self.file_of(row)[0]
 
-    def live_files(self) -> dict[str, tuple[FileState, tuple[int, int]]]:
+    def live_files(
+        self, first_segment: int = 0
+    ) -> dict[str, tuple[FileState, tuple[int, int]]]:
         """Every file that has windows: its state, and the range of their ids."""
         found = {}
-        for segment, first in zip(self.segments, self.first, strict=False):
-            rows = segment.rows[self.live[first : first + len(segment.rows)]]
-            numbers, starts, counts = np.unique(
-                rows["file"], return_index=True, return_counts=True
-            )
-            for number, start, count in zip(numbers, starts, counts, strict=True):
-                _, size, mtime_ns = segment.files[number].tolist()
-                ids = int(rows["id"][start]), int(rows["id"][start + count - 1]) + 1
-                found[segment.paths[number]] = FileState(size, mtime_ns), ids
+        for segment, live in [*self.by_segment(self.live)][first_segment:]:
+            ids, files = segment.rows["id"][live], segment.rows["file"][live]
+            runs = np.unique(files, return_index=True, return_counts=True)
+            for file, start, count in zip(*runs, strict=True):
+                span = int(ids[start]), int(ids[start + count - 1]) + 1
+                found[segment.paths[file]] = segment.state(file), span
         return found
 
 
-# ---- keeping house -----------------------------------------------------------------
+def _parts(rows: Rows) -> list[Rows]:
+    """``rows`` in parts that fit into memory with their features."""
+    return np.split(rows, range(COPY_ROWS, len(rows), COPY_ROWS))
+
+
+# ---- maintenance -------------------------------------------------------------------
 
 
 def segment_name(manifest: Manifest) -> str:
-    """The name of the next segment; like an id it is never given again."""
+    """The name of the next segment; like an id it is never used again."""
     return f"{manifest.next_segment:06d}"
 
 
 def count_to_merge(rows: Sequence[int]) -> int:
-    """How many of the last segments, of so many windows each, should become one.
+    """How many of the last segments, of ``rows`` windows each, should become one.
 
-    Sizes are compared by their order of magnitude in base MERGE: MERGE segments of one
-    order become one of the next, with the smaller ones after them. So every window is
-    copied once an order, and there are few segments.
+    A segment belongs to a level, the order of magnitude of its size in base MERGE. MERGE
+    segments of one level, with the smaller ones after them, become one of the next. So
+    every window is copied once a level, and there are few segments.
     """
     best, limit = 0, MERGE
     while limit <= MERGE * max(rows, default=0):
@@ -387,71 +396,41 @@ def count_to_merge(rows: Sequence[int]) -> int:
 def merge_segments(path: Path, snapshot: Snapshot, count: int) -> Manifest:
     """Copy what is live in the last ``count`` segments into one; the new manifest.
 
-    Nothing counts before the caller writes the manifest.
+    Nothing is valid before the caller writes the manifest.
     """
-    manifest = snapshot.manifest
-    kept, old = manifest.segments[:-count], snapshot.segments[-count:]
-    first = snapshot.first[-count - 1 : -1]
-    lives = [
-        snapshot.live[start : start + len(segment.rows)]
-        for segment, start in zip(old, first, strict=True)
-    ]
-    total = int(sum(live.sum() for live in lives))
-    name = segment_name(manifest)
-    if total:
-        with SegmentWriter(path, name, total, manifest) as writer:
-            files = 0
-            for segment, live in zip(old, lives, strict=True):
-                files += _copy_live(segment, live, writer, files)
-    lowest = int(snapshot.ids[first[0]])
+    manifest, number = snapshot.manifest, len(snapshot.segments) - count
+    segments, first = manifest.segments[:number], snapshot.first[number]
+    rows = first + snapshot.live[first:].nonzero()[0]
+    if len(rows):
+        name = segment_name(manifest)
+        segments = (*segments, name)
+        files = snapshot.live_files(number)
+        first_ids = [span[0] for _, span in files.values()]  # ascending
+        with SegmentWriter(path, name, len(rows), manifest) as writer:
+            writer.add_files(list(files), [state for state, _ in files.values()])
+            for part in _parts(rows):
+                new = snapshot.records(part)
+                new["file"] = np.searchsorted(first_ids, new["id"], side="right") - 1
+                times, features = snapshot.times(part), snapshot.features(part)
+                writer.add(new, times, features, snapshot.coarse(part))
+    below = int(snapshot.ids[first])
+    dropped = [(low, min(high, below)) for low, high in manifest.dropped if low < below]
     return replace(
         manifest,
-        segments=(*kept, name) if total else kept,
+        segments=segments,
         next_segment=manifest.next_segment + 1,
-        dropped=tuple(
-            (low, min(high, lowest)) for low, high in manifest.dropped if low < lowest
-        ),
+        dropped=tuple(dropped),
     )
-
-
-def _copy_live(
-    segment: Segment, live: NDArray[np.bool_], writer: SegmentWriter, first_file: int
-) -> int:
-    """Append the live windows of a segment, and their files; how many files."""
-    rows = segment.rows[live]
-    if not len(rows):
-        return 0
-    numbers, renamed = np.unique(rows["file"], return_inverse=True)
-    rows["file"] = first_file + renamed
-    writer.add_files(
-        [segment.paths[number] for number in numbers],
-        [FileState(*segment.files[number].tolist()[1:]) for number in numbers],
-    )
-    places = live.nonzero()[0]
-    for start in range(0, len(places), COPY_ROWS):
-        part = places[start : start + COPY_ROWS]
-        span = slice(int(part[0]), int(part[-1]) + 1)
-        inside = part - span.start
-        writer.add(
-            rows[start : start + COPY_ROWS],
-            segment.times.span(span.start, span.stop)[inside],
-            segment.features.span(span.start, span.stop)[inside],
-            segment.coarse[span][inside],
-        )
-    return len(numbers)
 
 
 def clean(path: Path, manifest: Manifest) -> None:
     """Delete what ``manifest`` does not name: left by a killed writer, or merged."""
-    kept = set(manifest.segments)
-    with suppress(FileNotFoundError):
-        for folder in (path / "segments").iterdir():
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-    for pattern in ("coarse-*.faiss", f".{MANIFEST}.*", ".coarse-*"):
-        for file in path.glob(pattern):
-            if (
-                manifest.approximate is None
-                or file.name != manifest.approximate["file"]
-            ):
-                file.unlink(missing_ok=True)
+    named = {*manifest.segments, (manifest.approximate or {}).get("file")}
+    for pattern in ("segments/*", "coarse-*.faiss", f".{MANIFEST}.*", ".coarse-*"):
+        for entry in [*path.glob(pattern)]:
+            if entry.name in named:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)

@@ -1,25 +1,27 @@
 """Videos cut into windows, so that a search returns moments, not whole files.
 
-A video that is little longer than a window is one window, sampled as in training. A
-longer one is read at a fixed rate, each frame once, and windows overlap on that grid:
-so CLIP encodes every frame once, however many windows share it.
+A video that is at most little longer than a window is one window, sampled as in
+training. From a longer one frames are taken at a fixed rate, and windows overlap on this
+grid: CLIP encodes every frame once, however many windows share it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from glscl.data.frames import VideoError, VideoReader, resize_crop, sample_indices
 from glscl.data.loader import FrameSpec
+from glscl.util.settings import Settings
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
 WINDOWS_AT_ONCE = 32  # windows of a long video that are decoded together
@@ -27,18 +29,11 @@ FRAMES_AT_ONCE = 32  # frames of full size held in memory
 
 
 @dataclass(frozen=True)
-class Windows:
-    """How long videos are cut: ``seconds`` each, the share ``overlap`` with the next."""
+class Windows(Settings):
+    """Windows are ``seconds`` long, and share a part ``overlap`` with the next one."""
 
-    seconds: float = 10.0
-    overlap: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.seconds > 0 or not 0 <= self.overlap < 1:
-            raise ValueError(
-                "windows need seconds above 0 and an overlap from 0 to below 1, got "
-                f"{self.seconds} and {self.overlap}."
-            )
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     @property
     def max_overlapping(self) -> int:
@@ -72,20 +67,20 @@ def cut(count: int, fps: float, spec: FrameSpec, windows: Windows) -> list[Cut]:
 
 
 class DecodedChunk(NamedTuple):
-    """Decoded windows of the file number ``file``; the ``last`` chunk of it, or not.
+    """W decoded windows of the file number ``file``; ``last``: there are no more of it.
 
-    ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), the number of the frame in
-    each place of a window, -1 for padding. ``times``: (W, F) seconds, NaN for padding.
-    ``spans``: (W, 2), start and end in seconds. ``problem``: why the file cannot be
-    read, else empty. ``seconds``: spent decoding.
+    ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), which of them a window has in
+    each slot, -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``:
+    (W, 2), start and end in seconds. ``problem``: why the file cannot be read, else
+    empty. ``seconds``: spent decoding.
     """
 
     file: int
     last: bool
     frames: NDArray[np.uint8]
-    frame_slots: NDArray[np.int64]
-    times: NDArray[np.float32]
-    spans: NDArray[np.float32]
+    frame_slots: NDArray[np.int64] = np.empty((0, 0), np.int64)
+    times: NDArray[np.float32] = np.empty((0, 0), np.float32)
+    spans: NDArray[np.float32] = np.empty((0, 2), np.float32)
     problem: str = ""
     seconds: float = 0.0
 
@@ -93,50 +88,49 @@ class DecodedChunk(NamedTuple):
 def read_chunks(
     path: Path, file: int, spec: FrameSpec, windows: Windows
 ) -> Iterator[DecodedChunk]:
-    """The windows of a video, in parts. A broken file ends in its ``problem``."""
+    """The windows of a video, in parts. For a broken file the last has a ``problem``."""
     begin = time.perf_counter()
     try:
         reader = VideoReader(path)
         cuts = cut(reader.count, reader.fps, spec, windows)
         for first in range(0, len(cuts), WINDOWS_AT_ONCE):
+            part = cuts[first : first + WINDOWS_AT_ONCE]
             last = first + WINDOWS_AT_ONCE >= len(cuts)
-            chunk = _chunk(
-                reader, cuts[first : first + WINDOWS_AT_ONCE], file, last, spec
-            )
+            chunk = _chunk(reader, part, file, last, spec)
             yield chunk._replace(seconds=time.perf_counter() - begin)
             begin = time.perf_counter()
     except VideoError as error:
-        nothing = np.empty((0, spec.max_frames))
-        yield DecodedChunk(
-            file,
-            last=True,
-            frames=np.empty((0, spec.image_size, spec.image_size, 3), np.uint8),
-            frame_slots=nothing.astype(np.int64),
-            times=nothing.astype(np.float32),
-            spans=np.empty((0, 2), np.float32),
-            problem=str(error),
-            seconds=time.perf_counter() - begin,
-        )
+        nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
+        seconds = time.perf_counter() - begin
+        yield DecodedChunk(file, True, nothing, problem=str(error), seconds=seconds)
 
 
 def _chunk(
     reader: VideoReader, cuts: Sequence[Cut], file: int, last: bool, spec: FrameSpec
 ) -> DecodedChunk:
     wanted = np.unique(np.concatenate([one.indices for one in cuts]))
-    frames = [
-        resize_crop(
-            reader.read(wanted[first : first + FRAMES_AT_ONCE]), spec.image_size
-        )
-        for first in range(0, len(wanted), FRAMES_AT_ONCE)
-    ]
-    frame_slots = np.full((len(cuts), spec.max_frames), -1, np.int64)
-    for row, one in zip(frame_slots, cuts, strict=True):
+    frames = read_resized(reader, wanted, resize_crop, spec.image_size)
+    slots = np.full((len(cuts), spec.max_frames), -1, np.int64)
+    for row, one in zip(slots, cuts, strict=True):
         row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
-    times = np.where(frame_slots < 0, np.nan, wanted[frame_slots] / reader.fps)
+    times = np.where(slots < 0, np.nan, wanted[slots] / reader.fps).astype(np.float32)
     spans = np.array([(one.start, one.end) for one in cuts], np.float32)
-    return DecodedChunk(
-        file, last, np.concatenate(frames), frame_slots, times.astype(np.float32), spans
-    )
+    return DecodedChunk(file, last, frames, slots, times, spans)
+
+
+def read_resized(
+    reader: VideoReader,
+    indices: NDArray[np.int64],
+    resize: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]],
+    side: int,
+) -> NDArray[np.uint8]:
+    """The frames at ``indices`` (n,), ascending, resized to ``side``: (n, h, w, 3).
+
+    Only a few of full size are in memory at a time.
+    """
+    starts = range(0, len(indices), FRAMES_AT_ONCE)
+    parts = (reader.read(indices[first : first + FRAMES_AT_ONCE]) for first in starts)
+    return np.concatenate([resize(part, side) for part in parts])
 
 
 class _Files(IterableDataset):
@@ -155,7 +149,7 @@ def decoded_chunks(
 ) -> Iterator[DecodedChunk]:
     """The windows of many videos, decoded here or in ``workers`` other processes.
 
-    Pieces of one file come in order; those of several files may take turns.
+    The chunks of one file come in order; those of several files may alternate.
     """
     loader = DataLoader(
         _Files(paths, spec, windows),

@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_NAMES: dict[Any, str] = {
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+_TYPES: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text",
+    list: "a list",
+    dict: "a mapping",
     Path: "a path",
     NoneType: "null",
 }
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+# Infinity and NaN are refused: JSON, which settings are saved in, does not have them.
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -31,30 +39,32 @@ class Settings:
     """A frozen dataclass whose fields are checked when it is made.
 
     Raises ``ValueError`` naming the first setting that does not fit, its value, and what
-    is allowed. No text stands for a number or a truth value; a whole number may stand
-    for a number.
+    is allowed. Text is neither a number nor a truth value, a truth value is no number,
+    and infinity is none; a whole number may stand for a number.
     """
 
     def __post_init__(self) -> None:
-        types = field_types(type(self))
-        for field in fields(self):
-            check(types[field.name], getattr(self, field.name), field.name)
+        for name, allowed in field_types(type(self)).items():
+            check(allowed, getattr(self, name), name)
 
 
-@lru_cache(maxsize=32)
+# Once for each class: a type that is evaluated anew would be a new key of ``_adapter``.
+_hints = lru_cache(maxsize=32)(partial(get_type_hints, include_extras=True))
+
+
 def field_types(kind: type) -> dict[str, Any]:
     """The type of each field of a settings class, ranges included."""
-    return get_type_hints(kind, include_extras=True)
+    return _hints(kind)
 
 
-def known_names(kind: type, names: Iterable[str]) -> None:
-    """Raise ``ValueError`` for the first of ``names`` that is no field of ``kind``."""
-    known = {field.name for field in fields(kind)}
+def known_names(names: Iterable[str], *kinds: type) -> None:
+    """Raise ``ValueError`` for the first of ``names`` that no class of ``kinds`` has."""
+    known = sorted({name for kind in kinds for name in field_types(kind)})
     for name in names:
         if name not in known:
+            owners = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(
-                f"Unknown setting {name!r} of {kind.__name__}: expected one of "
-                f"{sorted(known)}."
+                f"Unknown setting {name!r} of {owners}: expected one of {known}."
             )
 
 
@@ -66,44 +76,59 @@ def check(allowed: Any, value: Any, name: str) -> None:
 
 def fits(allowed: Any, value: Any) -> bool:
     """Whether ``value`` is of the type ``allowed``, within its range."""
-    from pydantic import ValidationError
-
     try:
-        _adapter(allowed).validate_python(value, strict=True)
+        _adapter(allowed).validate_python(value)
     except ValidationError:
         return False
     return True
 
 
 @lru_cache(maxsize=256)
-def _adapter(allowed: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(allowed)
+def _adapter(allowed: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(allowed, config=_STRICT)
 
 
 def described(allowed: Any) -> str:
     """A type in words: ``"a whole number of at least 1, or null"``."""
-    if get_origin(allowed) is Annotated:
-        kind, *extras = get_args(allowed)
-        bounds = [bound for extra in extras for bound in _bounds(extra)]
-        return described(kind) + (f" {' and '.join(bounds)}" if bounds else "")
-    if get_origin(allowed) is Literal:
-        *most, last = (repr(choice) for choice in get_args(allowed))
-        return f"{', '.join(most)} or {last}" if most else last
-    if get_origin(allowed) in (Union, UnionType):
-        return ", or ".join(map(described, get_args(allowed)))
-    if get_origin(allowed) in (list, tuple):
-        return "a list"
-    return _NAMES.get(allowed, getattr(allowed, "__name__", str(allowed)))
+    kind, parts = get_origin(allowed), get_args(allowed)
+    if kind is Annotated:
+        constraints = [one for extra in parts[1:] for one in extra.metadata]
+        bounds = [
+            f"{words} {getattr(constraint, key):g}"
+            for constraint in constraints
+            for key, words in _BOUNDS.items()
+            if hasattr(constraint, key)
+        ]
+        return f"{described(parts[0])} {' and '.join(bounds)}"
+    if kind is Literal:
+        *most, last = map(repr, parts)
+        return f"{', '.join(most)} or {last}"
+    if kind in (Union, UnionType):
+        return ", or ".join(map(described, parts))
+    return _TYPES.get(allowed, str(allowed))
 
 
-def _bounds(extra: Any) -> Iterable[str]:
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    for constraint in getattr(extra, "metadata", ()):
-        for key, text in words.items():
-            if hasattr(constraint, key):
-                yield f"{text} {getattr(constraint, key):g}"
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, but 1e-4 is a number, as in YAML 1.2, and a date is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """The content of ``text``; ``ValueError``, in one line, where it is not YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
 def parse(pairs: Iterable[str]) -> dict[str, Any]:
@@ -111,37 +136,13 @@ def parse(pairs: Iterable[str]) -> dict[str, Any]:
 
     Raises ``ValueError`` for a pair without ``=`` and a value that is not YAML.
     """
-    import yaml
-
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"A setting is given as NAME=VALUE, got {pair!r}.")
         try:
-            found[name.strip()] = yaml.load(text, _loader())
-        except yaml.YAMLError:
+            found[name.strip()] = load_yaml(text)
+        except ValueError:
             raise ValueError(f"{name}: the value {text!r} is not YAML.") from None
     return found
-
-
-@lru_cache(maxsize=1)
-def _loader() -> Any:
-    """YAML 1.1 as PyYAML reads it, and 1e-4 as the number that YAML 1.2 has for it."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Plain values only."""
-
-    number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", number, list("-+.0123456789")
-    )
-    return Loader
-
-
-def load_yaml(text: str) -> Any:
-    """The content of a YAML file, numbers as ``parse`` reads them; ``yaml.YAMLError``."""
-    import yaml
-
-    return yaml.load(text, _loader())

@@ -12,7 +12,7 @@ from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
 from book.experiments.counted_heads import WTI, Texts, Videos, XPool
-from glscl.costs.counters import torch_macs
+from book.experiments.counters import torch_macs
 from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 

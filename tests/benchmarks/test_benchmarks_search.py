@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import search, search_indexes
 from benchmarks.data import scoring_model
-from benchmarks.search_data import World, generate
+from benchmarks.search_data import Distribution, generate
 from glscl.costs.formulas import Sizes
 from glscl.search import VideoIndex
 
@@ -26,9 +26,9 @@ def index(tmp_path_factory):
 
 
 def test_a_query_is_about_one_video_and_finds_it_more_often_than_chance():
-    world = World(SMALL)
-    topics = world.topics(200)
-    video, text = world.videos(topics), world.queries(topics)
+    source = Distribution(SMALL)
+    topics = source.topics(200)
+    video, text = source.videos(topics), source.queries(topics)
     scores = scoring_model(SMALL).similarity(text, video)
     rank = (scores > scores.diagonal()[:, None]).sum(dim=1)
     assert rank.float().median() < 20
@@ -48,8 +48,8 @@ def test_the_exhaustive_reference_is_what_the_index_calls_exact(index):
     taus = [opened.model.config.temperature, 100.0]
     first, second = search.exhaustive(opened, queries, taus)
     exact = opened.ranked(queries, k=10, exact=True)
-    for mine, (rows, _) in zip(first, exact, strict=True):
-        assert len(set(mine) ^ set(rows)) <= 2  # rounding may swap the last
+    for found, (rows, _) in zip(first, exact, strict=True):
+        assert len(set(found) ^ set(rows)) <= 2  # rounding may swap the last
     assert not np.array_equal(first, second)
 
 

@@ -11,7 +11,7 @@ import yaml
 from tiny_book import BODY, ROOT, chapter, tiny_book, write_chapter, write_set
 
 from book import build
-from book.builder import execute, manifest, parameters, site, sources
+from book.builder import execute, manifest, parameters, sources
 from book.builder.project import BuildError
 
 DEFAULTS = {"01_a": {"seed": 0, "rate": 0.5, "name": "a", "limit": None, "fast": True}}
@@ -39,21 +39,52 @@ def test_common_values_reach_a_notebook_and_its_own_values_win(tmp_path):
 
 def test_a_parameter_named_like_a_setting_has_its_choices_and_range(tmp_path):
     path = tmp_path / "params.yaml"
-    defaults = {"01_a": {"precision": "fp32", "epochs": 3}}
+    defaults = {
+        "precision": "fp32",
+        "epochs": 3,
+        "micro_batch": None,
+        "missing": "refuse",
+        "free": None,
+    }
+    least = "a whole number of at least 1"
     for content, sentence in (
-        ("common: {precision: fp17}", "precision must be 'fp32', 'bf16' or 'fp16'"),
-        ("common: {epochs: 0}", "epochs must be a whole number of at least 1, got 0"),
+        ("precision: fp17", "precision must be 'fp32', 'bf16' or 'fp16', got 'fp17'"),
+        ("epochs: 0", f"epochs must be {least}, got 0"),
+        ("micro_batch: 0", f"micro_batch must be {least}, or null, got 0"),
+        ("missing: keep", "missing must be 'refuse' or 'drop', got 'keep'"),
     ):
-        path.write_text(content)
-        with pytest.raises(BuildError, match=f"params.yaml, 01_a: {sentence}"):
-            parameters.read_set(path, defaults)
+        path.write_text(f"common: {{{content}}}")
+        with pytest.raises(BuildError) as caught:
+            parameters.read_set(path, {"01_a": defaults})
+        assert str(caught.value) == f"params.yaml, 01_a: {sentence}."
+    path.write_text("common: {micro_batch: 8, free: [anything]}")
+    values, _ = parameters.read_set(path, {"01_a": defaults})
+    assert values["01_a"] == defaults | {"micro_batch": 8, "free": ["anything"]}
 
 
 def test_a_parameter_file_in_another_encoding_is_one_sentence(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_bytes("common: {name: caf\xe9}".encode("latin-1"))
-    with pytest.raises(BuildError, match=r"params\.yaml is not UTF-8: byte 18"):
+    path.write_bytes("common: {name: \xe9}".encode("latin-1"))
+    with pytest.raises(BuildError, match=r"params\.yaml is not UTF-8: byte 15"):
         parameters.read_set(path, DEFAULTS)
+
+
+@pytest.mark.parametrize("content", ["common: {", "common: !!int x", "a: b: c"])
+def test_a_parameter_file_that_is_not_yaml_is_one_sentence(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(BuildError, match=r"^params\.yaml is not YAML: .*\.$") as caught:
+        parameters.read_set(path, DEFAULTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_of_a_file_and_of_the_command_line_are_read_alike(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("common: {rate: 5e-4, fast: false, name: 2024-01-01}")
+    values, _ = parameters.read_set(path, DEFAULTS)
+    given = parameters.assignments(["rate=5e-4", "fast=false", "name=2024-01-01"])
+    assert given == {"rate": 5e-4, "fast": False, "name": "2024-01-01"}
+    assert values["01_a"] == DEFAULTS["01_a"] | given
 
 
 @pytest.mark.parametrize(
@@ -61,7 +92,11 @@ def test_a_parameter_file_in_another_encoding_is_one_sentence(tmp_path):
     [
         ({"notebooks": {"01_a": {"sed": 1}}}, "unknown name 'sed'"),
         ({"notebooks": {"02_b": {"seed": 1}}}, "unknown name '02_b'"),
-        ({"common": {"sed": 1}}, "no notebook declares a parameter 'sed'"),
+        ({"common": {"sed": 1}}, "common: unknown name 'sed'; known: fast, limit"),
+        ({"common": 5}, "common: expected a mapping, found 5"),
+        ({"common": ["seed"]}, "common: expected a mapping"),
+        ({"notebooks": False}, "notebooks: expected a mapping"),
+        ({"common": {"rate": float("inf")}}, "rate must be a number, got inf"),
         ({"communal": {}}, "unknown name 'communal'"),
         ({"common": {"seed": "1"}}, "01_a: seed must be a whole number, got '1'"),
         ({"common": {"seed": True}}, "seed must be a whole number, got True"),
@@ -100,88 +135,6 @@ def test_a_parameters_cell_holds_commented_literals_only(cell, message):
 def test_declared_parameters_are_read_without_running_the_cell():
     cell = 'a = -1  # minus\nb = [1, "x"]  # list\nc = None  # nothing\n'
     assert parameters.declared(cell, "x") == {"a": -1, "b": [1, "x"], "c": None}
-
-
-# ---- sources -----------------------------------------------------------------------
-
-
-def spoil(notebook, how):
-    body = notebook.cells[-1]
-    if how == "output":
-        body.outputs = [nbformat.v4.new_output("stream", text="x")]
-    elif how == "count":
-        body.execution_count = 1
-    elif how == "papermill":
-        notebook.metadata["papermill"] = {}
-    elif how == "bootstrap":
-        notebook.cells[1].source += "\nx = 1"
-    elif how == "no parameters":
-        notebook.cells[2].metadata["tags"] = []
-    elif how == "runtime":
-        notebook.cells[0].source = "# A chapter"
-    elif how == "wide":
-        body.source = "x = " + "1" * 76
-    else:
-        body.source = "x = 1\n" * (sources.MAX_LINES + 1)
-    return notebook
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("output", "holds outputs"),
-        ("count", "holds outputs"),
-        ("papermill", "papermill or widget metadata"),
-        ("bootstrap", "the bootstrap cell differs"),
-        ("no parameters", "one cell tagged `parameters`, found 0"),
-        ("runtime", "expected one `<!-- runtime -->"),
-        ("wide", "wider than 79 columns"),
-        ("long", "at most 20 are read"),
-    ],
-)
-def test_a_source_that_is_not_clean_is_refused(tmp_path, how, message):
-    project = tiny_book(tmp_path, {"01_a": spoil(chapter(), how)})
-    with pytest.raises(BuildError, match=message):
-        sources.load(project)
-
-
-def test_every_fault_of_every_source_is_reported_at_once(tmp_path):
-    bad = {"01_a": spoil(chapter(), "wide"), "02_b": spoil(chapter(), "output")}
-    with pytest.raises(BuildError, match=r"01_a.*wider[\s\S]*02_b.*outputs"):
-        sources.load(tiny_book(tmp_path, bad))
-
-
-def test_notebooks_and_table_of_contents_must_agree(tmp_path):
-    project = tiny_book(tmp_path, {"01_a": chapter()})
-    write_chapter(project, "02_b", chapter())
-    with pytest.raises(BuildError, match=r"02_b\.ipynb is missing from _toc\.yml"):
-        sources.chapters(project)
-    (project.notebooks / "01_a.ipynb").unlink()
-    with pytest.raises(BuildError, match="names notebooks/01_a, which does not exist"):
-        sources.chapters(project)
-
-
-def test_bootstrap_is_inserted_refreshed_and_given_the_address(tmp_path):
-    fresh = chapter()
-    del fresh.cells[1]
-    project = tiny_book(tmp_path, {"01_a": fresh, "02_b": chapter()})
-    config = (tmp_path / "_config.yml").read_text()
-    address = "https://example.org/owner/name"
-    (tmp_path / "_config.yml").write_text(
-        config.replace('url: ""', f'url: "{address}"')
-    )
-    assert list(sources.put_bootstrap(project)) == [
-        "notebooks/01_a.ipynb",
-        "notebooks/02_b.ipynb",
-    ]
-    assert list(sources.put_bootstrap(project)) == []
-    assert len(sources.load(project)) == 2
-    cells = [
-        sources.tagged(sources.read(path), "bootstrap")[0].source
-        for path in sorted(project.notebooks.glob("*.ipynb"))
-    ]
-    assert cells[0] == cells[1]
-    assert f'REPOSITORY = "{address}"' in cells[0]
 
 
 # ---- running -----------------------------------------------------------------------
@@ -327,6 +280,15 @@ def test_only_the_changed_chapter_is_run_again(copied, capsys):
     assert entries(copied)["02_b"] == kept
 
 
+def test_braces_in_the_path_of_the_checkout_are_no_parameters(tmp_path, capsys):
+    project = tiny_book(tmp_path / "a{b}c", {"01_a": chapter()})
+    assert build.main(["book", "--params", "smoke"], project.root) == 0
+    assert text_of(executed(project)) == "seed 3\n"
+    write_chapter(project, "01_a", chapter('wrong = {}["key"]'))
+    assert build.main(["run", "--params", "smoke"], project.root) == 1
+    assert "notebooks/01_a.ipynb, code cell [4]: KeyError" in capsys.readouterr().err
+
+
 def test_a_failing_cell_is_shown_and_the_old_page_stays(copied, capsys):
     before = (copied.executed / "01_a.ipynb").read_bytes()
     recorded = entries(copied)["01_a"]
@@ -348,7 +310,7 @@ def test_a_value_left_at_the_end_of_a_cell_is_refused(copied, capsys):
     assert build.main(["run", "--params", "smoke", "--only", "01_a"], copied.root) == 1
     said = capsys.readouterr().err
     assert "notebooks/01_a.ipynb" in said
-    assert "cell body ends in a value that is shown as it is (<object at" in said
+    assert "cell body ends in an expression, shown as <object at" in said
     assert (copied.executed / "01_a.ipynb").read_bytes() == before
 
 
@@ -398,51 +360,12 @@ def test_pages_show_runtime_glue_and_local_maths(made):
     assert "thebe" not in page.lower()
 
 
-def test_where_a_chapter_was_not_run_its_numbers_say_so():
-    own, other = "{glue:text}`x:.1f`", "{glue:text}`/notebooks/02_b.ipynb::y:d`"
-    text = f"Here {own}, there {other}."
-    said = site.say_what_was_not_run(text, {"01_a"}, "01_a")
-    assert said == f"Here {own}, there (not run)."
-    assert site.say_what_was_not_run(text, {"02_b"}, "01_a").startswith(
-        "Here (not run)"
-    )
-
-
 def test_a_warning_stops_the_pages_and_keeps_the_old_ones(copied, capsys):
     before = (copied.html / "book/intro.html").read_bytes()
     (copied.book / "intro.md").write_text("# A book\n\nSee {doc}`nowhere`.\n")
     assert build.main(["book", "--params", "smoke"], copied.root) == 1
     assert "unknown document: 'nowhere'" in capsys.readouterr().err
     assert (copied.html / "book/intro.html").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("configured", "address"),
-    [
-        ("https://github.com/owner/name", "https://github.com/owner/name"),
-        ("https://github.com/owner/name.git", "https://github.com/owner/name"),
-        ("git@github.com:owner/name.git", "https://github.com/owner/name"),
-        ("ssh://git@example.org/owner/name", "https://example.org/owner/name"),
-        ("/somewhere/on/disk", ""),
-        ("", ""),
-    ],
-)
-def test_only_a_published_address_counts(tmp_path, configured, address):
-    project = tiny_book(tmp_path, {"01_a": chapter()})
-    assert site.address(project, {"repository": {"url": configured}}) == address
-
-
-def test_launch_buttons_need_an_address(tmp_path):
-    project = tiny_book(tmp_path, {"01_a": chapter()})
-    without = site.configuration(project)
-    assert "launch_buttons" not in without
-    assert without["repository"]["url"] == ""
-    path = tmp_path / "_config.yml"
-    address = 'url: "https://github.com/owner/name"'
-    path.write_text(path.read_text().replace('url: ""', address))
-    config = site.configuration(project)
-    assert config["launch_buttons"]["colab_url"].startswith("https://colab.")
-    assert config["html"]["use_repository_button"] is True
 
 
 def test_the_makefile_has_its_targets_and_names_no_host():

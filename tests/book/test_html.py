@@ -83,7 +83,7 @@ def test_each_fault_is_found_without_a_browser(tmp_path, fault, message):
     assert all(line.startswith("index.html: ") for line in found)
 
 
-def test_copies_to_take_away_are_no_pages_of_the_book(tmp_path):
+def test_downloadable_chapters_are_no_pages_of_the_book(tmp_path):
     book(tmp_path)
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads/copy.html").write_text(OTHER)
@@ -101,8 +101,8 @@ def test_an_empty_folder_is_a_fault(tmp_path):
 # ---- with a browser ----------------------------------------------------------------
 
 FAULTS = {
-    "script": ('<script src="https://example.org/x.js"></script>', "asks the network"),
-    "fetch": ('<script>fetch("https://example.org/x")</script>', "asks the network"),
+    "script": ('<script src="https://example.org/x.js"></script>', "from the network"),
+    "fetch": ('<script>fetch("https://example.org/x")</script>', "from the network"),
     "picture": ('<img alt="x" src="lost.png">', "failed: file://"),
     "thrown": ("<script>throw new Error('thrown')</script>", "page error: thrown"),
     "console": ("<script>console.error('said')</script>", "console: said"),
@@ -141,7 +141,7 @@ AXE_FAULTS = {
 def look_at(folder, faults, axe=None):
     """Open one page for each fault, and one without; the faults found on each."""
     book(folder)
-    (folder / "heavy.js").write_text("//" + "x" * pages.MAX_BYTES)
+    (folder / "heavy.js").write_text("//" + "x" * browser.MAX_LOADED)
     for name, (fault, _) in faults.items():
         (folder / f"{name}.html").write_text(GOOD.replace("FAULT", fault))
     found = {name: [] for name in ("index", "other", *faults)}
@@ -155,7 +155,7 @@ def seen(tmp_path_factory):
     if browser.program() is None:
         pytest.skip("needs Chromium")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(browser, "PATIENCE", 2000)
+        patch.setattr(browser, "TIMEOUT", 2000)
         return look_at(tmp_path_factory.mktemp("pages"), FAULTS)
 
 

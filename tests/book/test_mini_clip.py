@@ -32,8 +32,9 @@ from book.experiments.mini_clip import (
     still_of,
     swapped,
 )
+from book.experiments.still_captions import vocabulary
 from glscl.backbone import ASSETS, load_backbone, mini_tokenizer, open_clip
-from glscl.mini.grammar import captions_of, vocabulary
+from glscl.mini.grammar import captions_of
 from glscl.mini.render import RADIUS, render_shot
 from glscl.mini.scenes import draw_clip, draw_shot
 

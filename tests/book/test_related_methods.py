@@ -236,7 +236,7 @@ def test_levels_of_a_split_make_up_its_scores():
         related_measures(toy_model(), videos, videos)
 
 
-def test_score_variance_tells_own_pairs_from_others():
+def test_score_variance_distinguishes_own_pairs_from_others():
     own = torch.tensor([1, 0, 1])
     levels = torch.zeros(4, 3, 2)
     levels[0] = 2.0  # variance 1 everywhere

@@ -98,9 +98,9 @@ def test_a_figure_comes_with_words_for_eyes_ears_and_terminals(shown):
 
 @pytest.mark.parametrize("alt", ["", "  ", "figure 1"])
 def test_a_figure_without_words_is_refused(shown, alt):
-    with pytest.raises(ValueError, match="alt text must say"):
+    with pytest.raises(ValueError, match="alt text must describe"):
         report.show(plots.lines([1], {"a": [1]}, "x", "y"), alt=alt)
-    with pytest.raises(ValueError, match="alt text must say"):
+    with pytest.raises(ValueError, match="alt text must describe"):
         report.show_clips([moving()], [alt])
 
 
@@ -191,7 +191,7 @@ def test_diagrams_stand_side_by_side_each_with_its_words(shown):
     report.show_diagrams(drawings, ["How concepts are made", "What losses want here"])
     names = [svg["aria-label"] for svg in soup(shown)("svg")]
     assert names == ["How concepts are made", "What losses want here"]
-    with pytest.raises(ValueError, match="alt text must say"):
+    with pytest.raises(ValueError, match="alt text must describe"):
         report.show_diagrams(drawings[:1], ["short"])
 
 

@@ -78,13 +78,13 @@ def test_a_copy_is_plain_markdown_with_its_numbers(made):
 
 
 def test_roles_without_a_page_become_words(made):
-    words = downloads.Words(made)
-    text = words.put(
+    words = downloads.PlainMarkdown(made)
+    text = words.convert(
         "{cite}`glscl,someone` {term}`rank <ranks>` {glue:text}`x:.1f`", "01_a"
     )
     assert text == "(A, 2020; One, 2020) rank (not run)"
     with pytest.raises(BuildError, match=r"01_a: no plain words for the role \{new\}"):
-        words.put("{new}`x`", "01_a")
+        words.convert("{new}`x`", "01_a")
 
 
 LIBRARY = """
@@ -180,22 +180,22 @@ def test_what_was_never_run_is_said(tmp_path):
     project = tiny_book(tmp_path, {"01_a": chapter(), "02_b": chapter()})
     (project.notebooks / "params/gpu.yaml").write_text("{}\n")
     kept = {"01_a": {"smoke": {"device": "CPU (2 cores)", "seconds": 3, "commit": "c"}}}
-    (project.book / records.KEPT).write_text(json.dumps(kept))
+    (project.book / records.STORED_RUNS).write_text(json.dumps(kept))
     said = records.make(project, "status")
     assert "3 s on CPU (2 cores), at <code>c</code>" in said
     assert "Never run with the parameters <code>gpu</code>: every chapter." in said
     assert "<code>smoke</code>: <a" in said  # 02_b alone
     assert "No chapter has been run on a GPU." in said
     kept["02_b"] = {"gpu": {"device": "A GPU", "seconds": 3, "commit": "c"}}
-    (project.book / records.KEPT).write_text(json.dumps(kept))
+    (project.book / records.STORED_RUNS).write_text(json.dumps(kept))
     assert "No chapter has been run on a GPU." not in records.make(project, "status")
 
 
 def test_runs_are_kept_with_the_sources_when_asked(made):
     assert build.main(["record"], made.root) == 0
-    kept = json.loads((made.book / records.KEPT).read_text())
+    kept = json.loads((made.book / records.STORED_RUNS).read_text())
     assert kept["01_a"]["smoke"]["device"].startswith("CPU")
-    (made.book / records.KEPT).unlink()
+    (made.book / records.STORED_RUNS).unlink()
 
 
 def test_an_unknown_record_is_refused(made):

@@ -97,7 +97,15 @@ def test_eval_prints_and_writes_the_same_table(clips_root, trained, tmp_path):
         (["--set", "epochs"], "NAME=VALUE"),
         (["--set", "speed=3"], "Unknown setting 'speed'"),
         (["--preset", "imagenet"], "Unknown preset 'imagenet'"),
-        (["--precision", "fp8"], "precision must be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
+        (["--set", "poolin=mean"], "of ModelConfig or TrainConfig: expected one of"),
+        (["--set", "mask_padding='False'"], "mask_padding must be true or false, got"),
+        (["--set", "pooling=GIM"], "pooling must be 'gim' or 'mean', got 'GIM'"),
+        (["--set", "epoch_over=caption"], "epoch_over must be 'captions' or 'videos'"),
+        (["--missing", "keep"], "missing must be 'refuse' or 'drop', got 'keep'"),
+        (
+            ["--precision", "fp8"],
+            "precision must be 'fp32', 'bf16' or 'fp16', got 'fp8'",
+        ),
     ],
 )
 def test_bad_settings_are_one_sentence(clips_root, tmp_path, command, sentence):

@@ -25,7 +25,7 @@ runner = CliRunner()
 
 
 def behave(item):
-    """A decoder with every vice."""
+    """A decoder that fails in every way."""
     if item == "crash":
         os._exit(11)
     if item == "hang":
@@ -129,7 +129,7 @@ def test_every_one_of_200_damaged_videos_is_accounted_for(damaged):
         assert "\n" not in video.problem
 
 
-def test_a_thorough_look_finds_damage_that_a_decoder_paints_over(damaged):
+def test_a_thorough_check_finds_damage_that_a_decoder_conceals(damaged):
     items = [item for item in items_of(damaged) if not item.id.startswith("cut")]
     quick, thorough = (
         {video.id for video in verify(items, workers=1, thorough=way).bad}
@@ -161,7 +161,7 @@ def test_a_segment_behind_the_end_is_a_finding(ramp_video):
 
 
 @pytest.mark.shared
-def test_the_real_media_files_are_told_apart(shared):
+def test_the_one_corrupted_media_file_is_found(shared):
     report = verify(items_of(shared / "media"), workers=1, thorough=True)
     assert [video.id for video in report.bad] == ["corrupted"]
     sizes = {v.id: (v.width, v.height) for v in report.videos if v.status == "ok"}

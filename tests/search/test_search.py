@@ -63,7 +63,7 @@ def content(path):
     """Every live window: its file, start, times and features, in one order."""
     snapshot = Snapshot(path)
     rows = snapshot.live.nonzero()[0]
-    starts = snapshot.columns("start", rows)
+    starts = snapshot.records(rows)["start"]
     return sorted(
         (snapshot.path_of(row), float(start), times.tobytes(), features.tobytes())
         for row, start, times, features in zip(
@@ -155,7 +155,8 @@ def test_small_checkpoints_groups_and_workers_change_nothing(
     monkeypatch.setattr("glscl.search.build.BATCH_FRAMES", 7)
     monkeypatch.setattr("glscl.search.windows.WINDOWS_AT_ONCE", 2)
     monkeypatch.setattr("glscl.search.store.MERGE", 3)
-    build(folder, model, checkpoint_rows=1, workers=1)
+    monkeypatch.setattr("glscl.search.build.CHECKPOINT_ROWS", 1)
+    build(folder, model, workers=1)
     one, other = content(folder.parent / "index"), content(index.path)
     assert [row[:3] for row in one] == [row[:3] for row in other]
     for a, b in zip(one, other, strict=True):
@@ -176,9 +177,9 @@ def slow(*arguments):
     time.sleep(0.5)
     return encode(*arguments)
 build._encode = slow
-build.BATCH_FRAMES = 1
+build.BATCH_FRAMES = build.CHECKPOINT_ROWS = 1
 update(Path({index!r}), Path({videos!r}), toy_model(), Windows(1.5, 0.5),
-       checkpoint_rows=1, progress=False)
+       progress=False)
 """
 
 
@@ -392,8 +393,8 @@ def test_all_clusters_and_the_rest_together_are_exact(large, share, monkeypatch)
     every = vectors @ index.snapshot.coarse(rows).astype(np.float32).T
     best = rows[np.argsort(-every, axis=1)[:, :30]]
     found[:, best.shape[1] :] = -1
-    for mine, wanted in zip(found, best, strict=True):
-        assert len(set(wanted) - set(mine)) <= 1  # 16 bits decide a tie
+    for rows, wanted in zip(found, best, strict=True):
+        assert len(set(wanted) - set(rows)) <= 1  # 16 bits decide a tie
 
 
 def test_fewer_clusters_lose_little_and_only_live_windows_are_found(large):
@@ -406,8 +407,11 @@ def test_fewer_clusters_lose_little_and_only_live_windows_are_found(large):
     assert index.snapshot.live[some[some >= 0]].all()
 
 
-def test_a_large_build_gets_an_approximate_index_and_keeps_it(folder, model):
-    build(folder, model, approximate_from=5)
+def test_a_large_build_gets_an_approximate_index_and_keeps_it(
+    folder, model, monkeypatch
+):
+    monkeypatch.setattr("glscl.search.build.APPROXIMATE_FROM", 5)
+    build(folder, model)
     path = folder.parent / "index"
     about = read_manifest(path).approximate
     assert about["windows"] == len(Snapshot(path))
@@ -415,14 +419,15 @@ def test_a_large_build_gets_an_approximate_index_and_keeps_it(folder, model):
     found = VideoIndex(path, model, probe=1.0).search("a red circle", k=3)
     exact = VideoIndex(path, model).search("a red circle", k=3, exact=True)
     assert [m.row for m in found] == [m.row for m in exact]
-    build(folder, model, approximate_from=5)
+    build(folder, model)
     assert read_manifest(path).approximate == about
     shutil.copy(folder / "second/clip 2.mp4", folder / "copy.mp4")
-    build(folder, model, approximate_from=5)
+    build(folder, model)
     newer = read_manifest(path).approximate
     assert newer["windows"] > about["windows"]
     assert len(list(path.glob("coarse-*"))) == 1
-    build(folder, model, approximate_from=1000)
+    monkeypatch.setattr("glscl.search.build.APPROXIMATE_FROM", 1000)
+    build(folder, model)
     assert read_manifest(path).approximate is None
 
 

@@ -59,7 +59,7 @@ def decoded(data, tmp_path):
     ("seconds", "words"),
     [(0, "0:00.0"), (59.96, "1:00.0"), (61.25, "1:01.2"), (3723.4, "1:02:03.4")],
 )
-def test_times_are_said_as_players_say_them(seconds, words):
+def test_times_are_written_as_players_write_them(seconds, words):
     assert clock(seconds) == words
 
 
@@ -130,7 +130,7 @@ def moments_for(server, query="red"):
     return json.loads(get(server, f"/search?q={query}").body)["moments"]
 
 
-def test_an_answer_is_what_the_index_says(server, index):
+def test_an_answer_is_what_the_index_finds(server, index):
     found = moments_for(server, "a%20red%20circle")
     wanted = index.search("a red circle", k=8)
     assert [one["number"] for one in found] == [one.row for one in wanted]
@@ -151,7 +151,7 @@ def test_videos_previews_and_frames_are_sent(server, videos):
 
 
 @pytest.mark.parametrize(
-    ("asked_for", "part"),
+    ("requested", "part"),
     [
         ("bytes=0-9", slice(0, 10)),
         ("bytes=5-", slice(5, None)),
@@ -160,10 +160,10 @@ def test_videos_previews_and_frames_are_sent(server, videos):
         ("bytes=0-", slice(0, None)),
     ],
 )
-def test_players_get_the_range_they_ask_for(server, videos, asked_for, part):
+def test_players_get_the_range_they_request(server, videos, requested, part):
     one = next(m for m in moments_for(server) if m["name"] == "other.mp4")
     content = (videos / "other.mp4").read_bytes()
-    answer = get(server, f"/video/{one['number']}", Range=asked_for)
+    answer = get(server, f"/video/{one['number']}", Range=requested)
     assert (answer.status, answer.body) == (206, content[part])
     assert answer.headers["Content-Range"].endswith(f"/{len(content)}")
     nothing = get(server, f"/video/{one['number']}", Range="bytes=99999999-")
@@ -208,7 +208,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_not_sent(server, videos):
         os.utime(videos / "third.mp4", ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_questions_are_bounded_in_length_and_rate(server, monkeypatch):
+def test_queries_are_limited_in_length_and_rate(server, monkeypatch):
     assert get(server, "/search?q=" + "x" * (MAX_QUERY + 1)).status == 400
     assert get(server, "/search?q=%20").status == 400
     assert get(server, "/search").status == 400
@@ -228,7 +228,7 @@ def test_only_requests_to_this_machine_by_name_are_answered(server):
 
 
 @pytest.mark.parametrize("host", ["192.168.1.20:8421", "10.0.0.7", "[fe80::1]:8421"])
-def test_addresses_in_numbers_reach_the_page(server, host):
+def test_ip_addresses_reach_the_page(server, host):
     assert get(server, "/", Host=host).status == 200
 
 
@@ -255,7 +255,7 @@ def test_every_costly_answer_counts_and_frames_are_decoded_once(server, monkeypa
     assert get(server, f"/frame/{found[1]['number']}/0").status == 429
 
 
-def test_addresses_that_cannot_be_are_one_sentence(index):
+def test_impossible_addresses_are_refused_in_one_sentence(index):
     with pytest.raises(
         ValueError, match="port must lie between 0 and 65535, got 70000"
     ):
@@ -264,7 +264,7 @@ def test_addresses_that_cannot_be_are_one_sentence(index):
         assert running.url.startswith("http://[::1]:")
 
 
-def test_several_people_may_ask_at_once(server):
+def test_several_people_may_search_at_once(server):
     answers = []
     threads = [
         threading.Thread(target=lambda: answers.append(len(moments_for(server))))
@@ -303,7 +303,7 @@ def test_typing_shows_moments_that_play(server):
             ),
         )
         page.goto(server.url)
-        page.get_by_label("What is to be seen?").fill("a red circle")
+        page.get_by_label("What should the video show?").fill("a red circle")
         page.get_by_role("button", name="Search").click()
         page.wait_for_selector("#moments video", timeout=60_000)
         assert NAME in page.inner_text("#moments")
@@ -324,11 +324,11 @@ def test_typing_shows_moments_that_play(server):
         pictures.first.evaluate("picture => picture.decode()")
         assert pictures.first.evaluate("picture => picture.naturalWidth") > 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        page.get_by_label("What is to be seen?").fill(" ")
+        page.get_by_label("What should the video show?").fill(" ")
         page.get_by_role("button", name="Search").click()
         page.locator("#state", has_text=re.compile("^Type")).wait_for()
         chromium.close()
-    # The empty question is refused with a status that the console reports.
+    # The empty sentence is refused with a status that the console reports.
     assert [p for p in problems if "400" not in p] == []
     assert elsewhere == []
 

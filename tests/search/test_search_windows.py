@@ -43,22 +43,30 @@ def test_a_short_video_is_one_window_sampled_as_in_training(seconds):
     assert (only.start, only.end) == (0, count / fps)
 
 
-def test_no_more_windows_overlap_than_the_crowd():
+def test_no_more_windows_overlap_than_max_overlapping():
     for overlap in (0.0, 0.3, 0.5, 0.75):
         windows = Windows(3.0, overlap)
         cuts = cut(4000, 30.0, SPEC, windows)
         for one in cuts:
-            max_overlapping = sum(a.start < one.end and one.start < a.end for a in cuts)
-            assert max_overlapping <= windows.max_overlapping
+            overlapping = sum(a.start < one.end and one.start < a.end for a in cuts)
+            assert overlapping <= windows.max_overlapping
 
 
-@pytest.mark.parametrize("values", [(0, 0.5), (1, 1.0), (1, -0.1), (float("nan"), 0)])
-def test_impossible_windows_are_refused(values):
-    with pytest.raises(ValueError, match="seconds above 0"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 0.5), "seconds must be a number above 0"),
+        ((float("nan"), 0), "seconds must be a number above 0"),
+        ((1, 1.0), "overlap must be a number of at least 0 and below 1, got 1.0"),
+        ((1, -0.1), "overlap must be a number of at least 0 and below 1, got -0.1"),
+    ],
+)
+def test_impossible_windows_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
         Windows(*values)
 
 
-def test_pieces_hold_the_frames_that_their_windows_name(ramp_video):
+def test_chunks_hold_the_frames_that_their_windows_name(ramp_video):
     windows = Windows(1.5, 0.5)
     (chunk,) = read_chunks(ramp_video, 7, SPEC, windows)
     assert (chunk.file, chunk.last, chunk.problem) == (7, True, "")
@@ -77,7 +85,7 @@ def test_pieces_hold_the_frames_that_their_windows_name(ramp_video):
     assert len(chunk.frames) < sum(len(one.indices) for one in cuts)
 
 
-def test_a_long_video_comes_in_pieces(ramp_video, monkeypatch):
+def test_a_long_video_comes_in_chunks(ramp_video, monkeypatch):
     whole = [*read_chunks(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
     monkeypatch.setattr("glscl.search.windows.WINDOWS_AT_ONCE", 2)
     parts = [*read_chunks(ramp_video, 0, SPEC, Windows(1.0, 0.5))]
@@ -98,11 +106,12 @@ def test_broken_files_are_a_problem_of_theirs_alone(ramp_video, tmp_path):
     assert all(chunk.last for chunk in found)
 
 
-def test_other_processes_give_the_same_pieces(ramp_video):
+def test_other_processes_give_the_same_chunks(ramp_video):
     paths = [ramp_video] * 3
     here = [*decoded_chunks(paths, SPEC, Windows(1.0))]
     there = sorted(
-        decoded_chunks(paths, SPEC, Windows(1.0), workers=2), key=lambda p: p.file
+        decoded_chunks(paths, SPEC, Windows(1.0), workers=2),
+        key=lambda chunk: chunk.file,
     )
     for a, b in zip(here, there, strict=True):
         assert a.file == b.file

@@ -6,7 +6,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
+from book.experiments import counters
 from book.experiments.counted_heads import Texts, Videos
+from book.experiments.counters import PhaseMacs, fvcore_macs, phase_macs, torch_macs
 from book.experiments.shipped_heads import (
     EERCFHead,
     eercf_model,
@@ -15,8 +17,7 @@ from book.experiments.shipped_heads import (
 )
 from glscl.backbone import load_backbone
 from glscl.cli import app
-from glscl.costs import counters, formulas
-from glscl.costs.counters import PhaseMacs, fvcore_macs, phase_macs, torch_macs
+from glscl.costs import formulas
 from glscl.costs.formulas import HeadMacs, Sizes
 from glscl.gim import gram_form
 from glscl.lim import DECODED_AT_ONCE, LocalInteraction

@@ -1,0 +1,56 @@
+"""The file tree of the README: a line for each file, from its docstring."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKS = ("<!-- tree -->\n```\n", "```\n<!-- /tree -->")
+#: Folders that are shown file by file, and others that are one line.
+SHOWN = ("glscl", "book/kit", "book/experiments", "book/builder")
+OTHERS = {
+    "book/": "prose pages, references, stored results with their provenance",
+    "notebooks/": "the chapters, clean, with params/{smoke,cpu,gpu}.yaml",
+    "benchmarks/": "speed and memory, as ratios against a reference of the same run",
+    "tests/": "one folder for each part of the package; test names say the behaviour",
+    "smoke_tests/": "what three newcomers do first, as scripts",
+    ".ci/run": "everything a change has to pass",
+}
+WIDTH = 26  # columns of the names
+
+
+def role(path: Path) -> str:
+    """The first sentence of a module, without its period."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0].rstrip(".").replace("``", "")
+
+
+def tree(root: Path) -> Iterator[str]:
+    """Lines of the tree: the package and the book's own code, then the other folders."""
+    for shown in SHOWN:
+        yield from _folder(root / shown, shown, 0)
+    for name, text in OTHERS.items():
+        yield f"{name:{WIDTH}}{text}"
+
+
+def _folder(folder: Path, name: str, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    yield f"{indent + name + '/':{WIDTH}}{role(folder / '__init__.py')}"
+    inside = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name))
+    for path in inside:
+        if path.suffix == ".py" and not path.name.startswith("__"):
+            yield f"{indent + '  ' + path.stem:{WIDTH}}{role(path)}"
+        elif (path / "__init__.py").is_file():
+            yield from _folder(path, path.name, depth + 1)
+
+
+def put_into_readme(root: Path) -> bool:
+    """Bring the tree in README.md up to date; whether it changed."""
+    path = root / "README.md"
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    lines = "".join(f"{line}\n" for line in tree(root))
+    new = f"{before}{MARKS[0]}{lines}{MARKS[1]}{after}"
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+    return new != text
