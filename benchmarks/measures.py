@@ -52,9 +52,9 @@ def released_against_package(N: int, target: int, sizes: Sizes, repeats: int) ->
         {
             "released": lambda: released_scores(*features, lim, mlp),
             "released, no MLP": lambda: released_scores(*features, lim, None),
-            "ours": lambda: model.similarity(text, video),
-            "ours at target": lambda: model.similarity(large_text, large_video),
-            "ours at target, decoded before": lambda: model.similarity(
+            "this package": lambda: model.similarity(text, video),
+            "this package at target": lambda: model.similarity(large_text, large_video),
+            "this package at target, decoded before": lambda: model.similarity(
                 with_text, with_video
             ),
         },
@@ -75,11 +75,11 @@ def released_against_package(N: int, target: int, sizes: Sizes, repeats: int) ->
         "seconds": seconds,
         "released_seconds_at_target": at_target,
         "released_no_mlp_seconds_at_target": at_target_no_mlp,
-        "ratio_at_N": seconds["released"] / seconds["ours"],
-        "ratio_at_target": at_target / seconds["ours at target"],
-        "ratio_at_target_no_mlp": at_target_no_mlp / seconds["ours at target"],
+        "ratio_at_N": seconds["released"] / seconds["this package"],
+        "ratio_at_target": at_target / seconds["this package at target"],
+        "ratio_at_target_no_mlp": at_target_no_mlp / seconds["this package at target"],
         "ratio_at_target_decoded_before": at_target
-        / seconds["ours at target, decoded before"],
+        / seconds["this package at target, decoded before"],
         "macs_ratio_at_target": released_macs(target, sizes, True)
         / formulas.folded_macs(sizes)["GLSCL"].total(target, target),
         "largest_difference": float((released - scores).abs().max()),

@@ -71,7 +71,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [
         "# Benchmark",
         ", ".join(f"{key} {value}" for key, value in where.items()),
-        "## (a) The released schedule and ours",
+        "## (a) The released schedule and this package",
         f"Same scores to {a['largest_difference']:.1e}; same metrics: "
         f"{a['same_metrics']}; captions whose whole order is the same: "
         f"{a['share_of_captions_with_same_order']:.1%}; largest gap between two videos "

@@ -307,18 +307,20 @@ def measure(N: int, arguments: argparse.Namespace, sizes: Sizes) -> Data:
         return {**made, **json.loads(result.stdout)}
 
 
+SIZE_COLUMNS = [
+    "N",
+    "cold p50",
+    "p95",
+    "warm p50",
+    "p95",
+    "resident MB",
+    "disk GB",
+    "kept",
+]
+
+
 def markdown(results: Data) -> str:
     """The main numbers as tables."""
-    columns = [
-        "N",
-        "cold p50",
-        "p95",
-        "warm p50",
-        "p95",
-        "resident MB",
-        "disk GB",
-        "kept",
-    ]
     rows = [
         (
             r["N"],
@@ -338,7 +340,7 @@ def markdown(results: Data) -> str:
         "# Search",
         ", ".join(f"{key} {value}" for key, value in results["provenance"].items()),
         "## Milliseconds a query, two stages",
-        table(columns, rows),
+        table(SIZE_COLUMNS, rows),
         f"## N = {last['N']:,}: each part",
         table(
             ["part", "p50 ms", "p95 ms"],

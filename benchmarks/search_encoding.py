@@ -20,7 +20,7 @@ TIME_BASE = Fraction(1, FPS)
 
 
 def write_video(path: Path, seed: int, side: tuple[int, int], seconds: int) -> None:
-    """A video of drifting colours, which a codec has to work for."""
+    """A video of drifting colours, not one still picture repeated."""
     rng = np.random.default_rng(seed)
     height, width = side
     coarse = rng.integers(0, 256, (seconds + 2, height // 8, width // 8, 3))

@@ -157,7 +157,7 @@ def published_eercf(numbers: Mapping[str, Any]) -> list[Result]:
 
 
 class Comparison(NamedTuple):
-    """A published value and ours: each seed, their mean, the tolerance, a verdict.
+    """A published and a measured value: each seed, their mean, the tolerance, a verdict.
 
     ``tolerance``: percentage points to either side of ``mean``; None with fewer than
     ``FEWEST_SEEDS`` seeds, where there is no verdict either.

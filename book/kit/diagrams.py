@@ -170,10 +170,7 @@ def pooling(
     cell = (WIDTH - 20) / len(w)
     middles = 10 + cell * (np.arange(len(w)) + 0.5)
     drawn = Drawing(392 if values else 344)
-    drawn.box(WIDTH / 2, 4, 200, query, TEXT)
-    top = 4 + box_height(query)
-    for x, there in zip(middles, real, strict=True):
-        drawn.line((WIDTH / 2, top), (x, 78), TEXT, opacity=0.6 if there else 0.15)
+    _query(drawn, query, middles, real)
     _row(drawn, middles, 78, cell, real)
     drawn.text(WIDTH / 2, 122, f"{keys}  (F, D)", SMALL)
     drawn.text(WIDTH / 2, 150, weight)
@@ -190,6 +187,16 @@ def pooling(
     drawn.line((WIDTH / 2, y + 62), (WIDTH / 2, y + 84), SCORE, heads=1)
     drawn.box(WIDTH / 2, y + 84, 330, [score], SCORE)
     return drawn
+
+
+def _query(
+    drawn: Drawing, query: Sequence[str], middles: np.ndarray, real: np.ndarray
+) -> None:
+    """The box of the query, with a line to each frame, faint to padding."""
+    drawn.box(WIDTH / 2, 4, 200, query, TEXT)
+    top = 4 + box_height(query)
+    for x, there in zip(middles, real, strict=True):
+        drawn.line((WIDTH / 2, top), (x, 78), TEXT, opacity=0.6 if there else 0.15)
 
 
 def _row(

@@ -22,6 +22,10 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
 ]
+MicroBatch = Annotated[
+    int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
+]
+CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
 
 
 @sentence_errors
@@ -43,14 +47,10 @@ def train(
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    micro_batch: Annotated[
-        int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
-    ] = None,
+    micro_batch: MicroBatch = None,
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints.")
-    ] = None,
+    checkpoint_every: CheckpointEvery = None,
     select_on: Annotated[
         str, typer.Option(help="Split that chooses the epoch: validation or test.")
     ] = "validation",

@@ -225,3 +225,12 @@ def test_two_processes_share_encoding_and_scoring(tmp_path, write_video, free_po
     for alone, shared in zip(worst, found[0]["worst"], strict=True):
         assert shared["caption"] == alone["caption"]
         assert shared["score"] == pytest.approx(alone["score"], abs=1e-5)
+
+
+def test_a_benchmark_with_unreadable_videos_is_a_status_and_not_an_error(tmp_path):
+    root = tmp_path / "data"
+    replicas.replica("msvd", root, lambda path, *_, **__: path.write_text("no video"))
+    verify = ["data", "verify", str(root), "--dataset", "msvd", "--workers", "1"]
+    result = runner.invoke(app, verify)
+    assert result.exit_code == 1
+    assert "glscl:" not in result.output

@@ -184,8 +184,8 @@ def test_queries_start_between_zero_and_one_and_layers_start_equal():
     assert 0.95 < lim.queries.max() < 1
     first, *others = lim.decoder.layers
     for layer in others:
-        for ours, theirs in zip(first.parameters(), layer.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
+        for own, theirs in zip(first.parameters(), layer.parameters(), strict=True):
+            assert torch.equal(own, theirs)
 
 
 def test_local_similarity_equals_the_loops():

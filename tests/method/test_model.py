@@ -242,11 +242,9 @@ def test_the_frame_transformer_starts_as_clips_text_transformer():
     temporal = GLSCL(backbone, ModelConfig(temporal_layers=2)).temporal
     clip = backbone.clip
     assert torch.equal(temporal.positions, clip.positional_embedding)
-    for ours, theirs in zip(
-        temporal.resblocks, clip.transformer.resblocks, strict=True
-    ):
-        assert torch.equal(ours.mlp.c_fc.weight, theirs.mlp.c_fc.weight)
-        assert torch.equal(ours.attn.in_proj_weight, theirs.attn.in_proj_weight)
+    for own, theirs in zip(temporal.resblocks, clip.transformer.resblocks, strict=True):
+        assert torch.equal(own.mlp.c_fc.weight, theirs.mlp.c_fc.weight)
+        assert torch.equal(own.attn.in_proj_weight, theirs.attn.in_proj_weight)
 
 
 def test_positions_of_frames_start_with_the_deviation_that_was_asked_for():

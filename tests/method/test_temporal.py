@@ -65,10 +65,10 @@ def test_starts_as_the_first_blocks_of_clip():
     transformer = FrameTransformer(12, 3, 2, 9)
     transformer.copy_from_text(blocks, positions)
     assert torch.equal(transformer.positions, positions)
-    for ours, theirs in zip(transformer.resblocks, blocks, strict=False):
+    for own, theirs in zip(transformer.resblocks, blocks, strict=False):
         for name, weight in theirs.state_dict().items():
-            assert torch.equal(ours.state_dict()[name], weight)
-            assert ours.state_dict()[name].data_ptr() != weight.data_ptr()
+            assert torch.equal(own.state_dict()[name], weight)
+            assert own.state_dict()[name].data_ptr() != weight.data_ptr()
 
 
 def test_blocks_that_clip_does_not_have_keep_their_start():
