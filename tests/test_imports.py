@@ -29,7 +29,7 @@ HOMES = {
     "seaborn": "book.kit",
     "IPython": "book.kit",
     "fvcore": "book.experiments.counters",
-    "decord": "glscl.data.frames",
+    "decord": "glscl.data.video",
     "open_clip": "glscl.backbone",
 }
 FILES = [

@@ -1,26 +1,23 @@
-"""Frames of a video file: which are taken, how they are read, resized and padded.
+"""Frames of a video file: which are taken, how they are resized and padded.
 
-The only file that imports decord. The rule is the released one: candidates at a fixed
-rate, thinned evenly to at most F, padded with zeros and a mask when there are fewer.
+The rule is the released one: candidates at a fixed rate, thinned evenly to at most F,
+padded with zeros and a mask when there are fewer. Where the time between frames varies,
+which the release does not consider, candidates are the frames shown at even times.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-
-class VideoError(RuntimeError):
-    """A video file without the frames to read; the message names the file."""
+from glscl.data.video import Timeline, VideoError, VideoReader
 
 
 def sample_indices(
@@ -51,76 +48,60 @@ def sample_indices(
             f"The segment from {start} to {end} s holds no frame of a video of "
             f"{num_frames / fps:.2f} s."
         )
-    candidates = np.arange(first, last + 1, max(1, round(fps / sample_fps)))
-    if len(candidates) > max_frames:
-        keep = np.linspace(0, len(candidates) - 1, max_frames).astype(int)
-        candidates = candidates[keep]
-    return candidates
+    return _thinned(
+        np.arange(first, last + 1, max(1, round(fps / sample_fps))), max_frames
+    )
 
 
-@lru_cache(maxsize=1)
-def _decord() -> Any:
-    # decord retries 10240 times at a broken end of file, which takes minutes.
-    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "2048")
-    try:
-        import decord
-    except ImportError as error:
-        raise VideoError(
-            "decord cannot be imported: it has no wheel for this platform; see the "
-            "installation notes."
-        ) from error
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
+def sample_timeline(
+    timeline: Timeline,
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> NDArray[np.int64]:
+    """``sample_indices`` of a video whose frames are shown at the times of ``timeline``.
 
-
-class VideoReader:
-    """An open video file: ``count`` frames at ``fps``, to be read in several steps.
-
-    Raises ``VideoError`` naming the file when it is missing, empty, not a video, or
-    broken at one of the frames to read. A broken frame is never replaced.
+    Where the rate is not constant, the candidates are the frames shown at ``start`` (0)
+    and every 1 / ``sample_fps`` seconds after it, each frame once.
     """
+    if timeline.constant:
+        count = len(timeline.times)
+        return sample_indices(count, timeline.fps, max_frames, sample_fps, start, end)
+    if max_frames < 1 or not sample_fps > 0:
+        raise ValueError(
+            f"max_frames and sample_fps must be positive, got {max_frames}, {sample_fps}."
+        )
+    first, last = start or 0.0, timeline.end if end is None else min(end, timeline.end)
+    if not 0 <= first <= last or first >= timeline.end:
+        raise ValueError(
+            f"The segment from {start} to {end} s holds no frame of a video of "
+            f"{timeline.end:.2f} s."
+        )
+    steps = np.arange(int((last - first) * sample_fps + 1e-9) + 1)
+    seconds = first + steps / sample_fps
+    within = seconds[seconds < timeline.end]
+    return _thinned(np.unique(timeline.index_at(within)), max_frames)
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise VideoError(f"Video {path} does not exist.")
-        if self.path.stat().st_size == 0:
-            raise VideoError(f"Video {path} is an empty file.")
-        decord = _decord()
-        try:
-            self._file = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            self.count, self.fps = len(self._file), float(self._file.get_avg_fps())
-        except Exception as error:  # decord raises its own types and RuntimeError
-            raise VideoError(
-                f"Video {path} cannot be opened: {_reason(error)}."
-            ) from error
-        if self.count == 0 or not self.fps > 0:
-            raise VideoError(f"Video {path} has {self.count} frames at {self.fps} fps.")
 
-    def sample(
-        self,
-        max_frames: int = 12,
-        sample_fps: float = 1.0,
-        start: float | None = None,
-        end: float | None = None,
-    ) -> np.ndarray:
-        """``sample_indices`` of this video."""
-        try:
-            return sample_indices(
-                self.count, self.fps, max_frames, sample_fps, start, end
-            )
-        except ValueError as error:
-            raise VideoError(f"Video {self.path}: {error}") from error
+def _thinned(candidates: NDArray[np.int64], max_frames: int) -> NDArray[np.int64]:
+    if len(candidates) <= max_frames:
+        return candidates
+    return candidates[np.linspace(0, len(candidates) - 1, max_frames).astype(int)]
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """The frames at ``indices`` (n,), ascending: RGB, uint8 (n, H, W, 3)."""
-        try:
-            return self._file.get_batch(indices.tolist()).asnumpy()
-        except Exception as error:
-            raise VideoError(
-                f"Video {self.path} cannot be decoded at frames {indices[0]} to "
-                f"{indices[-1]} of {self.count}: {_reason(error)}."
-            ) from error
+
+def sample_video(
+    reader: VideoReader,
+    max_frames: int = 12,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> NDArray[np.int64]:
+    """``sample_timeline`` of an open video; ``VideoError`` names the file."""
+    try:
+        return sample_timeline(reader.timeline, max_frames, sample_fps, start, end)
+    except ValueError as error:
+        raise VideoError(f"Video {reader.path}: {error}") from error
 
 
 def read_frames(
@@ -135,16 +116,17 @@ def read_frames(
     Raises ``VideoError`` as ``VideoReader`` does.
     """
     reader = VideoReader(path)
-    return reader.read(reader.sample(max_frames, sample_fps, start, end))
+    return reader.read(sample_video(reader, max_frames, sample_fps, start, end))
 
 
 class VideoInfo(NamedTuple):
-    """What a video file states: frames, frames a second, pixels."""
+    """What a video holds: frames shown, mean frames a second, pixels, decoder."""
 
     frames: int
     fps: float
     width: int
     height: int
+    decoder: str
 
 
 def check_video(
@@ -155,30 +137,29 @@ def check_video(
     Raises ``VideoError`` as ``VideoReader`` does.
     """
     reader = VideoReader(path)
-    indices = reader.sample(start=start, end=end)
+    indices = sample_video(reader, start=start, end=end)
     _, height, width, _ = reader.read(indices[[0, -1]]).shape
-    return VideoInfo(reader.count, reader.fps, width, height)
+    timeline = reader.timeline
+    return VideoInfo(len(timeline.times), timeline.fps, width, height, reader.decoder)
 
 
 def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndarray]:
     """All of a video at ``fps``: uint8 (n, H, W, 3), at most ``chunk`` frames at a time.
 
-    Frame k is the one at k / ``fps`` seconds; no frame of a slower video is taken twice.
-    Raises ``VideoError`` as ``VideoReader`` does.
+    Frame k is the one nearest to k / ``fps`` seconds, and none is taken twice. Where the
+    time between frames varies it is the one shown then, again where nothing changes, so
+    that the copy keeps its length. Raises ``VideoError`` as ``VideoReader`` does.
     """
     reader = VideoReader(path)
-    times = np.arange(0, reader.count / reader.fps, 1 / fps)
-    frames = np.round(times * reader.fps).astype(int).clip(max=reader.count - 1)
-    indices = np.unique(frames)
+    timeline = reader.timeline
+    seconds = np.arange(0, timeline.end, 1 / fps)
+    if timeline.constant:
+        frames = np.round(seconds * timeline.fps).astype(int)
+        indices = np.unique(frames.clip(max=len(timeline.times) - 1))
+    else:
+        indices = timeline.index_at(seconds)
     for first in range(0, len(indices), chunk):
         yield reader.read(indices[first : first + chunk])
-
-
-def _reason(error: Exception) -> str:
-    """The first informative line of a decoder's message, without its file names."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return re.sub(r"^(\[.*?\] )?\S+:\d+: ", "", text).rstrip(".")[:160]
 
 
 def resize_crop(frames: np.ndarray, size: int) -> np.ndarray:

@@ -71,7 +71,13 @@ class FrameCache:
     def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
         """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
         key = _digest(
-            [_file_state(item), spec.max_frames, spec.sample_fps, spec.image_size]
+            [
+                _file_state(item),
+                spec.max_frames,
+                spec.sample_fps,
+                spec.image_size,
+                "presentation time",
+            ]
         )
         path = self.folder / key[:2] / f"{key}.npy"
         try:

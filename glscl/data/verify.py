@@ -15,8 +15,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from glscl.data.annotations import field, numbered, read_json
-from glscl.data.frames import VideoError, VideoInfo, check_video
+from glscl.data.frames import VideoInfo, check_video
 from glscl.data.split import VideoItem
+from glscl.data.video import VideoError
 from glscl.util.files import write_json
 from glscl.util.workers import Outcome, outcomes
 
@@ -37,6 +38,7 @@ class Checked:
     fps: float | None = None
     width: int | None = None
     height: int | None = None
+    decoder: str | None = None
 
 
 @dataclass(frozen=True)

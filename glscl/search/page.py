@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glscl.data.encode import encode_mp4, jpeg
-from glscl.data.frames import VideoError, VideoReader, resize_shorter
+from glscl.data.frames import resize_shorter
+from glscl.data.video import VideoError, VideoReader
 from glscl.search.index import Moment
 from glscl.search.windows import read_resized
 from glscl.util.files import write_text
@@ -43,7 +44,7 @@ def frames_at(path: Path, times: NDArray[np.floating], side: int) -> NDArray[np.
     The shorter side has ``side`` pixels. Raises ``VideoError``.
     """
     reader = VideoReader(path)
-    wanted = np.round(times * reader.fps).astype(int).clip(0, reader.count - 1)
+    wanted = reader.timeline.index_at(times)
     indices, inverse = np.unique(wanted, return_inverse=True)
     return read_resized(reader, indices, resize_shorter, side)[inverse]
 

@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from glscl.data.encode import jpeg
-from glscl.data.frames import VideoError
+from glscl.data.video import VideoError
 from glscl.search.index import Moment, VideoIndex
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview, printable
 from glscl.search.store import FileState

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from glscl.data.frames import VideoError, VideoReader, resize_crop, sample_indices
+from glscl.data.frames import resize_crop, sample_timeline
 from glscl.data.loader import FrameSpec
+from glscl.data.video import Timeline, VideoError, VideoReader
 from glscl.util.settings import Settings
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
@@ -49,19 +50,23 @@ class Cut(NamedTuple):
     end: float
 
 
-def cut(count: int, fps: float, spec: FrameSpec, windows: Windows) -> list[Cut]:
-    """The windows of a video of ``count`` frames at ``fps``, in order of time."""
-    duration, F = count / fps, spec.max_frames
-    rate = min(fps, spec.sample_fps, F / windows.seconds)  # of the grid
+def cut(timeline: Timeline, spec: FrameSpec, windows: Windows) -> list[Cut]:
+    """The windows of a video, in order of time."""
+    duration, F = timeline.end, spec.max_frames
+    rate = min(timeline.fps, spec.sample_fps, F / windows.seconds)  # of the grid
     n = max(1, min(F, round(windows.seconds * rate)))
     grid = np.arange(int(duration * rate)) / rate
     if duration <= UNCUT * windows.seconds or len(grid) <= n:
-        return [Cut(sample_indices(count, fps, F, spec.sample_fps), 0.0, duration)]
+        return [Cut(sample_timeline(timeline, F, spec.sample_fps), 0.0, duration)]
     step = max(1, round(n * (1 - windows.overlap)))
     starts = sorted({*range(0, len(grid) - n + 1, step), len(grid) - n})
-    indices = np.round(grid * fps).astype(np.int64).clip(max=count - 1)
+    indices = timeline.index_at(grid)
     return [
-        Cut(indices[k : k + n], grid[k], min(grid[k] + windows.seconds, duration))
+        Cut(
+            np.unique(indices[k : k + n]),
+            grid[k],
+            min(grid[k] + windows.seconds, duration),
+        )
         for k in starts
     ]
 
@@ -92,7 +97,7 @@ def read_chunks(
     begin = time.perf_counter()
     try:
         reader = VideoReader(path)
-        cuts = cut(reader.count, reader.fps, spec, windows)
+        cuts = cut(reader.timeline, spec, windows)
         for first in range(0, len(cuts), WINDOWS_AT_ONCE):
             part = cuts[first : first + WINDOWS_AT_ONCE]
             last = first + WINDOWS_AT_ONCE >= len(cuts)
@@ -113,7 +118,8 @@ def _chunk(
     slots = np.full((len(cuts), spec.max_frames), -1, np.int64)
     for row, one in zip(slots, cuts, strict=True):
         row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
-    times = np.where(slots < 0, np.nan, wanted[slots] / reader.fps).astype(np.float32)
+    shown = reader.timeline.times[wanted]
+    times = np.where(slots < 0, np.nan, shown[slots]).astype(np.float32)
     spans = np.array([(one.start, one.end) for one in cuts], np.float32)
     return DecodedChunk(file, last, frames, slots, times, spans)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from glscl.data import loader
-from glscl.data.frames import VideoError
 from glscl.data.loader import (
     FrameCache,
     FrameSpec,
@@ -20,6 +19,7 @@ from glscl.data.loader import (
     video_loader,
 )
 from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.data.video import VideoError
 from glscl.util.files import atomic_path
 
 SPEC = FrameSpec(6, 8.0, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from glscl.cli import app
 from glscl.data.annotations import AnnotationError
-from glscl.data.frames import VideoError, check_video, read_frames, resampled
+from glscl.data.frames import check_video, read_frames, resampled
 from glscl.data.prepare import prepare
 from glscl.data.split import VideoItem
 from glscl.data.verify import read_unreadable, verify
+from glscl.data.video import VideoError, VideoReader
 from glscl.data.videofiles import list_videos
 from glscl.util.workers import outcomes
 
@@ -170,7 +171,7 @@ def test_the_one_corrupted_media_file_is_found(shared):
 
 def test_checking_opens_what_reading_opens(ramp_video):
     info = check_video(ramp_video)
-    assert info == (40, 8.0, 64, 48)
+    assert info == (40, 8.0, 64, 48, VideoReader(ramp_video).decoder)
 
 
 @pytest.mark.parametrize("fps", [1.0, 3.0, 8.0, 20.0])

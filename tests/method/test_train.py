@@ -17,10 +17,10 @@ import torch
 import torch.multiprocessing as mp
 from toy import toy_model, toy_recipe, toy_split, toy_videos, weights
 
-from glscl.data.frames import VideoError
 from glscl.data.loader import FrameSpec, VideoDataset
 from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
 from glscl.data.split import Split
+from glscl.data.video import VideoError
 from glscl.model import GLSCL
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
 from glscl.util import parallel

@@ -7,6 +7,7 @@ import pytest
 
 from glscl.data.frames import read_frames, resize_crop, sample_indices
 from glscl.data.loader import FrameSpec
+from glscl.data.video import Timeline
 from glscl.search.windows import Windows, cut, decoded_chunks, read_chunks
 
 SPEC = FrameSpec(6, 2.0, 32, (0.5,) * 3, (0.5,) * 3)
@@ -17,7 +18,7 @@ def test_windows_cover_a_video_evenly(seed):
     rng = np.random.default_rng(seed)
     count, fps = int(rng.integers(1, 5000)), float(rng.uniform(0.5, 60))
     windows = Windows(float(rng.uniform(1, 20)), float(rng.uniform(0, 0.8)))
-    cuts = cut(count, fps, SPEC, windows)
+    cuts = cut(Timeline.regular(count, fps), SPEC, windows)
     assert cuts[0].start == 0
     assert cuts[-1].end <= count / fps + 1e-6
     rate = min(fps, SPEC.sample_fps, SPEC.max_frames / windows.seconds)
@@ -38,7 +39,7 @@ def test_windows_cover_a_video_evenly(seed):
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 14.9])
 def test_a_short_video_is_one_window_sampled_as_in_training(seconds):
     count, fps = round(seconds * 8), 8.0
-    (only,) = cut(count, fps, SPEC, Windows(10))
+    (only,) = cut(Timeline.regular(count, fps), SPEC, Windows(10))
     np.testing.assert_array_equal(only.indices, sample_indices(count, fps, 6, 2.0))
     assert (only.start, only.end) == (0, count / fps)
 
@@ -46,7 +47,7 @@ def test_a_short_video_is_one_window_sampled_as_in_training(seconds):
 def test_no_more_windows_overlap_than_max_overlapping():
     for overlap in (0.0, 0.3, 0.5, 0.75):
         windows = Windows(3.0, overlap)
-        cuts = cut(4000, 30.0, SPEC, windows)
+        cuts = cut(Timeline.regular(4000, 30.0), SPEC, windows)
         for one in cuts:
             overlapping = sum(a.start < one.end and one.start < a.end for a in cuts)
             assert overlapping <= windows.max_overlapping
@@ -70,7 +71,7 @@ def test_chunks_hold_the_frames_that_their_windows_name(ramp_video):
     windows = Windows(1.5, 0.5)
     (chunk,) = read_chunks(ramp_video, 7, SPEC, windows)
     assert (chunk.file, chunk.last, chunk.problem) == (7, True, "")
-    cuts = cut(40, 8.0, SPEC, windows)
+    cuts = cut(Timeline.regular(40, 8.0), SPEC, windows)
     assert len(chunk.frame_slots) == len(cuts) > 3
     every = resize_crop(read_frames(ramp_video, 40, 8.0), 32)
     for one, frame_slots, times in zip(

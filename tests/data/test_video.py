@@ -1,0 +1,156 @@
+"""Videos of every kind show at every second what a player shows there."""
+
+import av
+import numpy as np
+import odd_videos
+import pytest
+from odd_videos import KINDS, Kind
+
+from glscl.data.frames import check_video, read_frames, resampled, sample_timeline
+from glscl.data.loader import FrameSpec
+from glscl.data.video import Timeline, VideoError, VideoReader
+from glscl.search.windows import Windows, read_chunks
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def made(request, tmp_path_factory):
+    kind = request.param
+    path = odd_videos.write(tmp_path_factory.mktemp("odd") / f"v{kind.suffix}", kind)
+    return kind, path, *odd_videos.shown(path)
+
+
+def same(one, other):
+    return np.abs(one.astype(int) - other).max() <= 2
+
+
+def test_the_time_axis_is_that_of_a_player(made):
+    kind, path, times, _ = made
+    reader = VideoReader(path)
+    assert len(reader.timeline.times) == len(times)
+    assert np.abs(reader.timeline.times - times).max() < 2e-3
+    meant = odd_videos.seconds_of(kind, 120)
+    assert abs(reader.timeline.end - (meant[-1] + 1 / kind.fps)) < 4.1 / kind.fps
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_sampled_frame_is_the_one_of_a_full_decode(made, seed):
+    _, path, times, frames = made
+    reader = VideoReader(path)
+    rng = np.random.default_rng(seed)
+    seconds = np.sort(rng.uniform(0, reader.timeline.end, 9))
+    found = reader.read(reader.timeline.index_at(seconds))
+    for second, pixels in zip(seconds, found, strict=True):
+        number = max(0, int(np.searchsorted(times, second + 1e-6, side="right")) - 1)
+        # A second on the edge of a frame may fall to either side.
+        near = np.abs(times - second).min() < 2e-3
+        numbers = (number, number + 1, number - 1) if near else (number,)
+        assert any(same(pixels, frames[n % len(frames)]) for n in numbers)
+
+
+def test_frames_sampled_by_time_are_the_ones_shown_then(made):
+    """At two a second; where the rate is constant, the released rule says the same."""
+    _, path, times, frames = made
+    timeline = VideoReader(path).timeline
+    if timeline.constant:
+        every = np.arange(0, len(frames), round(timeline.fps / 2))
+    else:
+        seconds = np.arange(0, timeline.end, 0.5)
+        every = np.searchsorted(times, seconds + 2e-3, side="right") - 1
+        every = np.unique(every.clip(min=0))
+    found = read_frames(path, 100, 2.0)
+    assert len(found) == len(every)
+    for number, pixels in zip(every, found, strict=True):
+        assert same(pixels, frames[number])
+
+
+def test_a_search_reports_the_second_of_each_frame(made):
+    _, path, times, frames = made
+    spec = FrameSpec(6, 2.0, 48, (0.5,) * 3, (0.5,) * 3)
+    chunks = [*read_chunks(path, 0, spec, Windows(1.5, 0.5))]
+    assert not any(chunk.problem for chunk in chunks)
+    windows = 0
+    for chunk in chunks:
+        for slots, seconds in zip(chunk.frame_slots, chunk.times, strict=True):
+            windows += 1
+            for slot, second in zip(slots[slots >= 0], seconds, strict=False):
+                number = int(np.abs(times - second).argmin())
+                assert abs(times[number] - second) < 5e-3
+                whole = frames[number][:, 8:56]  # the centre of 48 × 64
+                assert same(chunk.frames[slot], whole)
+    assert windows > 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_varying_rate_is_sampled_at_even_times(seed):
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.uniform(0.01, 0.6, 200)) - 0.01
+    timeline = Timeline(times, times[-1] + 0.1, 200 / times[-1], False)
+    start, end = 3.0, float(rng.uniform(5, 20))
+    found = sample_timeline(timeline, 1000, 4.0, start, end)
+    wanted = np.arange(start, end, 0.25)
+    shown = [times[times <= second + 1e-4].size - 1 for second in wanted]
+    np.testing.assert_array_equal(found, np.unique(shown))
+    few = sample_timeline(timeline, 5, 4.0, start, end)
+    assert len(few) == 5
+    assert {few[0], few[-1]} == {found[0], found[-1]}
+
+
+def test_a_segment_after_the_last_frame_is_refused():
+    timeline = Timeline(np.array([0.0, 1.0, 1.5]), 2.0, 1.5, False)
+    with pytest.raises(ValueError, match=r"from 2\.0 to None s holds no frame"):
+        sample_timeline(timeline, start=2.0)
+
+
+def test_a_copy_of_a_varying_rate_keeps_its_length(tmp_path):
+    path = odd_videos.write(tmp_path / "v.mp4", Kind(".mp4", "libx264", 0, "variable"))
+    copied = sum(len(chunk) for chunk in resampled(path, 5.0))
+    assert copied == int(np.ceil(VideoReader(path).timeline.end * 5.0))
+
+
+def test_a_check_says_which_decoder_reads(tmp_path):
+    path = odd_videos.write(tmp_path / "v.avi", Kind(".avi", "mpeg4", 2))
+    assert check_video(path).decoder == "PyAV"
+
+
+def test_reading_back_and_forth_gives_the_same_frames(made):
+    _, path, _, frames = made
+    reader = VideoReader(path)
+    for indices in ([100, 110], [3, 50], [60], [0, 1, 2, 119]):
+        indices = np.minimum(indices, len(frames) - 1)
+        for index, pixels in zip(indices, reader.read(indices), strict=True):
+            assert same(pixels, frames[index])
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder"),
+    [
+        (Kind(".mp4", "libx264", 2), "decord"),
+        (Kind(".webm", "libvpx"), "decord"),
+        (Kind(".mp4", "libx264", 2, "variable"), "PyAV"),
+        (Kind(".mp4", "libx264", 2, hidden=45), "PyAV"),
+        (Kind(".avi", "libx264"), "PyAV"),
+        (Kind(".mkv", "mpeg4", 2), "PyAV"),
+    ],
+    ids=str,
+)
+def test_decord_reads_constant_rate_and_pyav_the_rest(tmp_path, kind, decoder):
+    pytest.importorskip("decord")
+    assert (
+        VideoReader(odd_videos.write(tmp_path / f"v{kind.suffix}", kind)).decoder
+        == decoder
+    )
+
+
+def test_a_file_without_video_is_refused(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=44100, layout="mono")
+        silence = np.zeros((1, 1024), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    with pytest.raises(
+        VideoError, match=r"sound\.mp4 cannot be opened: it has no video"
+    ):
+        VideoReader(path)
