@@ -58,20 +58,32 @@ def data_show(
 
 
 def _every_video(
-    root: Path, dataset: str | None, variant: str | None, videos: Path | None
+    root: Path,
+    dataset: str | None,
+    variant: str | None,
+    videos: Path | None,
+    leave_out: Path | None = None,
 ) -> list[Any]:
-    """The videos of a data set, after saying what it lacks, or all below a folder."""
+    """The videos of a data set, after saying what it lacks, or all below a folder.
+
+    ``leave_out``: a folder whose videos are not taken.
+    """
     from glscl.data.benchmarks import Dataset
     from glscl.data.split import VideoItem
-    from glscl.data.videofiles import list_videos
+    from glscl.data.videofiles import by_relative_name, list_videos
     from glscl.evaluate import markdown
     from glscl.runs import DataSource
 
     if dataset is None:
-        items = [VideoItem(p.stem, p) for p in list_videos(videos or root)]
-        if not items:
-            raise FileNotFoundError(f"There is no video below {videos or root}.")
-        return items
+        folder = videos or root
+        paths = list_videos(folder)
+        if leave_out is not None:
+            outside = leave_out.resolve()
+            paths = [path for path in paths if outside not in path.resolve().parents]
+        if not paths:
+            raise FileNotFoundError(f"There is no video below {folder}.")
+        named = by_relative_name(folder, paths)
+        return [VideoItem(name, path) for name, path in named.items()]
     source = DataSource(dataset, root, variant, videos)
     found = source.open()
     if isinstance(found, Dataset):
@@ -134,7 +146,7 @@ def data_prepare(
     from glscl.data.prepare import prepare
     from glscl.evaluate import markdown
 
-    items = _every_video(root, dataset, variant, videos)
+    items = _every_video(root, dataset, variant, videos, leave_out=out)
     done = prepare(items, out, fps, size, workers, timeout)
     if done.problems:
         problems = done.problems.items()

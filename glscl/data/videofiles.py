@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".mkv", ".webm"}
-SUFFIXES |= {".wmv", ".flv", ".ogv"}
+SUFFIXES |= {".wmv", ".flv", ".ogv", ".mts", ".m2ts"}
 
 
 def without_suffix(name: str) -> str:
@@ -41,13 +41,41 @@ class VideoFiles:
 
 
 def list_videos(folder: str | Path) -> list[Path]:
-    """Every video below ``folder``, links followed, in the order of their names."""
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-    )
+    """Every video below ``folder``, in the order of their names.
+
+    Links are followed, each folder once, so that a link to a folder above is no loop.
+    """
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders.sort()
+        found += [Path(parent, name) for name in names if _is_video(name)]
+    return sorted(found)
+
+
+def _is_video(name: str) -> bool:
+    """Whether a file of this name is taken for a video."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def by_relative_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Paths below ``folder`` by their name in it, without suffix.
+
+    Raises ``ValueError`` where two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = without_suffix(path.relative_to(folder).as_posix())
+        if name in found:
+            raise ValueError(
+                f"Two files are named {name}: {found[name]} and {path}; rename one."
+            )
+        found[name] = path
+    return found
 
 
 def find_videos(folder: str | Path) -> VideoFiles:

@@ -62,8 +62,14 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """The present state. Raises ``OSError`` where there is no such file."""
-        stat = path.stat()
+        """The present state; of a link that leads nowhere, that of the link.
+
+        Raises ``OSError`` where there is no such file.
+        """
+        try:
+            stat = path.stat()
+        except OSError:
+            stat = path.lstat()
         return cls(stat.st_size, stat.st_mtime_ns)
 
 
