@@ -1,5 +1,6 @@
 """The files that install the project agree with each other."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -83,3 +84,12 @@ def test_every_module_says_its_role_in_one_line():
     for line in tree.tree(ROOT):
         assert line[tree.WIDTH :].strip(), line
         assert len(line) <= 110, line
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_is_there(page):
+    named = re.findall(r"`([\w.]+/[\w./]*)`", (ROOT / page).read_text())
+    assert named
+    generated = ("_build", "data", "runs", "notebooks/NN_name.ipynb")
+    for path in named:
+        assert path.startswith(generated) or (ROOT / path).exists(), path
