@@ -16,6 +16,7 @@ Sources: the papers named at each class.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ class Videos(NamedTuple):
 State = tuple[Tensor, ...]
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A similarity head in three phases; calling it runs all of them."""
 
     def per_video(self, videos: Videos) -> State:
@@ -53,9 +54,9 @@ class Head(nn.Module):
         """What is computed once for each of A captions."""
         return (texts.captions,)
 
+    @abstractmethod
     def per_pair(self, query: State, video: State) -> Tensor:
         """Scores (A, B) from what the other phases returned."""
-        raise NotImplementedError
 
     def forward(
         self,

@@ -26,6 +26,10 @@ from glscl.data.split import Split, VideoItem
 from glscl.util import parallel
 from glscl.util.files import atomic_path
 
+#: How seconds become frames. Both caches depend on it, so that frames and features of
+#: another rule are never reused.
+CLOCK = "presentation time"
+
 
 @dataclass(frozen=True)
 class FrameSpec:
@@ -50,12 +54,12 @@ def _digest(value: object) -> str:
 
 
 def _file_state(item: VideoItem) -> list[object]:
-    """What changes when a video file does: its path, size and time of change."""
+    """What decides the frames of a video: its path, size, time of change and ``CLOCK``."""
     path = Path(item.path)
     if not path.exists():
-        return [str(path), None, None, item.start, item.end]
+        return [str(path), None, None, item.start, item.end, CLOCK]
     stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns, item.start, item.end]
+    return [str(path), stat.st_size, stat.st_mtime_ns, item.start, item.end, CLOCK]
 
 
 class FrameCache:
@@ -71,13 +75,7 @@ class FrameCache:
     def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
         """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
         key = _digest(
-            [
-                _file_state(item),
-                spec.max_frames,
-                spec.sample_fps,
-                spec.image_size,
-                "presentation time",
-            ]
+            [_file_state(item), spec.max_frames, spec.sample_fps, spec.image_size]
         )
         path = self.folder / key[:2] / f"{key}.npy"
         try:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from glscl.util.files import write_json
 
-FORMAT = "glscl video index 1"
+FORMAT = "glscl video index 2"
 MANIFEST = "index.json"
 ROW = np.dtype(
     [

@@ -101,6 +101,23 @@ def test_a_changed_video_or_rule_is_decoded_again(split, tmp_path):
     assert len(first) == 6
 
 
+def test_frames_and_features_of_another_clock_are_not_reused(
+    split, tmp_path, monkeypatch
+):
+    cache, item = FrameCache(tmp_path / "frames"), split.videos[0]
+    encoder, dataset = Mean(), VideoDataset(split, SPEC)
+
+    def fill():
+        cache.get(item, SPEC)
+        cached_frame_features(encoder, dataset, tmp_path / "features")
+        return {path for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = fill()
+    assert fill() == before
+    monkeypatch.setattr(loader, "CLOCK", "index over mean rate")
+    assert len(fill() - before) == 2
+
+
 def test_a_damaged_cache_file_is_made_again(split, tmp_path):
     cache, item = FrameCache(tmp_path / "cache"), split.videos[0]
     first = cache.get(item, SPEC)

@@ -253,7 +253,7 @@ def test_a_second_writer_is_refused(tmp_path):
         ("no json", "does not describe a video index"),
         ("[]", "does not describe a video index"),
         ('{"format": "glscl video index 0"}', "make the index again"),
-        ('{"format": "glscl video index 1"}', "does not describe a video index"),
+        ('{"format": "glscl video index 2"}', "does not describe a video index"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, text, message):
