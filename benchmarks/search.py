@@ -1,9 +1,9 @@
 """Searching large generated collections: ``python -m benchmarks.search``.
 
 For each size an index is written, then a process of its own opens it and is timed: one
-query after the other, the page cache emptied of its features before each, and again
-without. In the same run, on a sample of the queries: what exact stages would find, and
-what they would cost. Needs about 23 KB of disk a video.
+query after the other, Linux asked to drop the files of the index from memory before each,
+and again without. In the same run, on a sample of the queries: what exact stages would
+find, and what they would cost. Needs about 25 KB of disk a video.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +33,18 @@ from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures
-from glscl.search.coarse import (
-    APPROXIMATE_FROM,
-    PROBED,
-    Coarse,
-    load_faiss,
-    needs_approximate,
-    write_approximate,
-)
+from glscl.search import table as tables
 from glscl.search.index import VideoIndex
-from glscl.search.store import Snapshot, write_manifest
+from glscl.search.table import APPROXIMATE_FROM, PROBED, Rows
 
 Data = dict[str, Any]
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SHORTLISTS = (50, 100, 200, 500, 1000)
 SHARPNESS = (3.0, 1.0, 0.3, 0.1, 0.03)  # τ in units of the spread of s within a video
 BEST = 10  # the moments that a user sees
-PROBES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # shares of the clusters to try
+COARSE_ROWS = 50_000  # coarse vectors compared at a time
+WARM_UP = 20  # queries before the first that is timed
+PROBES = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the clusters to try
 
 
 def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) -> Data:
@@ -59,18 +53,15 @@ def make(path: Path, N: int, queries: int, sizes: Sizes, approximate_from: int) 
     model = scoring_model(sizes)
     collection = generate(path, N, queries, model, sizes)
     written = time.perf_counter() - begin
-    snapshot = Snapshot(path)
-    about = None
-    if needs_approximate(snapshot, approximate_from):
-        about = write_approximate(path, snapshot)
-        write_manifest(path, replace(snapshot.manifest, approximate=about))
+    tables.APPROXIMATE_FROM = approximate_from
+    tables.maintain(str(path))
     np.savez(path / "queries.npz", *collection.queries)
     files = [file for file in path.rglob("*") if file.is_file()]
     return {
         "N": N,
-        "approximate": about,
+        "clusters": tables.clusters(N) if tables.Snapshot(str(path)).indexed else None,
         "write_seconds": written,
-        "train_and_fill_seconds": time.perf_counter() - begin - written,
+        "approximate_index_seconds": time.perf_counter() - begin - written,
         "disk_gb": sum(file.stat().st_size for file in files) / 1e9,
     }
 
@@ -93,11 +84,13 @@ def resident_mb() -> dict[str, float]:
     return {"all": kb["VmRSS"] / 1e3, "of it files": kb["RssFile"] / 1e3}
 
 
-def drop_cached_features(snapshot: Snapshot) -> None:
-    """Ask Linux to drop what it holds of the features in memory."""
-    for segment in snapshot.segments:
-        file = segment.features.file.fileno()
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+def drop_cached_files(path: str) -> None:
+    """Ask Linux to drop what it holds of the index in memory."""
+    for file in Path(path).rglob("*.lance"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
 
 
 def percentiles(seconds: Sequence[float]) -> Data:
@@ -116,42 +109,36 @@ def timed(run: Callable[[int], Any], count: int, before: Callable[[], None]) -> 
     return percentiles(seconds)
 
 
-def through_a_memory_map(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-    """The plain way to read candidates, for comparison."""
-    return np.load(path / "segments/000000/features.npy", mmap_mode="r")[rows]
+def coarse_stage(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
+    """The shortlists of unit ``queries`` (A, D), one by one."""
+    return [index.nearest(query, k) for query in queries]
 
 
-def latencies(index: VideoIndex, text: TextFeatures, count: int, slow: int) -> Data:
+def latencies(index: VideoIndex, text: TextFeatures, count: int) -> Data:
     """Milliseconds a query: both stages, cold and warm, and each part alone."""
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
-    found = [np.sort(rows[rows >= 0]) for rows in index.coarse.search(queries, 100)]
+    found = [np.sort(rows) for rows in coarse_stage(index, queries[:count], 100)]
 
     def search(a: int) -> None:
         index.ranked(one(text, a), 100, BEST)
 
     def cold() -> None:
-        drop_cached_features(index.snapshot)
+        drop_cached_files(index.path)
 
     def nothing() -> None:
         pass
 
-    features = [index.snapshot.features(rows) for rows in found[:count]]
-    return {
-        "cold": timed(search, count, cold),
-        "warm": timed(search, count, nothing),
-        "coarse": timed(
-            lambda a: index.coarse.search(queries[a : a + 1], 100), count, nothing
-        ),
-        "reading, cold": timed(
-            lambda a: index.snapshot.features(found[a]), count, cold
-        ),
-        "reading through a memory map, cold": timed(
-            lambda a: through_a_memory_map(index.path, found[a]), slow, cold
-        ),
-        "scoring": timed(
-            lambda a: index.scores(one(text, a), found[a], features[a]), count, nothing
-        ),
+    features = [index.snapshot.features(rows) for rows in found]
+    read = index.snapshot.features
+    parts: dict[str, tuple[Callable[[int], Any], Callable[[], None]]] = {
+        "cold": (search, cold),
+        "warm": (search, nothing),
+        "coarse": (lambda a: index.nearest(queries[a], 100), nothing),
+        "reading, cold": (lambda a: read(found[a]), cold),
+        "reading, warm": (lambda a: read(found[a]), nothing),
+        "scoring": (lambda a: index.scores(one(text, a), features[a]), nothing),
     }
+    return {name: timed(run, count, before) for name, (run, before) in parts.items()}
 
 
 def kept(found: Sequence[NDArray], wanted: Sequence[NDArray]) -> float:
@@ -160,22 +147,24 @@ def kept(found: Sequence[NDArray], wanted: Sequence[NDArray]) -> float:
     return float(np.mean(shares))
 
 
-def exact_coarse(index: VideoIndex, queries: NDArray, k: int) -> tuple[NDArray, Data]:
-    """The k nearest of all by the coarse vector, and what that costs a query."""
-    plain = replace(index.snapshot.manifest, approximate=None)
-    snapshot = Snapshot(index.path)
-    snapshot.manifest, snapshot.approximate = plain, None
-    coarse = Coarse(snapshot)
-    rows = coarse.search(queries, k)
-    count = min(len(queries), 20)
-    cost = timed(lambda a: coarse.search(queries[a : a + 1], 100), count, lambda: None)
-    return rows, cost
+def exact_coarse(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
+    """The k nearest of all by the coarse vector, from plain arithmetic."""
+    best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+    for start in range(0, len(index), COARSE_ROWS):
+        rows = np.arange(start, min(start + COARSE_ROWS, len(index)))
+        vectors = index.snapshot.coarse(rows).astype(np.float32)
+        scores = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
+        for a, (old_rows, old_scores) in enumerate(best):
+            every, values = np.append(old_rows, rows), np.append(old_scores, scores[a])
+            order = np.argsort(-values, kind="stable")[:k]
+            best[a] = every[order], values[order]
+    return [rows for rows, _ in best]
 
 
 def spread_of(text: TextFeatures, index: VideoIndex) -> float:
     """Standard deviation of s = caption · frame over the frames of a video, on average."""
-    rows = np.arange(min(len(index.snapshot.ids), 500))
-    frames = index._video(rows, index.snapshot.features(rows)).frames
+    rows = np.arange(min(len(index), 500))
+    frames = index._video(index.snapshot.features(rows)).frames
     return float(torch.einsum("ad,bfd->abf", text.captions[:50], frames).std(-1).mean())
 
 
@@ -186,7 +175,7 @@ def exhaustive(
     weight = index.model.config.local_weight
     best = [(torch.empty(len(text.captions), 0),) * 2 for _ in taus]
     for rows, features in index.snapshot.spans():
-        video = index._video(rows, features)
+        video = index._video(features)
         local = 0.0
         if text.concepts is not None and video.concepts is not None:
             local = weight * local_similarity(text.concepts, video.concepts)
@@ -206,61 +195,61 @@ def probed(
     index: VideoIndex, text: TextFeatures, wanted: Sequence[NDArray]
 ) -> list[Data]:
     """What searching fewer clusters saves and loses; leaves the index as it was."""
-    if index.coarse.near is None:
+    if not index.snapshot.indexed:
         return []
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
-    usual, rows = index.coarse.probed, []
+    usual, rows = index.probe, []
     for share in PROBES:
-        index.coarse.probed = max(1, round(share * index.coarse.near.nlist))
+        index.probe = share
         found = [rows for rows, _ in index.ranked(text, 100, BEST)]
         cost = timed(
-            lambda a: index.coarse.search(queries[a : a + 1], 100),
-            len(queries),
-            lambda: None,
+            lambda a: index.nearest(queries[a], 100), len(queries), lambda: None
         )
-        kept_share = kept(found, wanted)
-        rows.append({"clusters": index.coarse.probed, **cost, "kept": kept_share})
-    index.coarse.probed = usual
+        rows.append({"share": share, **cost, "kept": kept(found, wanted)})
+    index.probe = usual
     return rows
 
 
 def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
     """What two stages keep of what exact stages find."""
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
-    most = min(max(SHORTLISTS), len(index.snapshot.ids))
-    nearest, cost = exact_coarse(index, queries, most)
-    near = index.coarse.search(queries, most)
+    most = min(max(SHORTLISTS), len(index))
+    nearest = exact_coarse(index, queries, most)
+    near = coarse_stage(index, queries, most)
+    hundred = coarse_stage(index, queries, 100)
     final = [rows for rows, _ in index.ranked(text, 100, BEST)]
     wanted = []
-    for a, rows in enumerate(nearest[:, :100]):
-        rows = np.sort(rows)
-        scores = index.scores(one(text, a), rows, index.snapshot.features(rows))[0]
+    for a, rows in enumerate(nearest):
+        rows = np.sort(rows[:100])
+        scores = index.scores(one(text, a), index.snapshot.features(rows))[0]
         wanted.append(rows[np.argsort(-scores, kind="stable")[:BEST]])
     sampled = TextFeatures._make(None if x is None else x[:sample] for x in text)
     spread = spread_of(text, index)
     taus = [spread * sharpness for sharpness in SHARPNESS]
+    usual = index.model.config.temperature
     begin = time.perf_counter()
-    best = exhaustive(index, sampled, taus)
+    *best, released = exhaustive(index, sampled, [*taus, usual])
     seconds = time.perf_counter() - begin
     return {
         "queries": len(queries),
         "top10_of_exact_coarse_and_rerank_kept": kept(final, wanted),
-        "coarse_recall_at_100": kept(list(near[:, :100]), list(nearest[:, :100])),
-        "coarse_top10_among_100": kept(list(near[:, :100]), list(nearest[:, :BEST])),
-        "exact_coarse": cost,
+        "exhaustive_top10_kept": kept(final[:sample], list(released)),
+        "coarse_recall_at_100": kept(hundred, [rows[:100] for rows in nearest]),
+        "coarse_top10_among_100": kept(hundred, [rows[:BEST] for rows in nearest]),
         "by_clusters_probed": probed(index, text, wanted),
         "exhaustive": {
             "queries": sample,
             "spread_of_s": spread,
-            "seconds_a_query_and_tau": seconds / sample / len(taus),
+            "tau_over_spread": usual / spread,
+            "seconds_a_query_and_tau": seconds / sample / (len(taus) + 1),
             "rows": [
                 {
                     "tau_over_spread": sharpness,
                     "k": k,
-                    "in_exact_coarse": kept(list(nearest[:sample, :k]), list(wanted)),
-                    "in_coarse": kept(list(near[:sample, :k]), list(wanted)),
+                    "in_exact_coarse": kept([r[:k] for r in nearest[:sample]], best_),
+                    "in_coarse": kept([r[:k] for r in near[:sample]], best_),
                 }
-                for sharpness, wanted in zip(SHARPNESS, best, strict=True)
+                for sharpness, best_ in zip(SHARPNESS, map(list, best), strict=True)
                 for k in SHORTLISTS
                 if k <= most
             ],
@@ -273,17 +262,16 @@ def measure_index(
 ) -> Data:
     """Everything that is measured of one index, in this process."""
     torch.set_num_threads(threads)
-    load_faiss().omp_set_num_threads(threads)
-    manifest = json.loads((path / "index.json").read_text())
-    sizes = Sizes(D=manifest["D"], F=manifest["F"], Q=manifest["Q"])
+    about = tables.Snapshot(str(path)).about
+    sizes = Sizes(D=about.D, F=about.F, Q=about.Q)
     before = resident_mb()
     begin = time.perf_counter()
     index = VideoIndex(path, scoring_model(sizes), probe=probe)
     opened = time.perf_counter() - begin
     text = load_queries(path)
-    for a in range(3):  # threads and libraries start
+    for a in range(WARM_UP):  # threads and libraries start, clusters are read once
         index.ranked(one(text, a), 100, BEST)
-    spent = latencies(index, text, timed_queries, min(20, timed_queries))
+    spent = latencies(index, text, timed_queries)
     return {
         "open_seconds": opened,
         "resident_mb_before": before,
@@ -315,7 +303,7 @@ SIZE_COLUMNS = [
     "p95",
     "resident MB",
     "disk GB",
-    "kept",
+    "kept of exhaustive",
 ]
 
 
@@ -331,7 +319,7 @@ def markdown(results: Data) -> str:
             ),
             r["resident_mb"]["all"],
             r["disk_gb"],
-            r["recalls"]["top10_of_exact_coarse_and_rerank_kept"],
+            r["recalls"]["exhaustive_top10_kept"],
         )
         for r in results["sizes"]
     ]
@@ -348,9 +336,9 @@ def markdown(results: Data) -> str:
         ),
         "## Clusters probed",
         table(
-            ["clusters", "p50 ms", "p95 ms", "kept"],
+            ["share", "p50 ms", "p95 ms", "kept"],
             [
-                (row["clusters"], row["p50_ms"], row["p95_ms"], row["kept"])
+                (row["share"], row["p50_ms"], row["p95_ms"], row["kept"])
                 for row in last["recalls"]["by_clusters_probed"]
             ],
         ),
@@ -405,7 +393,6 @@ def main() -> None:
         print(json.dumps(measured))
         return
     torch.set_num_threads(arguments.threads)
-    load_faiss().omp_set_num_threads(arguments.threads)
     started = provenance(arguments.threads, small=False)
     started["command"] = "python -m benchmarks.search"
     started["clock"] = "wall time"  # reading from disk is waiting

@@ -7,20 +7,22 @@ is about one video, moved by an offset that all queries share, with noise of its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import lance
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from glscl.costs.formulas import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
-from glscl.search import store
-from glscl.search.build import mean_pool, model_fingerprint, pack_features
-from glscl.search.store import FileState, Manifest, SegmentWriter
+from glscl.search import table
+from glscl.search.build import model_fingerprint, packed
 from glscl.search.windows import Windows
 
 NORM = 10.0  # length of a feature, about CLIP's
@@ -98,34 +100,46 @@ class Collection(NamedTuple):
 def generate(
     path: Path, N: int, queries: int, model: GLSCL, sizes: Sizes, seed: int = 0
 ) -> Collection:
-    """Write an index of N generated videos, one window each, in one segment."""
+    """Write an index of N generated videos, one window each."""
     source = Distribution(sizes, seed)
-    manifest = Manifest(
+    about = table.About(
         folder=str(path / "videos"),
         model={**model_fingerprint(model), "source": None},
         windows=asdict(Windows()),
         F=sizes.F,
         Q=sizes.Q if model.config.local else 0,
         D=sizes.D,
-        segments=("000000",),
-        next_segment=1,
-        next_id=N,
     )
+    table.create(str(path), about)
     wanted = torch.randint(N, (queries,), generator=source.generator)
-    about = torch.empty(queries, sizes.D)
-    with SegmentWriter(path, "000000", N, manifest) as writer:
-        names = [f"{i // 1000:04d}/{i:07d}.mp4" for i in range(N)]
-        writer.add_files(names, [FileState(0, i) for i in range(N)])
+    topics_of = torch.empty(queries, sizes.D)
+    schema = table.Snapshot(str(path)).table.schema
+
+    def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, N, CHUNK):
             count = min(CHUNK, N - start)
             topics = source.topics(count)
             here = (wanted >= start) & (wanted < start + count)
-            about[here] = topics[wanted[here] - start]
-            video = source.videos(topics)
-            rows = np.zeros(count, store.ROW)
-            rows["id"] = rows["file"] = start + np.arange(count)
-            rows["frames"], rows["end"] = sizes.F, 10.0
-            times = np.tile(np.linspace(0, 9, sizes.F, dtype=np.float32), (count, 1))
-            writer.add(rows, times, pack_features(video), mean_pool(video))
-    store.write_manifest(path, manifest)
-    return Collection(path, source.queries(about))
+            topics_of[here] = topics[wanted[here] - start]
+            columns = _columns(start, count, source.videos(topics))
+            yield table.as_batch(columns, schema)
+
+    reader = pa.RecordBatchReader.from_batches(schema, batches())
+    lance.write_dataset(reader, path / table.WINDOWS, mode="append")
+    return Collection(path, source.queries(topics_of))
+
+
+def _columns(start: int, count: int, video: VideoFeatures) -> dict[str, Any]:
+    """The columns of ``count`` windows, each of a file of its own."""
+    names = [f"{i // 1000:04d}/{i:07d}.mp4" for i in range(start, start + count)]
+    times = np.linspace(0, 9, video.frames.shape[1], dtype=np.float32)
+    return {
+        "id": [f"{name}#0" for name in names],
+        "path": names,
+        "size": np.zeros(count, np.int64),
+        "mtime_ns": np.arange(start, start + count),
+        "start": np.zeros(count, np.float32),
+        "end": np.full(count, 10, np.float32),
+        "times": np.tile(times, (count, 1)),
+        **packed(video)._asdict(),
+    }

@@ -1,33 +1,35 @@
-"""What faiss's indexes find of the nearest coarse vectors, how fast, in how much."""
+"""What Lance's indexes find of the nearest coarse vectors, how fast, in how much."""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from benchmarks.search_data import CHUNK, Distribution
 from glscl.costs.formulas import Sizes
-from glscl.search.coarse import clusters, load_faiss
+from glscl.search.table import METRIC, SAMPLED, clusters
 
-#: Index as faiss names it, ``{n}`` the number of clusters; its setting, and its values.
-#: ``np``: without polysemous training, which takes minutes and serves no search here.
-INDEXES = {
-    "Flat": ("Flat", "", ()),
-    "SQfp16": ("SQfp16", "", ()),
-    "IVF, SQfp16": ("IVF{n},SQfp16", "nprobe", (8, 4, 2)),
-    "IVF, SQ8": ("IVF{n},SQ8", "nprobe", (8, 4, 2)),
-    "IVF, PQ64": ("IVF{n},PQ64np", "nprobe", (8, 4, 2)),
-    "HNSW32": ("HNSW32", "efSearch", (64, 256, 1024)),
+#: Index as Lance names it, its options, and the settings of a search to try: shares of
+#: the clusters, and how many times k windows are compared again by their whole vectors.
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+INDEXES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] = {
+    "none": ({}, (1.0,), (1,)),
+    "IVF_FLAT": ({}, SHARES, (1,)),
+    "IVF_SQ": ({}, SHARES, (1,)),
+    "IVF_PQ": ({"num_sub_vectors": 64}, SHARES, (1, 5)),
+    "IVF_RQ": ({}, SHARES, (1, 2)),
+    "IVF_HNSW_SQ": ({}, SHARES, (1,)),
 }
-
-
-TRAINED = 40_000  # vectors that an index learns its clusters from
 
 
 def vectors(N: int, queries: int, sizes: Sizes) -> tuple[NDArray, NDArray]:
@@ -43,64 +45,84 @@ def vectors(N: int, queries: int, sizes: Sizes) -> tuple[NDArray, NDArray]:
     return torch.cat(parts).numpy(), normalize(captions, dim=-1).numpy()
 
 
-def settings(name: str, count: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """The settings to try: shares of the clusters, or widths of the beam."""
-    _, option, values = INDEXES[name]
-    if not option:
-        yield "", {}
-    for value in values:
-        number = max(1, count // value) if option == "nprobe" else value
-        yield f"{option} {number}", {option: number}
-
-
 def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
     """Build each index of N vectors and search it, one query at a time."""
-    faiss = load_faiss()
     x, q = vectors(N, queries, sizes)
-    count, k = clusters(N), min(100, N)
+    k = min(100, N)
     truth = np.argsort(-(q @ x.T), axis=1, kind="stable")[:, :k]
-    rows = []
-    for name, (recipe, _, _) in INDEXES.items():
-        begin = time.perf_counter()
-        index = faiss.index_factory(
-            x.shape[1], recipe.format(n=count), faiss.METRIC_INNER_PRODUCT
-        )
-        index.train(x[:TRAINED])
-        index.add(x)
-        seconds = time.perf_counter() - begin
-        size = faiss.serialize_index(index).nbytes / 1e6
-        for label, options in settings(name, count):
-            for option, value in options.items():
-                owner = index.hnsw if option == "efSearch" else index
-                setattr(owner, option, value)
-            if hasattr(index, "parallel_mode"):
-                index.parallel_mode = 1
-            found, milliseconds = timed_answers(lambda a, i=index: i.search(a, k)[1], q)
-            rows.append(
-                {
-                    "index": name,
-                    "setting": label,
-                    "p50_ms": milliseconds,
-                    "recall_at_100": share(found, truth),
-                    "top10_among_100": share(found, truth[:, :10]),
-                    "mb": size,
-                    "build_seconds": seconds,
-                }
-            )
-    return {"N": N, "clusters": count, "queries": queries, "rows": rows}
+    flat = pa.array(x.astype(np.float16).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, x.shape[1])
+    rows: list[dict[str, Any]] = []
+    for name, (options, shares, refined) in INDEXES.items():
+        with tempfile.TemporaryDirectory() as work:
+            table = lance.write_dataset(pa.table({"coarse": column}), work)
+            begin = time.perf_counter()
+            if name != "none":
+                shared = {"num_partitions": clusters(N), "sample_rate": SAMPLED}
+                table.create_index("coarse", name, metric=METRIC, **shared, **options)
+            seconds = time.perf_counter() - begin
+            built = {"mb": _mb(work), "build_seconds": seconds}
+            table = lance.dataset(work)
+            for label, wanted in settings(name, N, shares, refined):
+                found, milliseconds = timed_answers(table, wanted | {"k": k}, q)
+                rows.append(
+                    {
+                        "index": name,
+                        "setting": label,
+                        "p50_ms": milliseconds,
+                        "recall_at_100": share(found, truth),
+                        "top10_among_100": share(found, truth[:, :10]),
+                        **built,
+                    }
+                )
+    return {"N": N, "clusters": clusters(N), "queries": queries, "rows": rows}
+
+
+def _mb(folder: str) -> float:
+    """What an index takes on disk."""
+    files = Path(folder, "_indices").rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def settings(
+    name: str, N: int, shares: tuple[float, ...], refined: tuple[int, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The settings to try, each with a label."""
+    if name == "none":
+        yield "", {}
+        return
+    for part in shares:
+        for factor in refined:
+            label = f"{part:.1%} of the clusters"
+            wanted = {"nprobes": max(1, round(part * clusters(N)))}
+            if factor > 1:
+                label += f", {factor} k compared again"
+                wanted["refine_factor"] = factor
+            yield label, wanted
 
 
 def timed_answers(
-    search: Callable[[NDArray], NDArray], queries: NDArray
+    table: lance.LanceDataset, wanted: dict[str, Any], queries: NDArray
 ) -> tuple[NDArray, float]:
     """The answers to the queries one by one, and their median time in milliseconds."""
-    search(queries[:1])
+
+    def search(query: NDArray) -> NDArray:
+        nearest = {"column": "coarse", "q": query, "metric": METRIC, **wanted}
+        columns = ["_rowoffset", "_distance"]
+        found = table.scanner(columns=columns, nearest=nearest).to_table()
+        return found["_rowoffset"].to_numpy()
+
+    search(queries[0])
     answers, seconds = [], []
-    for a in range(len(queries)):
+    for query in queries:
         begin = time.perf_counter()
-        answers.append(search(queries[a : a + 1])[0])
+        answers.append(search(query))
         seconds.append(time.perf_counter() - begin)
-    return np.stack(answers), float(np.median(seconds) * 1e3)
+    most = max(map(len, answers))
+    padded = [np.pad(one, (0, most - len(one)), constant_values=-1) for one in answers]
+    return np.stack([one.astype(np.int64) for one in padded]), float(
+        np.median(seconds) * 1e3
+    )
 
 
 def share(found: NDArray, wanted: NDArray) -> float:

@@ -23,7 +23,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = ("torch", "torchvision", "torchaudio", "numpy")
-NOTEBOOK_EXTRAS = ("matplotlib", "seaborn", "pandas", "fvcore", "pyyaml", "faiss-cpu")
+NOTEBOOK_EXTRAS = ("matplotlib", "seaborn", "pandas", "fvcore", "pyyaml", "pylance")
 
 
 def installed(name: str) -> str | None:

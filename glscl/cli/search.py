@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +11,17 @@ import typer
 
 from glscl.cli.common import sentence_errors
 
-Index = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+Index = Annotated[
+    str, typer.Option("--index", help="Folder of the index, or s3://…, gs://….")
+]
+MOST = 10_000  # moments in an answer
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
 @sentence_errors
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    path: Index = Path("video-index"),
+    path: Index = "video-index",
     model: Annotated[
         str | None,
         typer.Option(
@@ -30,9 +34,22 @@ def index(
         float, typer.Option(help="Share of a window that overlaps the next.")
     ] = 0.5,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that decode videos.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode videos.")
+    ] = 0,
+    retry_broken: Annotated[
+        bool, typer.Option("--retry-broken", help="Read again what was skipped.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="I/N: the I-th of N shares of the files, from 0; see below."),
+    ] = None,
 ) -> None:
-    """Index a folder of videos; of an indexed folder, only what has changed."""
+    """Index a folder of videos; of an indexed folder, only what has changed.
+
+    Several machines share the work with --shard 0/N to N-1/N, or under torchrun. A last
+    call without --shard leaves the index tidy for searching.
+    """
     from glscl.search.build import known_source, search_model, update
     from glscl.search.windows import Windows
 
@@ -46,6 +63,8 @@ def index(
         source=str(Path(source).resolve()) if Path(source).is_dir() else source,
         device=device,
         workers=workers,
+        retry_broken=retry_broken,
+        shard=_shard(shard),
     )
     for name, problem in report.broken.items():
         typer.echo(f"skipped {name}: {problem}", err=True)
@@ -57,17 +76,31 @@ def index(
     )
 
 
+def _shard(text: str | None) -> tuple[int, int]:
+    """The numbers in ``I/N``, by default those of this process of torchrun."""
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    first, _, second = text.partition("/")
+    if not (first + second).isdecimal() or not 0 <= int(first) < int(second):
+        raise ValueError(f"--shard must be I/N with I from 0 to N - 1, got {text!r}.")
+    return int(first), int(second)
+
+
 @sentence_errors
 def search(
     texts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
-    path: Index = Path("video-index"),
-    k: Annotated[int, typer.Option(help="Moments to find for each sentence.")] = 10,
-    shortlist: Annotated[int, typer.Option(help="Windows that are reranked.")] = 100,
+    path: Index = "video-index",
+    k: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Moments to find for each sentence.")
+    ] = 10,
+    shortlist: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Windows that are reranked.")
+    ] = 100,
     exact: Annotated[bool, typer.Option(help="Score every window.")] = False,
     batch: Annotated[
         Path | None, typer.Option(help="File with one sentence on each line.")
     ] = None,
-    folder: Annotated[str, typer.Option(help="Only videos below this one.")] = "",
+    below: Annotated[str, typer.Option(help="Only videos below this folder.")] = "",
     after: Annotated[
         datetime | None, typer.Option(help="Only videos changed at or after this.")
     ] = None,
@@ -92,7 +125,7 @@ def search(
     if not sentences:
         raise ValueError("Type a sentence, or name a file of sentences with --batch.")
     opened = VideoIndex.open(path)
-    where = Where(folder, after, before)
+    where = Where(below, after, before)
     answers = opened.search_all(sentences, k, shortlist, exact, where)
     for sentence, found in zip(sentences, answers, strict=True):
         typer.echo(f"{sentence}: {len(found)} moments")
@@ -100,7 +133,7 @@ def search(
             span = f"{clock(one.start)} to {clock(one.end)}"
             typer.echo(f"  {one.score:6.3f}  {span}  {one.path}")
     if page is None and show:
-        page = path / "found.html"
+        page = Path("found.html")
     if page is not None:
         write_page(page, dict(zip(sentences, answers, strict=True)))
         typer.echo(f"written to {page}")
@@ -110,7 +143,7 @@ def search(
 
 @sentence_errors
 def serve(
-    path: Index = Path("video-index"),
+    path: Index = "video-index",
     host: Annotated[
         str, typer.Option(help="Address; 0.0.0.0 also admits other machines.")
     ] = "127.0.0.1",

@@ -1,22 +1,24 @@
 """Building an index and keeping it up to date: only what changed is encoded.
 
-Encoded videos are written a few hundred windows at a time. Each time one rename makes
-the new windows valid and those of the files' older versions invalid, so a build may be
-killed at any moment, and the next one goes on from there.
+Encoded videos are written a few hundred windows at a time, whole files in one
+transaction. So a build may be killed at any moment, and the next one goes on from there;
+and several may work on one index, each with a share of the files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,14 +28,12 @@ from glscl.data.videofiles import list_videos
 from glscl.evaluate import frame_spec
 from glscl.model import GLSCL
 from glscl.retriever import VideoFeatures
-from glscl.search import store
-from glscl.search.coarse import APPROXIMATE_FROM, needs_approximate, write_approximate
-from glscl.search.store import FileState, Manifest, SegmentWriter, Snapshot
+from glscl.search import table
+from glscl.search.table import About, FileRecord, FileState, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
 CHECKPOINT_ROWS = 256  # windows that are written together; a kill loses about so many
-COMPACT_FROM = 0.25  # share of invalid windows from which segments are rewritten
 
 
 @dataclass
@@ -56,17 +56,6 @@ class Report:
         self.seconds[stage] += time.perf_counter() - begin
 
 
-class EncodedChunk(NamedTuple):
-    """What is stored of a chunk: ``features`` (W, F + Q, D), ``coarse`` (W, D), float16.
-
-    The frames of ``chunk`` are left out.
-    """
-
-    chunk: DecodedChunk
-    features: np.ndarray
-    coarse: np.ndarray
-
-
 def search_model(source: str | Path) -> GLSCL:
     """The model that ``source`` names.
 
@@ -87,11 +76,9 @@ def search_model(source: str | Path) -> GLSCL:
     )
 
 
-def known_source(path: Path) -> str | None:
+def known_source(path: str) -> str | None:
     """The ``source`` of the model of the index at ``path``, if there is an index."""
-    if not (path / store.MANIFEST).exists():
-        return None
-    return store.read_manifest(path).model["source"]
+    return Snapshot(path).about.model["source"] if table.exists(path) else None
 
 
 def model_fingerprint(model: GLSCL) -> dict[str, Any]:
@@ -104,9 +91,9 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
     }
 
 
-def check_model(manifest: Manifest, model: GLSCL, path: Path) -> None:
+def check_model(about: About, model: GLSCL, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    theirs = manifest.model
+    theirs = about.model
     for key, value in model_fingerprint(model).items():
         if theirs[key] != value:
             what = key
@@ -121,7 +108,7 @@ def check_model(manifest: Manifest, model: GLSCL, path: Path) -> None:
 
 @torch.no_grad()
 def update(
-    path: Path,
+    path: str | Path,
     folder: Path,
     model: GLSCL,
     windows: Windows | None = None,
@@ -129,82 +116,106 @@ def update(
     device: torch.device | str = "cpu",
     workers: int = 0,
     progress: bool = True,
+    retry_broken: bool = False,
+    shard: tuple[int, int] = (0, 1),
 ) -> Report:
     """Bring the index at ``path`` up to date with ``folder``.
 
-    ``windows``: how the videos of a new index are cut. ``source``: the argument of
-    ``search_model`` that gives ``model``, for later searches. ``workers``: processes
-    that decode.
+    ``path``: a folder, or an address in an object store (s3://…, gs://…). ``windows``:
+    how the videos of a new index are cut. ``source``: the argument of ``search_model``
+    that gives ``model``, for later searches. ``workers``: processes that decode.
+    ``retry_broken``: read again what could not be read. ``shard``: i and n, this process
+    takes the i-th of n shares of the files, from 0; others take the rest, at any time. A
+    call for all files afterwards leaves the index tidy: joined parts, the clusters of a
+    large collection.
 
     Raises ``ValueError`` where the index is of another model, folder or cut, or no video
-    is there; ``RuntimeError`` where another process is writing it.
+    is there; ``RuntimeError`` where another process is writing it; ``OSError`` where this
+    machine fails, as by a full disk.
     """
-    begin = time.perf_counter()
+    begin, path = time.perf_counter(), str(path)
     if not isinstance(model, GLSCL):
         raise ValueError(f"An index needs a GLSCL model, got {type(model).__name__}.")
     folder = folder.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
-    with store.only_writer(path):
-        writer = _Update(path, _opened(path, folder, model, windows, source))
-        wanted = writer.compare(_listing(folder, path))
-        paths = [folder / name for name in wanted]
+    with _only_writer(path, shard):
+        about = _opened(path, folder, model, windows, source)
+        writer = _Update(path, shard)
+        wanted = writer.compare(_listing(folder, path), retry_broken)
+        paths = [folder / table.named_path(name) for name in wanted]
         spec = frame_spec(model.backbone, model.config)
-        cuts = Windows(**writer.manifest.windows)
-        stream = decoded_chunks(paths, spec, cuts, workers)
+        stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
         names, report = list(wanted), writer.report
         with tqdm(names, "indexing", unit="video", disable=not progress) as bar:
             for group in _grouped(stream, BATCH_FRAMES):
-                for encoded in _encode(group, model, device, report):
-                    name = names[encoded.chunk.file]
-                    writer.take(name, wanted[name], encoded)
-                    if encoded.chunk.last:
-                        bar.update()
+                for chunk, encoded in _encode(group, model, device, report):
+                    name = names[chunk.file]
+                    writer.take(name, wanted[name], chunk, encoded)
+                    bar.update(chunk.last)
                 if writer.pending >= CHECKPOINT_ROWS:
                     writer.checkpoint()
         writer.checkpoint()
-        writer.compact()
+        if shard[1] == 1 and (report.added or report.changed or report.removed):
+            with report.timed("write"):
+                table.maintain(path)
     report.seconds["total"] = time.perf_counter() - begin
     return report
 
 
+@contextmanager
+def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
+    """Keep another writer of this share away. In an object store both are let work.
+
+    Raises ``RuntimeError`` where another process is writing.
+    """
+    lock: Any = nullcontext()
+    if "://" not in path:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(path, f".lock-{shard[0]}-of-{shard[1]}"), timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout as error:
+        raise RuntimeError(f"Another process is writing the index {path}.") from error
+
+
 def _opened(
-    path: Path, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
-) -> Manifest:
-    """The manifest to go on from; what a killed build has left is deleted."""
-    if not (path / store.MANIFEST).exists():
-        config = model.config
-        manifest = Manifest(
+    path: str, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
+) -> About:
+    """What the index is about; it is made where there is none."""
+    if not table.exists(path):
+        about = About(
             folder=str(folder),
             model={**model_fingerprint(model), "source": source},
             windows=asdict(windows or Windows()),
-            F=config.max_frames,
-            Q=config.num_queries if config.local else 0,
+            F=model.config.max_frames,
+            Q=model.config.num_queries if model.config.local else 0,
             D=model.backbone.embed_dim,
         )
-        store.write_manifest(path, manifest)
-    manifest = store.read_manifest(path)
-    check_model(manifest, model, path)
-    if manifest.folder != str(folder):
+        table.create(path, about)
+    about = Snapshot(path).about
+    check_model(about, model, path)
+    if about.folder != str(folder):
         raise ValueError(
-            f"The index {path} is of the folder {manifest.folder}, not of {folder}."
+            f"The index {path} is of the folder {about.folder}, not of {folder}."
         )
-    if windows is not None and asdict(windows) != manifest.windows:
+    if windows is not None and asdict(windows) != about.windows:
         raise ValueError(
-            f"The index {path} has windows of {manifest.windows}, not of "
+            f"The index {path} has windows of {about.windows}, not of "
             f"{asdict(windows)}: make another index."
         )
-    store.clean(path, manifest)
-    return manifest
+    return about
 
 
-def _listing(folder: Path, index: Path) -> dict[str, FileState]:
+def _listing(folder: Path, index: str) -> dict[str, FileState]:
     """Every video below ``folder``, not those in the index itself, with its state."""
     found = {}
     for file in list_videos(folder):
-        if index.resolve() not in file.parents:
-            found[file.relative_to(folder).as_posix()] = FileState.of(file)
+        if Path(index).resolve() not in file.parents:
+            name = table.stored_path(file.relative_to(folder).as_posix())
+            found[name] = FileState.of(file)
     if not found:
         raise ValueError(f"There is no video below {folder}.")
     return found
@@ -224,12 +235,23 @@ def _grouped(
         yield group
 
 
+class EncodedChunk(NamedTuple):
+    """What is stored of W windows, in 16 bits; Q = 0 without a LIM.
+
+    ``frames``: (W, F, D), padding 0. ``concepts``: (W, Q, D). ``coarse``: (W, D).
+    """
+
+    frames: np.ndarray
+    concepts: np.ndarray
+    coarse: np.ndarray
+
+
 def _encode(
     group: list[DecodedChunk], model: GLSCL, device: torch.device | str, report: Report
-) -> list[EncodedChunk]:
+) -> list[tuple[DecodedChunk, EncodedChunk | None]]:
     """CLIP encodes the frames of all chunks together, each frame once.
 
-    Windows are assembled from the features of their frames.
+    Windows are assembled from the features of their frames; a broken file has None.
     """
     clip = model.backbone
     report.seconds["decode"] += sum(chunk.seconds for chunk in group)
@@ -243,146 +265,103 @@ def _encode(
         encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
     with report.timed("windows"):
         counts = [len(chunk.frames) for chunk in group]
-        features = zip(group, encoded.split(counts), strict=True)
-        return [_windows_of(chunk, part, model) for chunk, part in features]
+        return [
+            (
+                chunk._replace(frames=chunk.frames[:0].copy()),
+                None if chunk.problem else _windows_of(chunk, part, model),
+            )
+            for chunk, part in zip(group, encoded.split(counts), strict=True)
+        ]
 
 
 def _windows_of(chunk: DecodedChunk, features: Tensor, model: GLSCL) -> EncodedChunk:
-    kept = chunk._replace(frames=chunk.frames[:0].copy())
-    if chunk.problem:
-        return EncodedChunk(kept, np.empty(0), np.empty(0))
     frame_slots = torch.from_numpy(chunk.frame_slots).to(features.device)
     mask = frame_slots >= 0
     frames = features[frame_slots.clamp_min(0)] * mask[..., None]
-    video = model.encode_video_features(frames, mask)
-    return EncodedChunk(kept, pack_features(video), mean_pool(video))
+    return packed(model.encode_video_features(frames, mask))
 
 
-def pack_features(video: VideoFeatures) -> np.ndarray:
-    """Frames and concepts as they are stored, padding 0: (B, F + Q, D) float16."""
+def packed(video: VideoFeatures) -> EncodedChunk:
+    """Features of videos as they are stored; the coarse vector is the mean frame."""
     frames = video.frames * video.mask[..., None]
-    parts = [frames] if video.concepts is None else [frames, video.concepts]
-    return torch.cat(parts, dim=1).half().cpu().numpy()
-
-
-def mean_pool(video: VideoFeatures) -> np.ndarray:
-    """The coarse vectors of videos, unit means of their real frames: (B, D) float16."""
-    total = (video.frames * video.mask[..., None]).sum(dim=1)
-    return torch.nn.functional.normalize(total, dim=-1).half().cpu().numpy()
+    concepts = frames[:, :0] if video.concepts is None else video.concepts
+    coarse = torch.nn.functional.normalize(frames.sum(dim=1), dim=-1)
+    return EncodedChunk(*(x.half().cpu().numpy() for x in (frames, concepts, coarse)))
 
 
 class _Update:
     """An update in progress; it holds encoded files until the next checkpoint."""
 
-    def __init__(self, path: Path, manifest: Manifest):
-        self.path, self.manifest, self.report = path, manifest, Report()
-        self.old = Snapshot(path).live_files()
-        self.chunks: dict[str, list[EncodedChunk]] = {}
-        self.finished: dict[str, FileState] = {}  # all of whose chunks are there
+    def __init__(self, path: str, shard: tuple[int, int]):
+        self.path, self.shard, self.report = path, shard, Report()
+        self.old = {n: r for n, r in table.read_files(path).items() if self._mine(n)}
+        self.columns: dict[str, list[dict[str, Any]]] = {}  # of files, chunk by chunk
+        self.finished: dict[str, FileRecord] = {}  # all of whose chunks are there
         self.pending = 0  # windows of finished files
 
-    def compare(self, found: dict[str, FileState]) -> dict[str, FileState]:
-        """Drop the windows of files that are gone; return the files to be encoded."""
-        report, broken = self.report, self.manifest.broken
-        report.removed = sorted(self.old.keys() - found.keys())
-        gone = [self.old[name][1] for name in report.removed]
-        still = {n: why for n, why in broken.items() if found.get(n) == why[:2]}
-        report.broken = {name: problem for name, (_, _, problem) in still.items()}
-        self._write(dropped=_ranges(self.manifest.dropped, gone), broken=still)
-        same = {n for n, (state, _) in self.old.items() if found.get(n) == state}
-        report.unchanged = len(same)
-        return {n: s for n, s in found.items() if n not in same and n not in still}
+    def _mine(self, name: str) -> bool:
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+        return number % self.shard[1] == self.shard[0]
 
-    def take(self, name: str, state: FileState, encoded: EncodedChunk) -> None:
-        """Keep a chunk of the file ``name``, or record that it is broken."""
-        chunk = encoded.chunk
-        if chunk.problem:
-            self.chunks.pop(name, None)
+    def compare(
+        self, found: dict[str, FileState], retry_broken: bool
+    ) -> dict[str, FileState]:
+        """Forget the files that are gone; return those to be encoded."""
+        report, mine = self.report, {n: s for n, s in found.items() if self._mine(n)}
+        gone = self.old.keys() - mine.keys()
+        table.forget_files(self.path, sorted(gone))
+        report.removed = sorted(n for n in gone if not self.old[n].problem)
+        same = {n: r for n, r in self.old.items() if mine.get(n) == r.state}
+        broken = {n: r.problem for n, r in same.items() if r.problem}
+        report.broken = {} if retry_broken else broken
+        report.unchanged = len(same) - len(broken)
+        kept = same.keys() - broken.keys() | report.broken.keys()
+        return {n: s for n, s in mine.items() if n not in kept}
+
+    def take(
+        self, name: str, state: FileState, chunk: DecodedChunk, new: EncodedChunk | None
+    ) -> None:
+        """Keep a chunk of the file ``name``, or why it is broken."""
+        parts = self.columns.setdefault(name, [])
+        if new is None:
+            parts.clear()
             self.report.broken[name] = chunk.problem
-            self._write(
-                dropped=_ranges(self.manifest.dropped, self._older([name])),
-                broken={**self.manifest.broken, name: (*state, chunk.problem)},
-            )
-            return
-        self.chunks.setdefault(name, []).append(encoded)
+        else:
+            first = sum(len(part["path"]) for part in parts)
+            parts.append(_columns(name, state, first, chunk, new))
         if chunk.last:
-            self.finished[name] = state
-            self.pending += sum(len(one.coarse) for one in self.chunks[name])
-
-    def _older(self, names: Iterable[str]) -> list[tuple[int, int]]:
-        """The ids of the windows that the index has of older versions of files."""
-        return [self.old[name][1] for name in names if name in self.old]
+            self.finished[name] = FileRecord(state, chunk.problem)
+            self.pending += sum(len(part["path"]) for part in parts)
 
     def checkpoint(self) -> None:
-        """Write the finished files as a segment, and make it valid."""
+        """Write the finished files."""
+        report = self.report
         if not self.finished:
             return
-        manifest, names, report = self.manifest, list(self.finished), self.report
-        segment, next_id = store.segment_name(manifest), manifest.next_id
         with report.timed("write"):
-            with SegmentWriter(self.path, segment, self.pending, manifest) as writer:
-                writer.add_files(names, list(self.finished.values()))
-                for file, name in enumerate(names):
-                    for chunk, features, coarse in self.chunks.pop(name):
-                        rows = _rows(chunk, file, next_id)
-                        writer.add(rows, chunk.times, features, coarse)
-                        next_id += len(rows)
-            self._write(
-                segments=(*manifest.segments, segment),
-                next_segment=manifest.next_segment + 1,
-                next_id=next_id,
-                dropped=_ranges(manifest.dropped, self._older(names)),
-            )
-        for name in names:
-            (report.changed if name in self.old else report.added).append(name)
+            parts = [one for name in self.finished for one in self.columns.pop(name)]
+            table.write_files(self.path, self.finished, parts)
+        for name, record in self.finished.items():
+            if not record.problem:
+                known = name in self.old and not self.old[name].problem
+                (report.changed if known else report.added).append(name)
         report.windows += self.pending
         self.finished, self.pending = {}, 0
-        snapshot = Snapshot(self.path)
-        count = store.count_to_merge([len(one.rows) for one in snapshot.segments])
-        if count:
-            self._merge(snapshot, count)
-
-    def _merge(self, snapshot: Snapshot, count: int) -> None:
-        self.manifest = store.merge_segments(self.path, snapshot, count)
-        store.write_manifest(self.path, self.manifest)
-        store.clean(self.path, self.manifest)
-
-    def compact(self) -> None:
-        """Rewrite what is mostly invalid; renew the approximate index if it is due."""
-        with self.report.timed("write"):
-            snapshot = Snapshot(self.path)
-            if (~snapshot.live).sum() > COMPACT_FROM * len(snapshot.live):
-                self._merge(snapshot, len(snapshot.segments))
-                snapshot = Snapshot(self.path)
-            if needs_approximate(snapshot, APPROXIMATE_FROM):
-                self._write(approximate=write_approximate(self.path, snapshot))
-            elif len(snapshot) < APPROXIMATE_FROM:
-                self._write(approximate=None)
-            store.clean(self.path, self.manifest)
-
-    def _write(self, **changes: Any) -> None:
-        changed = replace(self.manifest, **changes)
-        if changed != self.manifest:
-            store.write_manifest(self.path, changed)
-        self.manifest = changed
 
 
-def _rows(chunk: DecodedChunk, file: int, first_id: int) -> np.ndarray:
-    rows = np.empty(len(chunk.frame_slots), store.ROW)
-    rows["id"] = first_id + np.arange(len(rows))
-    rows["file"], rows["frames"] = file, (chunk.frame_slots >= 0).sum(axis=1)
-    rows["start"], rows["end"] = chunk.spans.T
-    return rows
-
-
-def _ranges(
-    old: tuple[tuple[int, int], ...], new: Iterable[tuple[int, int]]
-) -> tuple[tuple[int, int], ...]:
-    """Ranges of ids in ascending order, those that touch joined."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted({*old, *new}):
-        if joined and low <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(high, joined[-1][1])
-        else:
-            joined.append((low, high))
-    return tuple(joined)
+def _columns(
+    name: str, state: FileState, first: int, chunk: DecodedChunk, new: EncodedChunk
+) -> dict[str, Any]:
+    """The columns of a chunk's windows; ``first``: the number of its first window."""
+    count = len(chunk.frame_slots)
+    start, end = chunk.spans.T
+    return {
+        "id": [f"{name}#{first + i}" for i in range(count)],
+        "path": [name] * count,
+        "size": [state.size] * count,
+        "mtime_ns": [state.mtime_ns] * count,
+        "start": start,
+        "end": end,
+        "times": chunk.times,
+        **new._asdict(),
+    }

@@ -24,8 +24,16 @@ from glscl.gim import frame_weights
 from glscl.model import GLSCL
 from glscl.retriever import TextFeatures, VideoFeatures
 from glscl.search.build import Report, check_model, search_model, update
-from glscl.search.coarse import PROBED, Coarse
-from glscl.search.store import Half, Mask, Rows, Snapshot, read_manifest
+from glscl.search.table import (
+    PROBED,
+    Features,
+    FileState,
+    Rows,
+    Snapshot,
+    named_path,
+    quoted,
+    stored_path,
+)
 from glscl.search.windows import Windows
 
 Scores = NDArray[np.float32]
@@ -36,7 +44,8 @@ class Moment(NamedTuple):
     """A window that was found: seconds ``start`` to ``end`` of the video at ``path``.
 
     ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) the
-    attention weights of the sentence on them; ``row`` is its number in the index.
+    attention weights of the sentence on them; ``row`` is its number in this version of
+    the index, ``state`` that of the file when it was indexed.
     """
 
     path: Path
@@ -46,6 +55,7 @@ class Moment(NamedTuple):
     frame_times: NDArray[np.float32]
     frame_weights: NDArray[np.float32]
     row: int
+    state: FileState
 
 
 @dataclass(frozen=True)
@@ -60,42 +70,47 @@ class Where:
     after: datetime.datetime | None = None
     before: datetime.datetime | None = None
 
-    def rows(self, snapshot: Snapshot) -> Mask:
-        """The live windows of these videos, by row: (N,)."""
-        wanted = snapshot.live.copy()
-        for segment, rows in snapshot.by_segment(wanted):
-            files = np.ones(len(segment.files), bool)
-            if self.folder.strip("/"):
-                prefix = self.folder.strip("/") + "/"
-                files &= [path.startswith(prefix) for path in segment.paths]
-            changed = segment.files["mtime_ns"]
-            if self.after is not None:
-                files &= changed >= self.after.timestamp() * 1e9
-            if self.before is not None:
-                files &= changed < self.before.timestamp() * 1e9
-            rows &= files[segment.rows["file"]]
-        return wanted
+    @property
+    def condition(self) -> str:
+        """The same as a condition of SQL on the table of windows, empty for all."""
+        parts = []
+        if self.folder.strip("/"):
+            prefix = stored_path(self.folder.strip("/") + "/")
+            parts.append(f"starts_with(path, {quoted(prefix)})")
+        if self.after is not None:
+            parts.append(f"mtime_ns >= {_nanoseconds(self.after)}")
+        if self.before is not None:
+            parts.append(f"mtime_ns < {_nanoseconds(self.before)}")
+        return " AND ".join(parts)
+
+
+EVERYWHERE = Where()
+
+
+def _nanoseconds(time: datetime.datetime) -> int:
+    return round(time.timestamp() * 1e6) * 1000
 
 
 class VideoIndex:
     """The windows of a folder of videos and the model that finds them.
 
-    It reads the state that the index had when it was opened; ``refreshed`` opens the
-    present one. ``report``: what ``build`` did.
+    It reads the version that the index had when it was opened; ``refreshed`` opens the
+    present one. A version is kept for an hour after the next. ``report``: what ``build``
+    did. ``probe``: the share of the clusters of a large collection that is searched.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         model: GLSCL,
         report: Report | None = None,
         probe: float = PROBED,
     ):
-        self.path, self.model, self.report, self.probe = path, model, report, probe
-        self.snapshot = Snapshot(path)
-        check_model(self.snapshot.manifest, model, path)
-        self.coarse = Coarse(self.snapshot, probe)
-        self._chosen: dict[Where, Mask] = {}
+        self.path, self.model = str(path), model
+        self.report, self.probe = report, probe
+        self.snapshot = Snapshot(self.path)
+        self.about = self.snapshot.about
+        check_model(self.about, model, self.path)
 
     @classmethod
     def build(
@@ -110,8 +125,8 @@ class VideoIndex:
 
         ``options`` are those of ``glscl.search.build.update``, whose errors this raises.
         """
-        report = update(Path(path), Path(folder), model, windows, **options)
-        return cls(Path(path), model, report)
+        report = update(path, Path(folder), model, windows, **options)
+        return cls(path, model, report)
 
     @classmethod
     def open(cls, path: str | Path, model: GLSCL | None = None) -> VideoIndex:
@@ -120,17 +135,16 @@ class VideoIndex:
         Raises ``FileNotFoundError`` where there is none, ``ValueError`` for one of
         another model or version.
         """
-        manifest = read_manifest(Path(path))
         if model is None:
-            source = manifest.model["source"]
+            source = Snapshot(str(path)).about.model["source"]
             if source is None:
                 raise ValueError(f"The index {path} does not say where its model is.")
             model = search_model(source)
-        return cls(Path(path), model)
+        return cls(path, model)
 
     def refreshed(self) -> VideoIndex:
-        """This index, or a newer state of it if there is one."""
-        if read_manifest(self.path) == self.snapshot.manifest:
+        """This index, or a newer version of it if there is one."""
+        if self.snapshot.is_latest():
             return self
         return VideoIndex(self.path, self.model, probe=self.probe)
 
@@ -144,7 +158,7 @@ class VideoIndex:
         k: int = 10,
         shortlist: int = 100,
         exact: bool = False,
-        where: Where | None = None,
+        where: Where = EVERYWHERE,
     ) -> list[Moment]:
         """The k moments that fit ``text`` best, best first; none overlaps another."""
         return self.search_all([text], k, shortlist, exact, where)[0]
@@ -156,7 +170,7 @@ class VideoIndex:
         k: int = 10,
         shortlist: int = 100,
         exact: bool = False,
-        where: Where | None = None,
+        where: Where = EVERYWHERE,
     ) -> list[list[Moment]]:
         """``search`` for several sentences.
 
@@ -172,7 +186,7 @@ class VideoIndex:
             raise ValueError(f"k and shortlist must be at least 1: {k}, {shortlist}.")
         found = []
         # So many that k remain when those that overlap a better one are left out.
-        enough = k * Windows(**self.snapshot.manifest.windows).max_overlapping
+        enough = min(len(self), k * Windows(**self.about.windows).max_overlapping)
         for batch in caption_batches(self.model, texts, device=self._device):
             ranked = self.ranked(batch, max(shortlist, enough), enough, exact, where)
             for caption, (rows, scores) in zip(batch.captions, ranked, strict=True):
@@ -192,59 +206,57 @@ class VideoIndex:
         shortlist: int = 100,
         k: int = 10,
         exact: bool = False,
-        where: Where | None = None,
+        where: Where = EVERYWHERE,
     ) -> list[Ranking]:
         """For each caption of ``text``, the rows of the k best windows and their scores.
 
         Windows that overlap are all listed.
         """
-        allowed = self._allowed(where)
         if exact:
-            return self._rank_all(text, k, allowed)
+            return self._rank_all(text, k, where)
         queries = normalize(text.captions.float(), dim=-1).cpu().numpy()
         ranked = []
-        for a, rows in enumerate(self.coarse.search(queries, shortlist, allowed)):
-            rows = np.sort(rows[rows >= 0])
-            scores = self.scores(_one(text, a), rows, self.snapshot.features(rows))[0]
+        for a, query in enumerate(queries):
+            rows = np.sort(self.nearest(query, shortlist, where))
+            scores = self.scores(_one(text, a), self.snapshot.features(rows))[0]
             ranked.append(_best(rows, scores, k))
         return ranked
 
-    def _rank_all(
-        self, text: TextFeatures, k: int, allowed: Mask | None
-    ) -> list[Ranking]:
+    def nearest(
+        self, query: NDArray[np.float32], k: int, where: Where = EVERYWHERE
+    ) -> Rows:
+        """The coarse stage: rows of the k windows nearest to a unit ``query`` (D,)."""
+        k = min(k, len(self))
+        return self.snapshot.nearest(query, k, where.condition, self.probe)
+
+    def _rank_all(self, text: TextFeatures, k: int, where: Where) -> list[Ranking]:
         """As ``ranked``, of all windows; only the k best so far stay in memory."""
         ranked = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(text.captions)
-        for rows, features in self.snapshot.spans(allowed):
-            scores = self.scores(text, rows, features)
+        for rows, features in self.snapshot.spans(where.condition):
+            scores = self.scores(text, features)
             ranked = [
                 _best(np.append(best, rows), np.append(best_scores, row_scores), k)
                 for (best, best_scores), row_scores in zip(ranked, scores, strict=True)
             ]
         return ranked
 
-    def _allowed(self, where: Where | None) -> Mask | None:
-        if where is None or where == Where():
-            return None
-        if where not in self._chosen:
-            self._chosen = {where: where.rows(self.snapshot)}
-        return self._chosen[where]
-
-    def scores(self, text: TextFeatures, rows: Rows, features: Half) -> Scores:
+    def scores(self, text: TextFeatures, features: Features) -> Scores:
         """GLSCL's similarity of captions and windows: (A, n)."""
-        if not len(rows):
+        if not len(features.times):
             return np.empty((len(text.captions), 0), np.float32)
-        few = len(text.captions) < self.snapshot.manifest.F
-        video = self._video(rows, features)
+        few = len(text.captions) < self.about.F
+        video = self._video(features)
         scores = self.model.similarity(text, video, "direct" if few else "gram")
         return scores.cpu().numpy()
 
-    def _video(self, rows: Rows, features: Half) -> VideoFeatures:
-        F = self.snapshot.manifest.F
-        counts = torch.from_numpy(self.snapshot.records(rows)["frames"])
-        mask = torch.arange(F) < counts[:, None]
-        both = torch.from_numpy(features).to(self._device)
-        concepts = both[:, F:].float() if self.snapshot.manifest.Q else None
-        return VideoFeatures(both[:, :F].float(), mask.to(self._device), concepts)
+    def _video(self, features: Features) -> VideoFeatures:
+        def tensor(x: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(x).to(self._device)
+
+        mask, concepts = tensor(~np.isnan(features.times)), None
+        if features.concepts is not None:
+            concepts = tensor(features.concepts).float()
+        return VideoFeatures(tensor(features.frames).float(), mask, concepts)
 
     # --- from rows to moments -------------------------------------------------------
 
@@ -252,41 +264,41 @@ class VideoIndex:
         self, caption: Tensor, rows: Rows, scores: Scores, k: int
     ) -> list[Moment]:
         """The k best of ranked windows that do not overlap a better one of their video."""
-        snapshot, folder = self.snapshot, Path(self.snapshot.manifest.folder)
-        records = snapshot.records(rows)
-        starts, ends = records["start"], records["end"]
-        paths = [snapshot.path_of(row) for row in rows]
-        kept: list[int] = []
-        for i in range(len(rows)):
-            overlaps = any(
-                paths[i] == paths[j] and starts[i] < ends[j] and starts[j] < ends[i]
-                for j in kept
-            )
-            if not overlaps:
+        read = self.snapshot.read(rows, ["path", "size", "mtime_ns", "start", "end"])
+        records, kept = read.to_pylist(), list[int]()
+        for i, one in enumerate(records):
+            others = (records[j] for j in kept)
+            if not any(_overlap(one, other) for other in others):
                 kept.append(i)
             if len(kept) == k:
                 break
         if not kept:
             return []
-        video = self._video(rows[kept], snapshot.features(rows[kept]))
+        features = self.snapshot.features(rows[kept])
+        video, tau = self._video(features), self.model.config.temperature
         weights = video.mask / video.mask.sum(dim=1, keepdim=True)
         if self.model.config.pooling == "gim":
-            tau = self.model.config.temperature
             weights = frame_weights(caption[None], video.frames, video.mask, tau)[0]
-        times, masks = snapshot.times(rows[kept]), video.mask.cpu().numpy()
-        frames = zip(times, weights.cpu().numpy(), masks, strict=True)
+        columns = zip(kept, features.times, weights.cpu().numpy(), strict=True)
         return [
             Moment(
-                folder / paths[i],
-                start=float(starts[i]),
-                end=float(ends[i]),
+                Path(self.about.folder, named_path(records[i]["path"])),
+                start=records[i]["start"],
+                end=records[i]["end"],
                 score=float(scores[i]),
-                frame_times=times[real],
-                frame_weights=weight[real],
+                frame_times=times[~np.isnan(times)],
+                frame_weights=weight[~np.isnan(times)],
                 row=int(rows[i]),
+                state=FileState(records[i]["size"], records[i]["mtime_ns"]),
             )
-            for i, (times, weight, real) in zip(kept, frames, strict=True)
+            for i, times, weight in columns
         ]
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two windows share seconds of one video."""
+    together = one["start"] < other["end"] and other["start"] < one["end"]
+    return together and one["path"] == other["path"]
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> Ranking:

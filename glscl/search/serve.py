@@ -26,7 +26,7 @@ from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
 from glscl.search.index import Moment, VideoIndex
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview, printable
-from glscl.search.store import FileState
+from glscl.search.table import FileState
 
 MAX_QUERY = 200  # characters of a sentence
 RATE, PERIOD = 60, 10.0  # costly requests in so many seconds
@@ -86,17 +86,12 @@ class Search:
     def moment(self, request: Request) -> Moment:
         """The moment of a number that an answer gave, its file as it was indexed (404)."""
         moment = self.moments.get(request.path_params["number"])
-        if moment is None or not self._unchanged(moment):
-            raise HTTPException(404, "There is no such moment.")
-        return moment
-
-    def _unchanged(self, moment: Moment) -> bool:
-        """Whether the file of a moment is the one that was indexed."""
-        _, indexed = self.index.snapshot.file_of(moment.row)
         try:
-            return FileState.of(moment.path) == indexed
-        except OSError:
-            return False
+            if moment is not None and FileState.of(moment.path) == moment.state:
+                return moment
+        except OSError:  # there is no such file any more
+            pass
+        raise HTTPException(404, "There is no such moment.")
 
     def video(self, request: Request) -> Response:
         """The file of a moment."""

@@ -136,7 +136,7 @@ def test_an_answer_is_what_the_index_finds(server, index):
     assert [one["number"] for one in found] == [one.row for one in wanted]
     assert found[0]["weights"] == pytest.approx(wanted[0].frame_weights, abs=1e-4)
     assert {one["name"] for one in found} == {NAME, "other.mp4", "third.mp4"}
-    assert str(index.snapshot.manifest.folder) not in json.dumps(found)
+    assert str(index.about.folder) not in json.dumps(found)
 
 
 def test_videos_previews_and_frames_are_sent(server, videos):
@@ -354,7 +354,7 @@ def test_the_commands_index_and_search(videos, tmp_path):
     assert found.exit_code == 0, found.output
     assert found.output.count("2 moments") == 3
     assert page.read_text().count("<h2>") == 3
-    nothing = run("search", "x", "--index", path, "--folder", "elsewhere", "--exact")
+    nothing = run("search", "x", "--index", path, "--below", "elsewhere", "--exact")
     assert "0 moments" in nothing.output
     assert run("search", "--index", path).exit_code == 1
     lost = run("search", "x", "--index", tmp_path / "lost")
