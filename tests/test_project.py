@@ -41,7 +41,14 @@ def test_conda_installs_what_pyproject_asks_for():
     python, pip = conda["dependencies"][0], conda["dependencies"][-1]["pip"]
     assert python == f"python{PROJECT['requires-python']}"
     asked = [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["search"]]
+    asked += [line for line in EXTRAS["build"] if not line.startswith("glscl[")]
     assert requirements(pip) == requirements(asked)
+
+
+def test_what_a_colab_user_may_install_leaves_the_kernel_alone():
+    asked = {Requirement(line).name for line in EXTRAS["book"]}
+    kernel = {"ipykernel", "ipython", "jupyter-client", "jupyter-book", "papermill"}
+    assert not asked & kernel
 
 
 def test_constraints_are_exact_and_allowed_by_pyproject():
