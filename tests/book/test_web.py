@@ -14,7 +14,10 @@ PAGE = (
     "<!DOCTYPE html><html><head><title>{title} &#8212; A book</title></head><body>"
     "<article><h1>x</h1><p>Short.</p><p>{prose}</p></article></body></html>"
 )
-PROSE = "A first sentence of a page, long enough to say what it is about. A second one, which is far longer: "
+PROSE = (
+    "A first sentence of a page, long enough to say what it is about. A second one, "
+)
+PROSE += "far longer: "
 PROSE += (
     "it goes on & on, and no search engine would show all of it, since it <b>has</b>"
 )
