@@ -23,7 +23,7 @@ help:
 	@echo "make benchmark  measure speed and memory"
 	@echo "make clean      remove pages, caches and generated data; .venv stays"
 
-book: .venv/.book
+book: .venv/.build
 	$(BIN)/python book/build.py book --params $(PARAMS) --jobs $(JOBS) $(CHAPTERS)
 
 # One thread a process: the tests run side by side.
@@ -43,7 +43,7 @@ benchmark: .venv/.test
 	$(BIN)/python -m benchmarks
 
 # One run of the report a seed; a run that was stopped goes on where it was.
-reproduce: .venv/.book
+reproduce: .venv/.build
 	@test -n "$(DATASET)" && test -n "$(DATA)" || \
 	  { echo "Say what and where: make reproduce DATASET=msrvtt DATA=/path/to/msrvtt"; exit 1; }
 	for seed in $(SEEDS); do \
@@ -57,7 +57,7 @@ reproduce: .venv/.book
 clean:
 	rm -rf _build build data/mini data/cache .pytest_cache .ruff_cache .mypy_cache
 
-.venv/.book .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/.build .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
 	@touch $@
 

@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from book.builder import (
+    colab_notebooks,
     execute,
     manifest,
     parameters,
@@ -102,6 +103,9 @@ def book(project: Project, options: argparse.Namespace) -> int:
     new = site.render(project, site.stage(project, entries), strict=not lacking)
     took = f"rendered in {time.perf_counter() - start:.1f} s" if new else "unchanged"
     print(f"pages: {took}: {project.show(project.html)}/index.html")
+    notebooks = colab_notebooks.write_all(project)
+    colab_notebooks.check(project, notebooks)
+    print(f"for Colab: {project.show(notebooks)}")
     return 0
 
 

@@ -45,6 +45,7 @@ from glscl.model import GLSCL
 from glscl.retriever import Retriever
 from glscl.train import History, RunOptions, fit
 from glscl.util import parallel
+from glscl.util.files import cache_folder
 from glscl.util.settings import known_names
 from glscl.weights import read_directory
 
@@ -58,13 +59,14 @@ class DataSource(DataOptions):
     ``name``: ``"mini"`` or one of ``benchmarks.BENCHMARKS``. ``variant``, ``videos``,
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
     whose unreadable videos count as missing. ``cache``: where frames and features are
-    kept, by default ``root``/cache. Raises ``ValueError`` for a value of another type.
+    kept, by default ``root``/cache where that can be written, see ``cache_folder``.
+    Raises ``ValueError`` for a value of another type.
     """
 
     @property
     def cache_folder(self) -> Path:
         """Where frames and features are kept."""
-        return self.root / "cache" if self.cache is None else self.cache
+        return cache_folder(self.root) if self.cache is None else self.cache
 
     def open(self, hold_out: bool = True) -> synthetic.Benchmark | benchmarks.Dataset:
         """The data, by split; ``hold_out`` as in ``benchmarks.load``.
@@ -92,9 +94,7 @@ class DataSource(DataOptions):
         """
         sizes = {"train": train, "val": val, "test": test}
         if self.name == MINI:
-            made = synthetic.make_benchmark(
-                self.root, train, val, test, seed=seed, progress=False
-            )
+            made = synthetic.make_benchmark(self.root, train, val, test, seed=seed)
             return {name: made.split(name) for name in sizes}
         data = self.open()
         return {name: data.split(name).first(size) for name, size in sizes.items()}

@@ -54,6 +54,13 @@ def ramp_video(tmp_path_factory, write_video) -> Path:
     return write_video(folder / "ramp.mp4", frames.astype(np.uint8))
 
 
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch):
+    """Where the tests run says nothing about the address of the project."""
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "CI_PROJECT_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def free_port() -> int:
     """A port of this machine where processes can meet."""

@@ -28,6 +28,7 @@ class Kind:
 
     def __str__(self) -> str:
         parts = [self.suffix[1:], self.codec, f"b{self.b_frames}", self.rate]
+        parts += [f"{self.fps}fps"] if self.fps != 25 else []
         parts += [f"at{self.offset:g}"] if self.offset else []
         parts += [f"cut{self.hidden}"] if self.hidden else []
         return "-".join(parts)
@@ -124,6 +125,7 @@ KINDS = [
     *(Kind(s, "mpeg2video", b) for s in (".mpg", ".ts") for b in (0, 2)),
     *(Kind(s, c) for s in (".webm", ".mkv") for c in ("libvpx", "libvpx-vp9")),
     Kind(".wmv", "wmv2"),
+    Kind(".mkv", "libx264", fps=30),  # a clock of 1 ms rounds its timestamps
     *(
         Kind(s, "libx264", b, "variable")
         for s in (".mp4", ".mkv", ".mov")

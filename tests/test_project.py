@@ -41,7 +41,14 @@ def test_conda_installs_what_pyproject_asks_for():
     python, pip = conda["dependencies"][0], conda["dependencies"][-1]["pip"]
     assert python == f"python{PROJECT['requires-python']}"
     asked = [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["search"]]
+    asked += [line for line in EXTRAS["build"] if not line.startswith("glscl[")]
     assert requirements(pip) == requirements(asked)
+
+
+def test_what_a_colab_user_may_install_leaves_the_kernel_alone():
+    asked = {Requirement(line).name for line in EXTRAS["book"]}
+    kernel = {"ipykernel", "ipython", "jupyter-client", "jupyter-book", "papermill"}
+    assert not asked & kernel
 
 
 def test_constraints_are_exact_and_allowed_by_pyproject():
@@ -50,12 +57,40 @@ def test_constraints_are_exact_and_allowed_by_pyproject():
     for line in everything:
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
-        if name in ("glscl", "eva-decord"):  # itself; a platform CI does not have
+        if name == "glscl":  # itself
             continue
         assert name in pins, f"{name} is not pinned"
         (pin,) = pins[name].specifier
         assert pin.operator == "=="
         assert requirement.specifier.contains(pin.version, prereleases=True), name
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize(
+    ("system", "machine", "decoders"),
+    [
+        ("Linux", "x86_64", {"av", "decord"}),
+        ("Windows", "AMD64", {"av", "decord"}),
+        ("Linux", "aarch64", {"av"}),
+        ("Darwin", "arm64", {"av"}),
+        ("Darwin", "x86_64", {"av"}),
+        ("Windows", "ARM64", {"av"}),
+    ],
+)
+def test_decord_is_asked_for_only_where_it_has_a_wheel(
+    python, system, machine, decoders
+):
+    place = {
+        "platform_system": system,
+        "platform_machine": machine,
+        "python_version": python,
+    }
+    asked = {
+        requirement.name
+        for requirement in map(Requirement, PROJECT["dependencies"])
+        if requirement.marker is None or requirement.marker.evaluate(place)
+    }
+    assert asked & {"av", "decord", "eva-decord", "decord2"} == decoders
 
 
 def test_torch_is_the_version_the_book_names():

@@ -15,7 +15,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from book.builder import mathjax, records, sources
+from book.builder import address, mathjax, records, sources
 from book.builder.literature import Literature
 from book.builder.project import BuildError, Project
 
@@ -85,6 +85,19 @@ class PlainMarkdown:
 
         return EQUATION.sub(tag, ROLE.sub(plain, TARGET.sub("", text)))
 
+    def make_plain(self, notebook: NotebookNode, chapter: str) -> None:
+        """Convert all Markdown of a chapter, list what it cites, drop what it glued."""
+        cited = self.references(notebook)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = self.convert(cell.source, chapter)
+            elif cell.cell_type == "code":
+                cell.outputs = [
+                    o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})
+                ]
+        if cited:
+            notebook.cells.append(new_markdown_cell(cited, id="references"))
+
     def value(self, words: str, chapter: str) -> str:
         """A glued value in the format that the page shows."""
         source, _, rest = words.rpartition("::")
@@ -123,9 +136,12 @@ def write_all(project: Project, folder: Path) -> None:
     """Write the copies of every chapter that was run into ``folder``."""
     markdown = PlainMarkdown(project)
     folder.mkdir(parents=True)
+    where = address.repository(project), address.commit(project)
+    code = sources.bootstrap_cell(project, *where)
     for name, entry in records.entries(project).items():
         notebook = sources.read(project.executed / f"{name}.ipynb")
         records.fill_runtime(notebook, entry)
+        sources.fill_bootstrap(notebook, code)
         write(folder, name, notebook, markdown)
 
 
@@ -136,16 +152,7 @@ def write(
     from nbconvert import PythonExporter
 
     plain = copy.deepcopy(notebook)
-    cited = markdown.references(notebook)
-    for cell in plain.cells:
-        if cell.cell_type == "markdown":
-            cell.source = markdown.convert(cell.source, name)
-        elif cell.cell_type == "code":
-            cell.outputs = [
-                o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})
-            ]
-    if cited:
-        plain.cells.append(new_markdown_cell(cited, id="references"))
+    markdown.make_plain(plain, name)
     sources.write(plain, folder / f"{name}.ipynb")
     script, _ = PythonExporter(exclude_input_prompt=True).from_notebook_node(plain)
     (folder / f"{name}.py").write_text(script, encoding="utf-8")

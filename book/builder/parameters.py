@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from book.builder.project import BuildError
+from book.kit.settings import GIVEN
 from glscl import config
 from glscl.util import settings
 
@@ -89,6 +90,8 @@ def read_set(
         for name, value in given.items():
             _check(value, defaults[name], f"{path.name}, {notebook}", name)
         values[notebook] = defaults | given
+        if "size" in defaults:  # which chooses a set for a notebook run by hand
+            values[notebook]["size"] = GIVEN
     timeout = content.get("cell_timeout", DEFAULT_TIMEOUT)
     if not settings.fits(Annotated[int, Field(ge=1)], timeout):
         raise BuildError(

@@ -10,11 +10,14 @@ SIZES = {"train_clips": "train", "val_clips": "val", "test_clips": "test"}
 
 
 def device(values: Values) -> str:
-    """The name of the device that a notebook with these values computes on."""
+    """The name of the device that a notebook with these values computes on.
+
+    One without the parameter ``device`` needs no other than the CPU.
+    """
     # Imported late: most calls of the build run no notebook.
     import torch
 
-    if values.get("device", "auto") != "cpu" and torch.cuda.is_available():
+    if values.get("device", "cpu") != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU ({os.cpu_count()} cores)"
 

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from book.builder import (
+    address,
     archive,
     downloads,
     inserts,
@@ -22,42 +22,34 @@ from book.builder import (
     pictures,
     records,
     sources,
+    web,
 )
 from book.builder.imports import file_of
 from book.builder.project import BuildError, Project
-from glscl.util.provenance import git, versions
+from glscl.util.provenance import versions
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
-COLAB = "https://colab.research.google.com"
 GLUED = re.compile(r"\{glue:text\}`(?:/notebooks/(\w+)\.ipynb::)?[^`]+`")
 DOCUMENTED = re.compile(r"^\.\. automodule:: (\S+)$", re.MULTILINE)
 
 
-def address(project: Project, config: Mapping[str, Any]) -> str:
-    """The address of the project: as configured, else its git remote, else empty."""
-    url = (config.get("repository") or {}).get("url") or ""
-    remote = url or git(project.root, "remote", "get-url", "origin")
-    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", remote)
-    remote = f"https://{ssh[1]}/{ssh[2]}" if ssh else remote
-    if urlsplit(remote).scheme not in ("http", "https"):
-        return ""
-    return remote.removesuffix("/").removesuffix(".git")
-
-
 def configuration(project: Project) -> dict[str, Any]:
-    """``_config.yml`` with launch and repository buttons if the address allows them."""
+    """``_config.yml`` with launch and repository buttons if the address allows them.
+
+    The launch buttons open the branch of the notebooks that are made for Colab.
+    """
     path = project.root / "_config.yml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    url = address(project, config)
+    url = address.repository(project)
     # Jupyter Book's own default is the address of Jupyter Book.
-    repository = {"branch": "main", **(config.get("repository") or {}), "url": url}
-    config["repository"] = repository
+    config["repository"] = {"branch": address.COLAB_BRANCH, "url": url}
     if url:
         config.setdefault("html", {})["use_repository_button"] = True
-    # The theme's Colab button supports this host only.
-    if urlsplit(url).hostname == "github.com":
-        config["launch_buttons"] = {"colab_url": COLAB}
+    if address.pages(project):
+        config.setdefault("html", {})["baseurl"] = address.pages(project)
+    if address.on_colab(project):
+        config["launch_buttons"] = {"colab_url": address.COLAB}
     return config
 
 
@@ -160,7 +152,10 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
         )
     pages = output / "_build/html"
     pictures.shrink(pages)
+    title = yaml.safe_load((tree / "_config.yml").read_text(encoding="utf-8"))["title"]
+    web.describe(project, pages, title)
     downloads.write_all(project, pages / "downloads")
+    web.add_server_files(project, pages, title)
     size = archive.write(pages)
     print(f" archive  {archive.NAME}: {size / 1e6:.1f} MB", flush=True)
     shutil.rmtree(project.html, ignore_errors=True)

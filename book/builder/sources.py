@@ -8,7 +8,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from book.builder import parameters
+from book.builder import address, parameters
 from book.builder.project import BuildError, Project
 from glscl.util.files import atomic_path
 
@@ -74,7 +74,7 @@ def _files(node: object) -> Iterator[str]:
 def load(project: Project) -> list[Source]:
     """Every chapter, checked; one ``BuildError`` lists all faults."""
     found, problems = [], []
-    bootstrap = bootstrap_cell(project)
+    bootstrap = bootstrap_cell(project, address.configured(project))
     for name in chapters(project):
         path = project.notebooks / f"{name}.ipynb"
         notebook = read(path)
@@ -131,17 +131,25 @@ def misplaced(notebook: NotebookNode, bootstrap: str) -> Iterator[str]:
             yield f"cell {cell.id} has {len(lines)} lines, at most {MAX_LINES} are allowed"
 
 
-def bootstrap_cell(project: Project) -> str:
-    """The first code cell of every notebook, with the configured address."""
-    config = yaml.safe_load((project.root / "_config.yml").read_text(encoding="utf-8"))
-    address = (config.get("repository") or {}).get("url") or ""
+def bootstrap_cell(project: Project, repository: str, commit: str = "") -> str:
+    """The first code cell of every notebook, with the project's address and commit."""
     code = (project.book / "bootstrap.py").read_text(encoding="utf-8").strip()
-    return code.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"')
+    code = code.replace('REPOSITORY = ""', f'REPOSITORY = "{repository}"')
+    return code.replace('COMMIT = ""', f'COMMIT = "{commit}"')
+
+
+def fill_bootstrap(notebook: NotebookNode, code: str) -> None:
+    """Make ``code`` the first code cell of a notebook."""
+    for cell in tagged(notebook, "bootstrap"):
+        cell.source = code
 
 
 def update_bootstrap(project: Project) -> Iterator[str]:
-    """Write the bootstrap cell into every notebook; yields the names of changed ones."""
-    code = bootstrap_cell(project)
+    """Write the bootstrap cell into every notebook; yields the names of changed ones.
+
+    Its address is the configured one, so that it is the same in every clone.
+    """
+    code = bootstrap_cell(project, address.configured(project))
     for path in sorted(project.notebooks.glob("*.ipynb")):
         notebook = read(path)
         cells = tagged(notebook, "bootstrap")
@@ -155,7 +163,6 @@ def update_bootstrap(project: Project) -> Iterator[str]:
             notebook.cells.insert(place, cell)
             cells = [cell]
         if any(cell.source != code for cell in cells):
-            for cell in cells:
-                cell.source = code
+            fill_bootstrap(notebook, code)
             write(notebook, path)
             yield project.show(path)

@@ -41,7 +41,7 @@ from glscl.optim import CLIP_PREFIX
 from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
-from glscl.util.files import write_json
+from glscl.util.files import cache_folder, write_json
 from glscl.util.provenance import provenance
 
 NO_LOSSES: dict[str, Any] = {"icl_weight": 0.0, "alpha": 0.0}
@@ -113,18 +113,22 @@ class Setup:
 
 @lru_cache(maxsize=3)
 def mini_videos(
-    setup: Setup, patches: bool = False, hard_negatives: tuple[str, ...] = ()
+    setup: Setup,
+    patches: bool = False,
+    hard_negatives: tuple[str, ...] = (),
+    device: str = "cpu",
 ) -> dict[str, CachedVideos]:
     """The splits of the built-in benchmark as features of the mini CLIP, cached.
 
     ``patches``: whether patches come with the frames, as EERCF needs them.
-    ``hard_negatives``: the kinds of them that follow each training clip.
+    ``hard_negatives``: the kinds of them that follow each training clip. ``device``:
+    where what is not stored yet is encoded.
     """
     benchmark = _benchmark(setup)
     splits = {name: benchmark.split(name) for name in ("train", "val", "test")}
     if hard_negatives:
         splits["train"] = with_hard_negatives(benchmark, "train", hard_negatives)
-    return _features(splits, setup, patches)
+    return _features(splits, setup, patches, device)
 
 
 @lru_cache(maxsize=1)
@@ -136,16 +140,19 @@ def hard_negative_videos(setup: Setup) -> CachedVideos:
 
 def _benchmark(setup: Setup) -> Benchmark:
     sizes = setup.train_clips, setup.val_clips, setup.test_clips
-    return make_benchmark(setup.data, *sizes, progress=False)
+    return make_benchmark(setup.data, *sizes)
 
 
 def _features(
-    splits: Mapping[str, Split], setup: Setup, patches: bool = False
+    splits: Mapping[str, Split],
+    setup: Setup,
+    patches: bool = False,
+    device: str = "cpu",
 ) -> dict[str, CachedVideos]:
     backbone = load_backbone("mini", setup.pretrained)
-    config, cache = get_preset("mini").model, Path(setup.data) / "cache"
+    config, cache = get_preset("mini").model, cache_folder(Path(setup.data))
     return {
-        name: cached_videos(split, backbone, config, cache, patches)
+        name: cached_videos(split, backbone, config, cache, patches, device)
         for name, split in splits.items()
     }
 
@@ -161,7 +168,8 @@ def train_variant(
     seed: int,
     videos: Mapping[str, CachedVideos],
     setup: Setup | None = None,
-    progress: bool = False,
+    progress: bool = True,
+    device: str = "cpu",
 ) -> tuple[Retriever, dict[str, Any]]:
     """A variant of a mini model, trained with one seed, and the record of its run.
 
@@ -169,7 +177,7 @@ def train_variant(
     recipe that differ from the mini preset, and the ``hard_negatives`` among the
     training videos. ``videos``: as ``variant_videos`` gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
-    on a CPU.
+    on a CPU, where the model is at the end; it is trained on ``device``.
     """
     setup = setup or Setup()
     method = changes.get("method", "glscl")
@@ -182,8 +190,9 @@ def train_variant(
         torch.manual_seed(seed)
         backbone = load_backbone(config.backbone, config.pretrained)
         model = METHODS[method](backbone, config)
-    options = RunOptions(progress=progress)
+    options = RunOptions(progress=progress, device=device)
     history = fit(model, videos["train"], recipe, videos["val"], options)
+    model.to("cpu")
     best = history.best_epoch
     test = evaluate(model, videos["test"], recipe.eval_batch_size)
     record = {
@@ -264,7 +273,7 @@ def run_once(variant: str, seed: int, folder: Path, setup: Setup) -> dict[str, A
         if all(stored.get(name) == value for name, value in settings.items()):
             return stored
     videos = variant_videos(variant, setup)
-    model, record = train_variant(settings["changes"], seed, videos, setup)
+    model, record = train_variant(settings["changes"], seed, videos, setup, False)
     if variant in LONGER:
         families = hard_negative_videos(setup)
         record["hard_negative_accuracy"] = hard_negative_accuracy(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.util.provenance import PACKAGES, commit, versions
+from glscl.util.provenance import PACKAGES, commit, decoder, versions
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def provenance(parameters: Mapping[str, Any]) -> None:
         "device": torch.cuda.get_device_name() if cuda else "CPU",
         "threads": torch.get_num_threads(),
         "commit": commit(),
+        "videos read by": decoder(),
         **versions(("glscl", *PACKAGES)),
         **{f"parameter {name}": repr(value) for name, value in parameters.items()},
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,6 +231,7 @@ class _PyAV:
 
     def __init__(self, path: Path, timeline: Timeline):
         self.path, self.times = path, timeline.times
+        self.middles = (self.times[1:] + self.times[:-1]) / 2
         self._open()
 
     def _open(self) -> None:
@@ -284,7 +286,8 @@ class _PyAV:
         inside = not self.seekable and 0 < following < len(self.times)
         if inside and abs(seconds - self.times[following]) <= SLACK:
             return following
-        return int(np.searchsorted(self.times, seconds + 1e-6, side="right")) - 1
+        # The nearest: the times of a constant rate are exact, timestamps are rounded.
+        return int(np.searchsorted(self.middles, seconds))
 
     def _go_before(self, index: int) -> None:
         """To the key frame before a frame, or to the start."""
@@ -293,10 +296,16 @@ class _PyAV:
             self._open()
             return
         unit = float(self.stream.time_base or 1)
-        offset = int((float(self.times[index]) + self.start) / unit)
-        self.container.seek(offset, stream=self.stream, backward=True, any_frame=False)
-        self.frames = self.container.decode(self.stream)
         self.at = -1
+        # A seek goes by decoding times: where frames are reordered it may pass this one.
+        for back in (0.0, 1.0, JUMP, self.times[index]):
+            offset = int((max(self.times[index] - back, 0.0) + self.start) / unit)
+            self.container.seek(offset, stream=self.stream)
+            frames = self.container.decode(self.stream)
+            first = next(frames, None)
+            if first is not None and self._number(first) <= index:
+                break
+        self.frames = frames if first is None else chain([first], frames)
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:

@@ -148,7 +148,9 @@ def update(
         spec = frame_spec(model.backbone, model.config)
         stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
         names, report = list(wanted), writer.report
-        with tqdm(names, "indexing", unit="video", disable=not progress) as bar:
+        # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.
+        quiet = {} if progress else {"disable": True}
+        with tqdm(names, "indexing", unit="video", **quiet) as bar:
             for group in _grouped(stream, BATCH_FRAMES):
                 for chunk, encoded in _encode(group, model, device, report):
                     name = names[chunk.file]

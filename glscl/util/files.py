@@ -50,3 +50,12 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     separators = None if indent else (",", ":")
     text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
     write_text(path, text + "\n")
+
+
+def cache_folder(root: Path) -> Path:
+    """``root``/cache, or the user's own ~/.cache/glscl where ``root`` is read-only."""
+    folder = root / "cache"
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(nearest, os.W_OK):
+        return folder
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "glscl")

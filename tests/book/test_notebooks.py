@@ -2,16 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import nbformat
 import pytest
-from packaging.requirements import Requirement
 from tiny_book import ROOT
 
-from book import colab
 from book.builder import parameters, sources
 from book.builder.project import Project
 
@@ -136,114 +132,34 @@ def test_glued_names_are_unique_in_the_book():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-# ---- the cell that opens every notebook --------------------------------------------
+@each_notebook
+def test_a_chapter_fits_its_values_to_the_machine_when_run_by_hand(name):
+    cells = NOTEBOOKS[name].cells
+    places = [i for i, cell in enumerate(cells) if "parameters" in sources.tags(cell)]
+    assert cells[places[0]].source.startswith('size = "auto"')
+    following = cells[places[0] + 1]
+    assert f'fit_to_machine("{name}", globals())' in following.source
+    assert sources.tags(following) == ["remove-input"]
 
 
-def opened(folder, code):
-    """Run the opening cell and then ``code`` as a fresh interpreter in ``folder``."""
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+#: Chapters that run no model, and so need no device.
+WITHOUT_MODEL = {"01_task_and_data", "09_flops"}
 
 
-BOOTSTRAP = (ROOT / "book/bootstrap.py").read_text()
-SAY = "\nprint(os.getcwd(), sys.path[0])"
+@each_notebook
+def test_a_chapter_that_runs_a_model_can_run_it_on_a_gpu(name):
+    source = next(s for s in sources.load(PROJECT) if s.name == name)
+    if name in WITHOUT_MODEL:
+        assert "device" not in source.defaults
+        assert '"device": "cpu"' in NOTEBOOKS[name].cells[-1].source
+    else:
+        assert source.defaults["device"] == "auto"
+        assert '"device": device' in NOTEBOOKS[name].cells[-1].source
 
 
-def test_the_opening_cell_finds_the_project_from_inside_it():
-    done = opened(ROOT / "notebooks", BOOTSTRAP + SAY)
-    assert done.stdout.split() == [str(ROOT), str(ROOT)], done.stderr
-
-
-def test_the_opening_cell_says_that_there_is_no_project(tmp_path):
-    done = opened(tmp_path, BOOTSTRAP)
-    assert done.returncode != 0
-    assert f"No checkout of the project at or above {tmp_path}" in done.stderr
-
-
-PRETEND = "import sys, types; sys.modules['google.colab'] = types.ModuleType('c')\n"
-
-
-@pytest.fixture
-def published(tmp_path):
-    """A small git repository that stands for the published project."""
-    folder = tmp_path / "published"
-    (folder / "book").mkdir(parents=True)
-    (folder / "_toc.yml").touch()
-    setup = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
-    (folder / "book/colab.py").write_text(setup)
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
-    return folder
-
-
-def test_on_colab_the_project_is_fetched_once_and_set_up(tmp_path, published):
-    cell = BOOTSTRAP.replace('REPOSITORY = ""', f'REPOSITORY = "{published}"')
-    content = tmp_path / "content"
-    content.mkdir()
-    for _ in range(2):  # a second time after a restart of the runtime
-        done = opened(content, PRETEND + cell + SAY)
-        assert done.stdout.split()[0] == str(content / "glscl-book"), done.stderr
-        assert (content / "glscl-book/book/ran").is_file()
-
-
-def test_on_colab_an_unknown_address_is_asked_for(tmp_path):
-    done = opened(tmp_path, PRETEND + BOOTSTRAP)
-    assert done.returncode != 0
-    assert "Set REPOSITORY above to the git address" in done.stderr
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    """Colab's installed packages, as this test says."""
-    versions = {"torch": "2.6.0+cu124", "numpy": "2.0.2", "tqdm": "4.60"}
-    monkeypatch.setattr(colab, "installed", versions.get)
-    return versions
-
-
-def test_colab_gets_what_is_missing_or_too_old_and_nothing_else(runtime):
-    wanted = [
-        Requirement(text)
-        for text in (
-            "torch>=2.4",
-            "numpy>=1.26",
-            "tqdm>=4.66",
-            "decord>=0.6",
-            "elsewhere>=1; platform_system == 'Nowhere'",
-        )
-    ]
-    assert colab.missing(wanted) == ["tqdm>=4.66", "decord>=0.6"]
-
-
-def test_colab_keeps_its_torch(runtime, monkeypatch):
-    calls = []
-
-    def run(command):
-        constraints = command[command.index("-c") + 1].read_text().split()
-        calls.append((command, constraints))
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(colab.subprocess, "run", run)
-    assert colab.main() == 0
-    command, constraints = calls[0]
-    assert constraints == ["torch==2.6.0+cu124", "numpy==2.0.2"]
-    assert not any(str(word).startswith(("torch", "numpy")) for word in command)
-
-
-def test_colab_refuses_rather_than_replace_an_old_torch(runtime, capsys):
-    runtime["torch"] = "1.13"
-    assert colab.main() == 1
-    assert "torch>=2.4 is missing or too old" in capsys.readouterr().err
-
-
-def test_colab_knows_what_the_notebooks_import():
-    names = {requirement.name for requirement in colab.wanted(ROOT / "pyproject.toml")}
-    assert {"torch", "open_clip_torch", "decord", "matplotlib", "pandas"} <= names
-    assert "jupyter-book" not in names
+@each_notebook
+def test_a_chapter_hides_no_progress(name):
+    assert "progress=False" not in code(name)
 
 
 @each_notebook

@@ -1,10 +1,13 @@
 """Pages are rendered from their sources, with links to the address of the project."""
 
+import subprocess
+
 import pytest
+import yaml
 from tiny_book import chapter, tiny_book
 
 from book import build
-from book.builder import site
+from book.builder import address, site
 
 
 def test_pages_are_rendered_again_only_if_documented_modules_changed(tmp_path, capsys):
@@ -37,30 +40,69 @@ def test_where_a_chapter_was_not_run_its_numbers_say_so():
     assert site.mark_missing_values(text, {"02_b"}, "01_a").startswith("Here (not run)")
 
 
-@pytest.mark.parametrize(
-    ("configured", "address"),
-    [
-        ("https://github.com/owner/name", "https://github.com/owner/name"),
-        ("https://github.com/owner/name.git", "https://github.com/owner/name"),
-        ("git@github.com:owner/name.git", "https://github.com/owner/name"),
-        ("ssh://git@example.org/owner/name", "https://example.org/owner/name"),
-        ("/somewhere/on/disk", ""),
-        ("", ""),
-    ],
-)
-def test_only_a_published_address_counts(tmp_path, configured, address):
+def configure(project, **values):
+    path = project.root / "_config.yml"
+    config = yaml.safe_load(path.read_text())
+    for name, value in values.items():
+        config[name] = config[name] | value
+    path.write_text(yaml.safe_dump(config))
+
+
+ADDRESSES = [
+    ("https://github.com/owner/name", "https://github.com/owner/name"),
+    ("https://github.com/owner/name.git", "https://github.com/owner/name"),
+    ("git@github.com:owner/name.git", "https://github.com/owner/name"),
+    ("ssh://git@example.org/owner/name", "https://example.org/owner/name"),
+    ("/somewhere/on/disk", ""),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("given", "found"), ADDRESSES)
+@pytest.mark.parametrize("where", ["configured", "remote"])
+def test_only_an_address_of_the_web_counts(tmp_path, given, found, where):
     project = tiny_book(tmp_path, {"01_a": chapter()})
-    assert site.address(project, {"repository": {"url": configured}}) == address
+    if where == "configured":
+        configure(project, repository={"url": given})
+        assert address.configured(project) == found
+    else:
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+        add = ["git", "remote", "add", "origin", given or "/nowhere"]
+        subprocess.run(add, cwd=tmp_path, check=True)
+        assert address.configured(project) == ""
+    assert address.repository(project) == found
 
 
-def test_launch_buttons_need_an_address(tmp_path):
+def test_the_setting_comes_before_the_ci_run(tmp_path, monkeypatch):
+    project = tiny_book(tmp_path, {"01_a": chapter()})
+    monkeypatch.setenv("CI_PROJECT_URL", "https://gitlab.com/owner/name")
+    assert address.repository(project) == "https://gitlab.com/owner/name"
+    assert address.pages(project) == "https://owner.gitlab.io/name/"
+    assert not address.on_colab(project)
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "Other/name")
+    assert address.repository(project) == "https://github.com/Other/name"
+    assert address.pages(project) == "https://other.github.io/name/"
+    assert address.on_colab(project)
+    configure(
+        project,
+        repository={"url": "https://github.com/me/me.github.io"},
+        html={"baseurl": ""},
+    )
+    assert address.pages(project) == "https://me.github.io/"
+    configure(project, html={"baseurl": "https://example.org/book"})
+    assert address.pages(project) == "https://example.org/book/"
+
+
+def test_launch_buttons_need_an_address_and_open_the_notebooks_for_colab(tmp_path):
     project = tiny_book(tmp_path, {"01_a": chapter()})
     without = site.configuration(project)
     assert "launch_buttons" not in without
+    assert "baseurl" not in without["html"]
     assert without["repository"]["url"] == ""
-    path = tmp_path / "_config.yml"
-    address = 'url: "https://github.com/owner/name"'
-    path.write_text(path.read_text().replace('url: ""', address))
+    configure(project, repository={"url": "https://github.com/owner/name"})
     config = site.configuration(project)
     assert config["launch_buttons"]["colab_url"].startswith("https://colab.")
     assert config["html"]["use_repository_button"] is True
+    assert config["html"]["baseurl"] == "https://owner.github.io/name/"
+    assert config["repository"]["branch"] == address.COLAB_BRANCH

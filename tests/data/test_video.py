@@ -141,6 +141,57 @@ def test_decord_reads_constant_rate_and_pyav_the_rest(tmp_path, kind, decoder):
     )
 
 
+def test_without_decord_every_frame_is_the_same(made, monkeypatch):
+    """Indices and pixels, in one pass and by jumps."""
+    _, path, _, _ = made
+    first = VideoReader(path)
+    every = np.arange(len(first.timeline.times))
+    pixels = first.read(every)
+    monkeypatch.setattr("glscl.data.video._decord", lambda: None)
+    without = VideoReader(path)
+    assert without.decoder == "PyAV"
+    np.testing.assert_array_equal(without.timeline.times, first.timeline.times)
+    np.testing.assert_array_equal(without.read(every), pixels)
+    jumps = every[[100, 3, 3, 55, 56, len(every) - 1]]
+    for index in jumps:
+        np.testing.assert_array_equal(without.read(np.array([index]))[0], pixels[index])
+
+
+def test_both_decoders_give_the_same_frames_of_built_in_clips(clips_root, monkeypatch):
+    pytest.importorskip("decord")
+    paths = sorted(clips_root.rglob("*.mp4"))
+    readers = [VideoReader(path) for path in paths]
+    assert {reader.decoder for reader in readers} == {"decord"}
+    monkeypatch.setattr("glscl.data.video._decord", lambda: None)
+    for path, reader in zip(paths, readers, strict=True):
+        other = VideoReader(path)
+        assert other.decoder == "PyAV"
+        np.testing.assert_array_equal(other.timeline.times, reader.timeline.times)
+        every = np.arange(len(reader.timeline.times))
+        np.testing.assert_array_equal(other.read(every), reader.read(every))
+
+
+@pytest.mark.shared
+def test_both_decoders_give_the_same_frames_of_public_files(shared, monkeypatch):
+    pytest.importorskip("decord")
+    compared = 0
+    for path in sorted((shared / "media").glob("*.m*")):
+        reader = VideoReader(path)
+        monkeypatch.setattr("glscl.data.video._decord", lambda: None)
+        other = VideoReader(path)
+        monkeypatch.undo()
+        every = np.arange(0, len(reader.timeline.times), 7)
+        try:
+            pixels = reader.read(every)
+        except VideoError:  # then the other says so, too
+            with pytest.raises(VideoError, match=path.name):
+                other.read(every)
+            continue
+        np.testing.assert_array_equal(other.read(every), pixels)
+        compared += 1
+    assert compared
+
+
 def test_a_file_without_video_is_refused(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as out:

@@ -1,0 +1,22 @@
+"""Files are written whole, and caches go where they can be written."""
+
+import os
+
+from glscl.runs import DataSource
+from glscl.util.files import cache_folder
+
+
+def test_a_cache_is_beside_the_data_unless_the_data_are_read_only(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    root = tmp_path / "drive/mini"
+    assert cache_folder(root) == root / "cache"
+    root.mkdir(parents=True)
+    assert DataSource("mini", root).cache_folder == root / "cache"
+    # The superuser may write anywhere, so that a read-only folder is pretended.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != root)
+    assert cache_folder(root) == tmp_path / "home/glscl"
+    assert DataSource("mini", root).cache_folder == tmp_path / "home/glscl"
+    own = tmp_path / "own"
+    assert DataSource("mini", root, cache=own).cache_folder == own
