@@ -20,7 +20,6 @@ from glscl.search import VideoIndex, Windows, serve
 from glscl.search.page import clock, frames_at, moments_html, preview, write_page
 from glscl.search.serve import MAX_QUERY, SearchServer
 
-pytest.importorskip("faiss")
 NAME = "<b>&amp; 'clip'.mp4"
 
 
