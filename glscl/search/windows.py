@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from glscl.data.decoders import Timeline
 from glscl.data.frames import resize_crop, sample_timeline
 from glscl.data.loader import FrameSpec
-from glscl.data.video import Timeline, VideoError, VideoReader
+from glscl.data.video import VideoError, VideoReader
 from glscl.util.settings import Settings
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
