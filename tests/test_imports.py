@@ -29,7 +29,7 @@ HOMES = {
     "seaborn": "book.kit",
     "IPython": "book.kit",
     "fvcore": "book.experiments.counters",
-    "decord": "glscl.data.video",
+    "decord": "glscl.data.decoders",
     "open_clip": "glscl.backbone",
 }
 FILES = [

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glscl.data.video import Timeline, VideoError, VideoReader
+from glscl.data.decoders import Timeline
+from glscl.data.video import VideoError, VideoReader
 
 
 def sample_indices(

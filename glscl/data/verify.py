@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from glscl.data.annotations import field, numbered, read_json
 from glscl.data.frames import VideoInfo, check_video
 from glscl.data.split import VideoItem
-from glscl.data.video import VideoError
+from glscl.data.video import VideoReader
 from glscl.util.files import write_json
 from glscl.util.workers import Outcome, outcomes
 
@@ -26,8 +26,8 @@ from glscl.util.workers import Outcome, outcomes
 class Checked:
     """The result for one video.
 
-    ``status``: ok, unreadable, crash (of the decoder) or timeout. Videos that are ok
-    have the numbers, the others a ``problem``.
+    ``status``: ok, unreadable, crash (of the decoder), timeout, or machine (see
+    ``VideoError``). Videos that are ok have the numbers, the others a ``problem``.
     """
 
     id: str
@@ -73,12 +73,15 @@ class Report:
 
 
 def read_unreadable(path: Path) -> list[str]:
-    """Ids of the videos that the report at ``path`` found unreadable."""
+    """Ids of the videos that the report at ``path`` found unreadable.
+
+    Those that only the machine failed to read are none.
+    """
     videos = field(read_json(path, dict), "videos", list, str(path))
     return [
         field(video, "id", str, where)
         for where, video in numbered(videos, f"{path}, video")
-        if field(video, "status", str, where) != "ok"
+        if field(video, "status", str, where) not in ("ok", "machine")
     ]
 
 
@@ -105,27 +108,8 @@ def verify(
 def _check(thorough: bool, item: VideoItem) -> VideoInfo:
     info = check_video(item.path, item.start, item.end)
     if thorough:
-        _decode_strictly(item.path)
+        VideoReader(item.path).decode_all()
     return info
-
-
-def _decode_strictly(path: Path) -> None:
-    """Decode a whole video; ``VideoError`` at the first damaged packet or frame."""
-    import av
-
-    good = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.options = {"err_detect": "explode"}
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoError("the decoder marks it as corrupt")
-                good += 1
-    except (av.FFmpegError, VideoError) as error:
-        raise VideoError(
-            f"Video {path} is damaged after {good} frames: {error}."
-        ) from error
 
 
 def _checked(item: VideoItem, outcome: Outcome) -> Checked:

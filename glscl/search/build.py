@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from glscl.data.frames import normalise
 from glscl.data.loader import weights_digest
+from glscl.data.video import decoder_version
 from glscl.data.videofiles import list_videos
 from glscl.evaluate import frame_spec
 from glscl.model import GLSCL
@@ -296,6 +297,7 @@ class _Update:
 
     def __init__(self, path: str, shard: tuple[int, int]):
         self.path, self.shard, self.report = path, shard, Report()
+        self.decoder = decoder_version()
         self.old = {n: r for n, r in table.read_files(path).items() if self._mine(n)}
         self.columns: dict[str, list[dict[str, Any]]] = {}  # of files, chunk by chunk
         self.finished: dict[str, FileRecord] = {}  # all of whose chunks are there
@@ -314,16 +316,21 @@ class _Update:
         table.forget_files(self.path, sorted(gone))
         report.removed = sorted(n for n in gone if not self.old[n].problem)
         same = {n: r for n, r in self.old.items() if mine.get(n) == r.state}
-        broken = {n: r.problem for n, r in same.items() if r.problem}
-        report.broken = {} if retry_broken else broken
+        broken = {n: r for n, r in same.items() if r.problem}
+        if not retry_broken:  # what was broken for another decoder is read again
+            same_decoder = (i for i in broken.items() if i[1].decoder == self.decoder)
+            report.broken = {name: record.problem for name, record in same_decoder}
         report.unchanged = len(same) - len(broken)
-        kept = same.keys() - broken.keys() | report.broken.keys()
-        return {n: s for n, s in mine.items() if n not in kept}
+        again = broken.keys() - report.broken.keys()
+        return {n: s for n, s in mine.items() if n not in same or n in again}
 
     def take(
         self, name: str, state: FileState, chunk: DecodedChunk, new: EncodedChunk | None
     ) -> None:
-        """Keep a chunk of the file ``name``, or why it is broken."""
+        """Keep a chunk of the file ``name``, or why it is broken.
+
+        A failure of this machine says nothing of the file and is not kept.
+        """
         parts = self.columns.setdefault(name, [])
         if new is None:
             parts.clear()
@@ -331,8 +338,10 @@ class _Update:
         else:
             first = sum(len(part["path"]) for part in parts)
             parts.append(_columns(name, state, first, chunk, new))
-        if chunk.last:
-            self.finished[name] = FileRecord(state, chunk.problem)
+        if chunk.kind == "machine":
+            self.columns.pop(name)
+        elif chunk.last:
+            self.finished[name] = FileRecord(state, chunk.problem, self.decoder)
             self.pending += sum(len(part["path"]) for part in parts)
 
     def checkpoint(self) -> None:

@@ -20,7 +20,7 @@ from glscl.data.frames import resize_shorter
 from glscl.data.video import VideoError, VideoReader
 from glscl.search.index import Moment
 from glscl.search.windows import read_resized
-from glscl.util.files import write_text
+from glscl.util.files import printable, write_text
 
 ASSETS = Path(__file__).parent / "assets"
 PREVIEW_SIDE = 180  # pixels of the shorter side of a preview
@@ -105,8 +105,3 @@ def write_page(path: Path, found: Mapping[str, Sequence[Moment]]) -> None:
     ]
     page = Template((ASSETS / "moments.html").read_text(encoding="utf-8"))
     write_text(path, page.substitute(moments="".join(parts)))
-
-
-def printable(text: str) -> str:
-    """``text`` with a ? for bytes of a file name that are in no known encoding."""
-    return text.encode("utf-8", "replace").decode()

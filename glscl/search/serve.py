@@ -25,8 +25,9 @@ from starlette.routing import Route
 from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
 from glscl.search.index import Moment, VideoIndex
-from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview, printable
+from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
 from glscl.search.table import FileState
+from glscl.util.files import printable
 
 MAX_QUERY = 200  # characters of a sentence
 RATE, PERIOD = 60, 10.0  # costly requests in so many seconds

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from glscl.data.decoders import Timeline
 from glscl.data.frames import resize_crop, sample_timeline
 from glscl.data.loader import FrameSpec
-from glscl.data.video import Timeline, VideoError, VideoReader
+from glscl.data.video import VideoError, VideoReader
 from glscl.util.settings import Settings
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
@@ -77,7 +78,7 @@ class DecodedChunk(NamedTuple):
     ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), which of them a window has in
     each slot, -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``:
     (W, 2), start and end in seconds. ``problem``: why the file cannot be read, else
-    empty. ``seconds``: spent decoding.
+    empty, and its ``kind``, see ``VideoError``. ``seconds``: spent decoding.
     """
 
     file: int
@@ -87,6 +88,7 @@ class DecodedChunk(NamedTuple):
     times: NDArray[np.float32] = np.empty((0, 0), np.float32)
     spans: NDArray[np.float32] = np.empty((0, 2), np.float32)
     problem: str = ""
+    kind: str = ""
     seconds: float = 0.0
 
 
@@ -107,7 +109,8 @@ def read_chunks(
     except VideoError as error:
         nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
         seconds = time.perf_counter() - begin
-        yield DecodedChunk(file, True, nothing, problem=str(error), seconds=seconds)
+        chunk = DecodedChunk(file, True, nothing, seconds=seconds)
+        yield chunk._replace(problem=str(error), kind=error.kind)
 
 
 def _chunk(

@@ -39,6 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def printable(text: str) -> str:
+    """``text`` with a ? for bytes of a file name that are in no known encoding."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:

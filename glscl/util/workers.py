@@ -21,7 +21,8 @@ class Outcome(NamedTuple):
     """The result of a call: its ``value``, or the ``problem`` and its ``kind``.
 
     ``kind``: ``ok``, ``error`` (an exception, whose message is the problem), ``crash``
-    (the process ended) or ``timeout`` (the time limit was exceeded).
+    (the process ended) or ``timeout`` (the time limit was exceeded); an exception that
+    has a ``kind``, such as ``VideoError``, says it itself.
     """
 
     kind: str
@@ -53,7 +54,8 @@ def _call(function: Callable[[Any], Any], item: Any) -> Outcome:
     try:
         return Outcome("ok", function(item))
     except (Exception, SystemExit) as error:
-        return Outcome("error", problem=str(error) or type(error).__name__)
+        kind = getattr(error, "kind", "error")
+        return Outcome(kind, problem=str(error) or type(error).__name__)
 
 
 def _outcome(call: Future, timeout: float) -> Outcome:

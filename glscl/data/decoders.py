@@ -1,0 +1,448 @@
+"""The decoders of videos, in a process of their own that may hang or crash.
+
+Seconds are presentation timestamps of the container, counted from its start; what an
+edit list hides is not there. A frame is shown from its own timestamp until the next.
+decord reads constant-rate H.264 and the like in MP4, MOV, Matroska and WebM, where its
+frames are provably the same and its seeking is fast; PyAV reads every other file, and
+all files where decord has no wheel. ``video.VideoReader`` starts the process and asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import os
+import pickle
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Containers and codecs whose packets carry their timestamps, as decord needs them.
+DECORD_CONTAINERS = ("mov", "matroska")
+DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+#: Where seeking to a key frame gives the same frames as decoding from the start.
+SEEKABLE = ("mov", "matroska")
+#: Where packets carry no time of their own: frames follow each other at one rate.
+UNTIMED = ("avi",)
+SLACK = 0.25  # seconds by which a decoder's timestamp may be off in a stream
+GRACE = 1e-4  # seconds by which a time may be rounded, below the length of any frame
+JUMP = 5.0  # seconds ahead from which a seek is tried instead of decoding on
+PART_BYTES = 1 << 25  # of frames that are sent together
+SLOWEST = 50.0  # frames a second that any machine decodes
+#: Errors of the system that are none of the file.
+MACHINE = {errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+MACHINE |= {errno.ENOSPC, errno.EIO}
+
+
+class Timeline(NamedTuple):
+    """When each frame is shown.
+
+    ``times``: (n,) seconds, ascending, of all frames that a player shows; ``end``: the
+    second at which the last one ends; ``fps``: frames a second, the mean; ``constant``:
+    whether all last equally long and the first is shown at once.
+    """
+
+    times: NDArray[np.float64]
+    end: float
+    fps: float
+    constant: bool
+
+    @classmethod
+    def regular(cls, count: int, fps: float) -> Timeline:
+        """``count`` frames at a constant ``fps``."""
+        return cls(np.arange(count) / fps, count / fps, fps, True)
+
+    def index_at(self, seconds: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The number (k,) of the frame that is shown at each of ``seconds`` (k,)."""
+        # A small grace, since containers round timestamps to their clock.
+        times = np.asarray(seconds, np.float64) + GRACE
+        return (np.searchsorted(self.times, times, side="right") - 1).clip(min=0)
+
+
+class Watch:
+    """Ends this process where nothing is decoded for ``limit`` seconds.
+
+    It must be called whenever something was. Native code that never returns does not
+    hinder it.
+    """
+
+    def __init__(self, log: BinaryIO):
+        self.log, self.limit, self.last = log, 0.0, 0.0
+
+    def __call__(self, more: float = 0.0) -> None:
+        """Begin to wait anew, ``more`` seconds longer than usual."""
+        now = time.monotonic()
+        if more or now - self.last > self.limit / 20:
+            self.last = now
+            faulthandler.dump_traceback_later(
+                self.limit + more, exit=True, file=self.log
+            )
+
+    def stop(self) -> None:
+        """Wait for nothing."""
+        faulthandler.cancel_dump_traceback_later()
+        self.last = 0.0
+
+
+class OpenVideo:
+    """A video, open in this process. Errors are those of the decoders."""
+
+    def __init__(self, path: str, watch: Watch):
+        self.path, self.watch = path, watch
+        self.timeline, trusted, self.frame_bytes = _timeline(path, watch)
+        if not len(self.timeline.times):
+            raise ValueError("it has no frames")
+        decord = _decord() if trusted and self.timeline.constant else None
+        self.source = _opened(path, self.timeline, decord, watch)
+
+    def read(self, indices: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
+        """The frames at ``indices``, ascending, in parts: RGB, uint8 (k, H, W, 3).
+
+        Where decord cannot read a part, or prints that it conceals an error, PyAV reads
+        or says why not. decord gives up on whole files too, on a busy machine.
+        """
+        done, size = 0, max(1, PART_BYTES // self.frame_bytes)
+        while done < len(indices):
+            part = indices[done : done + size]
+            if isinstance(self.source, _Decord):
+                try:
+                    frames = self.source.read(part)
+                except Exception:
+                    frames = None
+                if frames is None or self.watch.log.seek(0, os.SEEK_END):
+                    self.source = _PyAV(self.path, self.timeline, self.watch)
+                    continue
+            else:
+                frames = self.source.read(part)
+            yield frames
+            done += len(part)
+
+    def decode_all(self) -> int:
+        """Decode the whole video, and stop at damage that decoders usually conceal."""
+        import av
+
+        good = 0
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                # With threads that share a picture, FFmpeg conceals and does not tell.
+                stream.thread_type = "FRAME"
+                stream.codec_context.options = {"err_detect": "explode"}
+                for frame in container.decode(stream):
+                    if frame.is_corrupt:
+                        raise ValueError("the decoder marks it as corrupt")
+                    good += 1
+                    self.watch()
+        except (av.FFmpegError, ValueError) as error:
+            raise ValueError(f"damaged after {good} frames: {reason(error)}") from error
+        return good
+
+
+def _timeline(path: str, watch: Watch) -> tuple[Timeline, bool, int]:
+    """The time axis of a file, whether decord may read it if it is constant, and how
+    many bytes a frame has.
+    """
+    import av
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        frame_bytes = max(1, 3 * stream.width * stream.height)
+        container_name = container.format.name.split(",")[0]
+        codec = stream.codec_context.codec.canonical_name
+        trusted = container_name in DECORD_CONTAINERS and codec in DECORD_CODECS
+        if trusted and container_name == "mov":
+            constant = _constant_index(container, stream)
+            if constant is not None:
+                return constant, True, frame_bytes
+        start = (container.start_time or 0) / av.time_base
+        # A file without a length, as recorders pipe it, and one of which an edit list
+        # hides a part, are none that decord understands.
+        trusted &= container.duration is not None
+        stamps, last = [], None
+        for packet in container.demux(stream):
+            watch()
+            if packet.is_discard:
+                trusted = False
+            elif packet.size:
+                stamps.append(packet.pts)
+                last = packet.duration or last
+        unit = float(stream.time_base or 0)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+    if None in stamps or container_name in UNTIMED:
+        return Timeline.regular(len(stamps), rate), False, frame_bytes
+    times = np.sort(np.array(stamps, dtype=np.float64)) * unit - start
+    if container_name == "mpeg":
+        # Its stamps are those of packets, not frames, and wrong by a frame or two.
+        smooth = np.linspace(times[0], times[-1], len(times))
+        times = smooth if np.abs(times - smooth).max() < SLACK else times
+    timeline = _measured(times, unit, (last or 0) * unit, rate)
+    return timeline, trusted, frame_bytes
+
+
+def _constant_index(container: Any, stream: Any) -> Timeline | None:
+    """The time axis of an MP4 whose own index says that its rate is constant."""
+    entries = stream.index_entries
+    n = len(entries)
+    if n < 2 or n != stream.frames or container.start_time or stream.start_time:
+        return None
+    clock = np.array([entry.timestamp for entry in entries])
+    steps = np.diff(clock)
+    if (steps != steps[0]).any() or steps[0] <= 0:
+        return None
+    if any(entry.is_discard for entry in entries):
+        return None
+    step = int(steps[0]) * stream.time_base
+    # An edit list that cuts shows in a duration that is not that of all frames.
+    duration = stream.duration
+    if duration is None or abs(duration * stream.time_base - n * step) > step:
+        return None
+    return Timeline.regular(n, float(1 / step))
+
+
+def _measured(
+    times: NDArray[np.float64], unit: float, last: float, rate: float
+) -> Timeline:
+    """A timeline from timestamps; rounding to a clock of ``unit`` is no change of rate.
+
+    ``rate``: what the file states, taken where it agrees with the timestamps; ``last``:
+    seconds that the last frame is shown, 0 if not stated.
+    """
+    n = len(times)
+    if n < 2:
+        end = float(times[-1]) + (last or 1 / rate) if n else 0.0
+        return Timeline(times, end, n / max(end, GRACE), False)
+    if abs(times[0]) < 1e-3 and _agrees(times, unit, rate):
+        return Timeline.regular(n, rate)
+    fps = (n - 1) / float(times[-1] - times[0])
+    if abs(times[0]) < 1e-3 and _agrees(times, unit, fps):
+        return Timeline.regular(n, fps)
+    end = float(times[-1]) + (last or 1 / fps)
+    return Timeline(times, end, n / end, False)
+
+
+def _agrees(times: NDArray[np.float64], unit: float, fps: float) -> bool:
+    """Whether ``times`` are those of a constant rate, rounded to a clock of ``unit``."""
+    even = times[0] + np.arange(len(times)) / fps
+    return bool(np.abs(times - even).max() <= 1.01 * unit)
+
+
+def _opened(
+    path: str, timeline: Timeline, decord: Any, watch: Watch
+) -> _Decord | _PyAV:
+    """decord's reader where it counts the frames that a player shows, else PyAV's."""
+    if decord is not None:
+        try:
+            reader = decord.VideoReader(
+                path, ctx=decord.cpu(0), num_threads=1, fault_tol=1
+            )
+        except Exception:  # its own types; PyAV says what is wrong, if anything is
+            return _PyAV(path, timeline, watch)
+        if len(reader) == len(timeline.times):
+            return _Decord(reader, watch)
+    return _PyAV(path, timeline, watch)
+
+
+class _Decord:
+    """Frames by number, by decord."""
+
+    name = "decord"
+
+    def __init__(self, reader: Any, watch: Watch):
+        self.reader, self.watch = reader, watch
+
+    def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        self.watch(len(self.reader) / SLOWEST)  # at worst all frames have to be decoded
+        return self.reader.get_batch(indices.tolist()).asnumpy()
+
+
+class _PyAV:
+    """Frames by number, by PyAV: decoded on from where it stands, or from a key frame."""
+
+    name = "PyAV"
+
+    def __init__(self, path: str, timeline: Timeline, watch: Watch):
+        self.path, self.times, self.watch = path, timeline.times, watch
+        self.middles = (self.times[1:] + self.times[:-1]) / 2
+        self._open()
+
+    def _open(self) -> None:
+        import av
+
+        self.container = av.open(self.path)
+        self.stream = self.container.streams.video[0]
+        self.stream.thread_type = "AUTO"
+        kind = self.container.format.name.split(",")[0]
+        self.seekable, self.untimed = kind in SEEKABLE, kind in UNTIMED
+        self.start = (self.container.start_time or 0) / av.time_base
+        self.frames = self.container.decode(self.stream)
+        self.at = -1  # number of the frame that was decoded last
+        self.damaged = False  # whether it, or one that it builds on, is
+
+    def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        return np.stack([_upright(self._frame(index)) for index in indices.tolist()])
+
+    def _frame(self, index: int) -> Any:
+        ahead = self.times[index] - (self.times[self.at] if self.at >= 0 else 0.0)
+        if index <= self.at or (self.seekable and ahead > JUMP):
+            self._go_before(index)
+        shown = frame = None
+        for frame in self.frames:
+            self.watch()
+            self.damaged = frame.is_corrupt or (self.damaged and not frame.key_frame)
+            self.at = self._number(frame)
+            if self.damaged and self.at >= index:
+                raise ValueError("the decoder marks a frame as corrupt")
+            if self.at == index:
+                return frame
+            if self.at > index:
+                break
+            shown = frame
+        # A stream that was cut out of another may start with frames nothing can decode.
+        if self.seekable or frame is None or (shown is None and index > 0):
+            raise ValueError(f"frame {index} is missing")
+        return frame if shown is None else shown
+
+    def _number(self, frame: Any) -> int:
+        """Which frame of the time axis has been decoded.
+
+        Timestamps decide where a file can be entered at a key frame. Elsewhere frames
+        come one after the other, and timestamps, some of which decoders guess, only say
+        where the first one stands and where there is a gap.
+        """
+        following = self.at + 1
+        if frame.time is None or self.untimed:
+            return following
+        seconds = frame.time - self.start
+        inside = not self.seekable and 0 < following < len(self.times)
+        if inside and abs(seconds - self.times[following]) <= SLACK:
+            return following
+        # The nearest: the times of a constant rate are exact, timestamps are rounded.
+        return int(np.searchsorted(self.middles, seconds))
+
+    def _go_before(self, index: int) -> None:
+        """To the key frame before a frame, or to the start."""
+        if not self.seekable:
+            self.container.close()
+            self._open()
+            return
+        unit = float(self.stream.time_base or 1)
+        self.at = -1
+        # A seek goes by decoding times: where frames are reordered it may pass this one.
+        for back in (0.0, 1.0, JUMP, self.times[index]):
+            offset = int((max(self.times[index] - back, 0.0) + self.start) / unit)
+            self.container.seek(offset, stream=self.stream)
+            frames = self.container.decode(self.stream)
+            first = next(frames, None)
+            if first is not None and self._number(first) <= index:
+                break
+        self.frames = frames if first is None else chain([first], frames)
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    """A frame as RGB, turned as the file says."""
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+@lru_cache(maxsize=1)
+def _decord() -> Any:
+    """decord, or None where it cannot be imported."""
+    # decord retries 10240 times at a broken end of file, which takes minutes.
+    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "2048")
+    try:
+        import decord
+    except ImportError:
+        return None
+    decord.logging.set_level(decord.logging.ERROR)
+    return decord
+
+
+def reason(error: Exception) -> str:
+    """The first informative line of a decoder's message, without its file names."""
+    if "Check failed" in str(error):  # how decord's own code is written, not the file
+        return "the file is damaged"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return re.sub(r"^\[Errno \d+\] ", "", text).rstrip(".")[:160]
+
+
+def kind_of(error: Exception) -> str:
+    """The kind of ``VideoError`` that an error is."""
+    passing = isinstance(error, MemoryError) or getattr(error, "errno", 0) in MACHINE
+    return "machine" if passing else "error"
+
+
+def serve() -> None:
+    """Answer a ``VideoReader`` on standard input and output, until they are closed.
+
+    A request is the name of a method and its arguments, or ``close``. Answers are pairs:
+    ``frames`` and their shape, before their bytes; ``end`` and a value, the last; or
+    another kind of ``VideoError`` and its reason.
+    """
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with tempfile.TemporaryFile("a+b", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        server = _Server(answers, Watch(log))
+        server.answer("start")
+        while True:
+            try:
+                request = pickle.load(requests)
+            except EOFError:
+                return
+            if request == "close":  # needs no answer, so that nobody waits for it
+                server.video = None
+            else:
+                server.answer(*request)
+
+
+class _Server:
+    def __init__(self, answers: BinaryIO, watch: Watch):
+        self.answers, self.watch = answers, watch
+        self.video: OpenVideo | None = None
+
+    def answer(self, name: str, *arguments: Any) -> None:
+        self.watch.log.truncate(0)
+        try:
+            answer: tuple[str, Any] = "end", getattr(self, name)(*arguments)
+        except Exception as error:
+            answer = kind_of(error), reason(error)
+        self.watch.stop()
+        self._send(answer)
+        self.answers.flush()
+
+    def _send(self, answer: tuple[str, Any]) -> None:
+        pickle.dump(answer, self.answers, protocol=5)
+
+    def start(self) -> None:
+        pass  # without it no video can be read
+
+    def open(self, path: str, limit: float) -> tuple[Timeline, str]:
+        self.video, self.watch.limit = None, limit
+        # A file of a slow disk is read at a megabyte a second or faster.
+        self.watch(os.path.getsize(path) / 1e6)
+        self.video = OpenVideo(path, self.watch)
+        return self.video.timeline, self.video.source.name
+
+    def read(self, indices: NDArray[np.integer]) -> str:
+        assert self.video is not None
+        self.watch()
+        for frames in self.video.read(indices):
+            self._send(("frames", frames.shape))
+            self.answers.write(np.ascontiguousarray(frames).data)
+        return self.video.source.name
+
+    def decode_all(self) -> int:
+        assert self.video is not None
+        self.watch()
+        return self.video.decode_all()

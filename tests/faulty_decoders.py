@@ -1,0 +1,52 @@
+"""Decoders that hang or crash at files whose names say so."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from glscl.data import decoders, video
+
+PROGRAM = "faulty_decoders"
+_timeline = decoders._timeline
+
+
+def _faulty(path, watch):
+    name = os.path.basename(path)
+    if "hang" in name:
+        open(f"{path}.begun", "w").close()
+        while True:  # in native code, with the lock of the interpreter
+            ctypes.PyDLL(None).pause()
+    if "crash" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "memory" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _timeline(path, watch)
+
+
+def serve():
+    decoders._timeline = _faulty
+    decoders.serve()
+
+
+def use(limit=1.0):
+    """Use these decoders in this process."""
+    video.PROGRAM, video.LIMIT = PROGRAM, limit
+    video._idle.clear()
+
+
+def check(*arguments):
+    """``verify._check`` in a worker process."""
+    from glscl.data import verify  # not in the decoders, which need not know it
+
+    use()
+    return verify._check(*arguments)
+
+
+def copy(*arguments):
+    """``prepare._copy`` in a worker process."""
+    from glscl.data import prepare
+
+    use()
+    return prepare._copy(*arguments)
