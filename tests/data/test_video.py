@@ -6,6 +6,7 @@ import odd_videos
 import pytest
 from odd_videos import KINDS, Kind
 
+from glscl.data import decoders
 from glscl.data.decoders import Timeline
 from glscl.data.frames import check_video, read_frames, resampled, sample_timeline
 from glscl.data.loader import FrameSpec
@@ -142,34 +143,39 @@ def test_decord_reads_constant_rate_and_pyav_the_rest(tmp_path, kind, decoder):
     )
 
 
+def without_decord(path, monkeypatch):
+    """The video as ``VideoReader`` opens it where there is no decord, in this process."""
+    monkeypatch.setattr(decoders, "_decord", lambda: None)
+    video = decoders.OpenVideo(str(path), lambda more=0.0: None)
+    assert video.source.name == "PyAV"
+    return video
+
+
 def test_without_decord_every_frame_is_the_same(made, monkeypatch):
     """Indices and pixels, in one pass and by jumps."""
     _, path, _, _ = made
     first = VideoReader(path)
     every = np.arange(len(first.timeline.times))
     pixels = first.read(every)
-    monkeypatch.setattr("glscl.data.video._decord", lambda: None)
-    without = VideoReader(path)
-    assert without.decoder == "PyAV"
+    without = without_decord(path, monkeypatch)
     np.testing.assert_array_equal(without.timeline.times, first.timeline.times)
-    np.testing.assert_array_equal(without.read(every), pixels)
+    np.testing.assert_array_equal(np.concatenate([*without.read(every)]), pixels)
     jumps = every[[100, 3, 3, 55, 56, len(every) - 1]]
     for index in jumps:
-        np.testing.assert_array_equal(without.read(np.array([index]))[0], pixels[index])
+        (frame,) = without.read(np.array([index]))
+        np.testing.assert_array_equal(frame[0], pixels[index])
 
 
 def test_both_decoders_give_the_same_frames_of_built_in_clips(clips_root, monkeypatch):
     pytest.importorskip("decord")
-    paths = sorted(clips_root.rglob("*.mp4"))
-    readers = [VideoReader(path) for path in paths]
-    assert {reader.decoder for reader in readers} == {"decord"}
-    monkeypatch.setattr("glscl.data.video._decord", lambda: None)
-    for path, reader in zip(paths, readers, strict=True):
-        other = VideoReader(path)
-        assert other.decoder == "PyAV"
+    for path in sorted(clips_root.rglob("*.mp4")):
+        reader = VideoReader(path)
+        assert reader.decoder == "decord"
+        other = without_decord(path, monkeypatch)
         np.testing.assert_array_equal(other.timeline.times, reader.timeline.times)
         every = np.arange(len(reader.timeline.times))
-        np.testing.assert_array_equal(other.read(every), reader.read(every))
+        found = np.concatenate([*other.read(every)])
+        np.testing.assert_array_equal(found, reader.read(every))
 
 
 @pytest.mark.shared
@@ -178,17 +184,15 @@ def test_both_decoders_give_the_same_frames_of_public_files(shared, monkeypatch)
     compared = 0
     for path in sorted((shared / "media").glob("*.m*")):
         reader = VideoReader(path)
-        monkeypatch.setattr("glscl.data.video._decord", lambda: None)
-        other = VideoReader(path)
-        monkeypatch.undo()
+        other = without_decord(path, monkeypatch)
         every = np.arange(0, len(reader.timeline.times), 7)
         try:
             pixels = reader.read(every)
         except VideoError:  # then the other says so, too
-            with pytest.raises(VideoError, match=path.name):
-                other.read(every)
+            with pytest.raises(ValueError, match="corrupt|missing"):
+                [*other.read(every)]
             continue
-        np.testing.assert_array_equal(other.read(every), pixels)
+        np.testing.assert_array_equal(np.concatenate([*other.read(every)]), pixels)
         compared += 1
     assert compared
 
