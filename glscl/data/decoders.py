@@ -131,8 +131,7 @@ class OpenVideo:
         try:
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
-                # With threads that share a picture, FFmpeg conceals and does not tell.
-                stream.thread_type = "FRAME"
+                stream.thread_type = _threads(stream)
                 stream.codec_context.options = {"err_detect": "explode"}
                 for frame in container.decode(stream):
                     if frame.is_corrupt:
@@ -277,7 +276,7 @@ class _PyAV:
 
         self.container = av.open(self.path)
         self.stream = self.container.streams.video[0]
-        self.stream.thread_type = "AUTO"
+        self.stream.thread_type = _threads(self.stream)
         kind = self.container.format.name.split(",")[0]
         self.seekable, self.untimed = kind in SEEKABLE, kind in UNTIMED
         self.start = (self.container.start_time or 0) / av.time_base
@@ -336,6 +335,14 @@ class _PyAV:
         self.container.seek(offset, stream=self.stream, backward=True, any_frame=False)
         self.frames = self.container.decode(self.stream)
         self.at = -1
+
+
+def _threads(stream: Any) -> str:
+    """How threads share the decoding so that FFmpeg tells of errors that it conceals.
+
+    Where they share a picture, damage of H.264 is not told; elsewhere that of VP8.
+    """
+    return "SLICE" if stream.codec_context.codec.canonical_name == "vp8" else "FRAME"
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
