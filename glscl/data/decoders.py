@@ -13,7 +13,6 @@ import errno
 import faulthandler
 import os
 import pickle
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -369,9 +368,10 @@ def reason(error: Exception) -> str:
     """The first informative line of a decoder's message, without its file names."""
     if "Check failed" in str(error):  # how decord's own code is written, not the file
         return "the file is damaged"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = getattr(error, "strerror", None) or str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return re.sub(r"^\[Errno \d+\] ", "", text).rstrip(".")[:160]
+    return text.rstrip(".")[:160]
 
 
 def kind_of(error: Exception) -> str:

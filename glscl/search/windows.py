@@ -78,7 +78,8 @@ class DecodedChunk(NamedTuple):
     ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), which of them a window has in
     each slot, -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``:
     (W, 2), start and end in seconds. ``problem``: why the file cannot be read, else
-    empty. ``seconds``: spent decoding.
+    empty; ``passing``: the cause is this machine, not the file, so that it must not be
+    remembered. ``seconds``: spent decoding.
     """
 
     file: int
@@ -88,6 +89,7 @@ class DecodedChunk(NamedTuple):
     times: NDArray[np.float32] = np.empty((0, 0), np.float32)
     spans: NDArray[np.float32] = np.empty((0, 2), np.float32)
     problem: str = ""
+    passing: bool = False
     seconds: float = 0.0
 
 
@@ -107,8 +109,10 @@ def read_chunks(
             begin = time.perf_counter()
     except VideoError as error:
         nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
-        seconds = time.perf_counter() - begin
-        yield DecodedChunk(file, True, nothing, problem=str(error), seconds=seconds)
+        chunk = DecodedChunk(file, True, nothing, problem=str(error))
+        yield chunk._replace(
+            passing=error.kind == "machine", seconds=time.perf_counter() - begin
+        )
 
 
 def _chunk(

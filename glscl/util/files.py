@@ -45,9 +45,12 @@ def printable(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    r"""Write ``text`` as UTF-8, whole or not at all.
+
+    Bytes of file names in no known encoding become ``\udcXX``, which JSON reads back.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

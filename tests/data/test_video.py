@@ -202,8 +202,7 @@ def test_pictures_that_a_decoder_makes_up_are_refused(tmp_path, kind, least):
                 reader = VideoReader(path)
                 numbers = np.arange(len(reader.timeline.times))
                 reader.read(numbers) if way == "read" else reader.decode_all()
-            except VideoError as error:
-                assert str(error).startswith(f"Video {path} ")
+            except VideoError:
                 read, thorough = read + (way == "read"), thorough + (way != "read")
     assert wrong > 10
     assert read >= least * wrong
