@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,12 +26,14 @@ class Kind:
     offset: float = 0.0  # seconds at which the first frame stands
     hidden: int = 0  # frames before the cut that an edit list hides
     fps: int = 25
+    turned: int = 0  # degrees, clockwise, by which a player turns the picture
 
     def __str__(self) -> str:
         parts = [self.suffix[1:], self.codec, f"b{self.b_frames}", self.rate]
         parts += [f"{self.fps}fps"] if self.fps != 25 else []
         parts += [f"at{self.offset:g}"] if self.offset else []
         parts += [f"cut{self.hidden}"] if self.hidden else []
+        parts += [f"turned{self.turned}"] if self.turned else []
         return "-".join(parts)
 
 
@@ -56,7 +59,19 @@ def write(path: Path, kind: Kind, frames: int = 120) -> Path:
         return _cut(path, kind, frames)
     with av.open(str(path), "w") as out:
         _fill(out, kind, frames)
+    if kind.turned:
+        _turn(path, kind.turned)
     return path
+
+
+def _turn(path: Path, degrees: int) -> None:
+    """Write the matrix of a rotation into the header of the track (QuickTime ``tkhd``)."""
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    values = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40  # version 0: the matrix follows 40 bytes
+    data[start : start + 36] = struct.pack(">9i", *values)
+    path.write_bytes(data)
 
 
 def _fill(out: av.container.OutputContainer, kind: Kind, frames: int) -> None:
@@ -98,13 +113,18 @@ def _cut(path: Path, kind: Kind, frames: int) -> Path:
     return path
 
 
-def shown(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+def _turned(pixels: np.ndarray, degrees: int) -> np.ndarray:
+    """A picture turned clockwise."""
+    return np.rot90(pixels, -degrees // 90)
+
+
+def shown(path: Path, turned: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
     """Every frame that a player shows and its second, by one decode from the start."""
     with av.open(str(path)) as container:
         start = (container.start_time or 0) / av.time_base
         stream = container.streams.video[0]
         found = [
-            (frame.time - start, frame.to_ndarray(format="rgb24"))
+            (frame.time - start, _turned(frame.to_ndarray(format="rgb24"), turned))
             for frame in container.decode(stream)
         ]
     times = np.array([seconds for seconds, _ in found])
@@ -143,5 +163,11 @@ KINDS = [
         for s in (".mp4", ".mov")
         for b in (0, 2)
         for h in (7, 45)
+    ),
+    *(
+        Kind(s, "libx264", b, rate, turned=t)
+        for s in (".mp4", ".mov")
+        for b, rate in ((0, "constant"), (2, "variable"))
+        for t in (90, 180, 270)
     ),
 ]

@@ -6,6 +6,8 @@ runs. An error the user can mend is one sentence on standard error and exit stat
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -45,3 +47,7 @@ def main(
     ] = False,
 ) -> None:
     """Text-video retrieval with CLIP."""
+    # A file name need not be text; what is not is shown as a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -76,7 +76,10 @@ def _every_video(
 
     if dataset is None:
         folder = videos or root
-        paths = list_videos(folder)
+        unreadable: dict[Path, str] = {}
+        paths = list_videos(folder, unreadable)
+        for name, reason in unreadable.items():
+            typer.echo(f"skipped {name}: {reason}", err=True)
         if leave_out is not None:
             outside = leave_out.resolve()
             paths = [path for path in paths if outside not in path.resolve().parents]

@@ -130,5 +130,9 @@ def _copy(folder: Path, fps: float, size: int, item: VideoItem) -> None:
     options = {"crf": "20", "preset": "fast", "g": str(round(4 * fps))}
     with atomic_path(_target(item, folder)) as temporary:
         write_mp4(
-            str(temporary), frames(), Fraction(fps).limit_denominator(1000), options
+            # Absolute, since FFmpeg takes a colon in a relative name for a protocol.
+            str(temporary.absolute()),
+            frames(),
+            Fraction(fps).limit_denominator(1000),
+            options,
         )

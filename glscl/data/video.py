@@ -119,8 +119,11 @@ class _Process:
         )
         try:
             self._answer(0)
-        except VideoError as error:
-            raise RuntimeError(f"Videos cannot be decoded here: {error}.") from error
+        except (EOFError, VideoError) as error:
+            self.process.stdin.close()  # type: ignore[union-attr]
+            ended = f"a process for it ends with status {self.process.wait()}"
+            reason = error if isinstance(error, VideoError) else ended
+            raise RuntimeError(f"Videos cannot be decoded here: {reason}.") from error
 
     def ask(self, name: str, *arguments: Any) -> tuple[Any, Any]:
         """The frames, if there are any, and the value that a method returns."""

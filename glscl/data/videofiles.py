@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,13 +41,25 @@ class VideoFiles:
         return None
 
 
-def list_videos(folder: str | Path) -> list[Path]:
+def list_videos(
+    folder: str | Path, unreadable: dict[Path, str] | None = None
+) -> list[Path]:
     """Every video below ``folder``, in the order of their names.
 
     Links are followed, each folder once, so that a link to a folder above is no loop.
+    Folders that cannot be listed are added to ``unreadable``, with the reason: what is
+    in them is unknown, not gone. Without it they raise ``OSError``.
     """
+
+    def refused(error: OSError) -> None:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return  # it is gone by now
+        if unreadable is None:
+            raise error
+        unreadable[Path(error.filename)] = str(error.strerror)
+
     found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
         state = os.stat(parent)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()

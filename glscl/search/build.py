@@ -144,7 +144,8 @@ def update(
     with _only_writer(path, shard):
         about = _opened(path, folder, model, windows, source)
         writer = _Update(path, shard)
-        wanted = writer.compare(_listing(folder, path), retry_broken)
+        found, hidden = _listing(folder, path)
+        wanted = writer.compare(found, hidden, retry_broken)
         paths = [folder / table.named_path(name) for name in wanted]
         spec = frame_spec(model.backbone, model.config)
         stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
@@ -212,16 +213,22 @@ def _opened(
     return about
 
 
-def _listing(folder: Path, index: str) -> dict[str, FileState]:
-    """Every video below ``folder``, not those in the index itself, with its state."""
-    found = {}
-    for file in list_videos(folder):
+def _listing(folder: Path, index: str) -> tuple[dict[str, FileState], dict[str, str]]:
+    """Every video below ``folder``, not those in the index itself, with its state.
+
+    And the folders that cannot be listed, with the reason.
+    """
+    found, unreadable = {}, dict[Path, str]()
+
+    def name(path: Path) -> str:
+        return table.stored_path(path.relative_to(folder).as_posix())
+
+    for file in list_videos(folder, unreadable):
         if Path(index).resolve() not in file.parents:
-            name = table.stored_path(file.relative_to(folder).as_posix())
-            found[name] = FileState.of(file)
-    if not found:
+            found[name(file)] = FileState.of(file)
+    if not found and not unreadable:
         raise ValueError(f"There is no video below {folder}.")
-    return found
+    return found, {name(path): problem for path, problem in unreadable.items()}
 
 
 def _grouped(
@@ -308,11 +315,18 @@ class _Update:
         return number % self.shard[1] == self.shard[0]
 
     def compare(
-        self, found: dict[str, FileState], retry_broken: bool
+        self, found: dict[str, FileState], hidden: dict[str, str], retry_broken: bool
     ) -> dict[str, FileState]:
-        """Forget the files that are gone; return those to be encoded."""
+        """Forget the files that are gone; return those to be encoded.
+
+        What is in a ``hidden`` folder is not gone.
+        """
         report, mine = self.report, {n: s for n, s in found.items() if self._mine(n)}
-        gone = self.old.keys() - mine.keys()
+        gone = {
+            name
+            for name in self.old.keys() - mine.keys()
+            if "." not in hidden and not name.startswith(tuple(f"{f}/" for f in hidden))
+        }
         table.forget_files(self.path, sorted(gone))
         report.removed = sorted(n for n in gone if not self.old[n].problem)
         same = {n: r for n, r in self.old.items() if mine.get(n) == r.state}
@@ -320,6 +334,7 @@ class _Update:
         if not retry_broken:  # what was broken for another decoder is read again
             same_decoder = (i for i in broken.items() if i[1].decoder == self.decoder)
             report.broken = {name: record.problem for name, record in same_decoder}
+        report.broken |= hidden
         report.unchanged = len(same) - len(broken)
         again = broken.keys() - report.broken.keys()
         return {n: s for n, s in mine.items() if n not in same or n in again}
@@ -338,7 +353,7 @@ class _Update:
         else:
             first = sum(len(part["path"]) for part in parts)
             parts.append(_columns(name, state, first, chunk, new))
-        if chunk.kind == "machine":
+        if chunk.passing:
             self.columns.pop(name)
         elif chunk.last:
             self.finished[name] = FileRecord(state, chunk.problem, self.decoder)

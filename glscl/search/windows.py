@@ -7,6 +7,8 @@ grid: CLIP encodes every frame once, however many windows share it.
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +16,8 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from glscl.data.decoders import Timeline
 from glscl.data.frames import resize_crop, sample_timeline
@@ -78,7 +78,8 @@ class DecodedChunk(NamedTuple):
     ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), which of them a window has in
     each slot, -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``:
     (W, 2), start and end in seconds. ``problem``: why the file cannot be read, else
-    empty, and its ``kind``, see ``VideoError``. ``seconds``: spent decoding.
+    empty; ``passing``: the cause is this machine, not the file, so that it must not be
+    remembered. ``seconds``: spent decoding.
     """
 
     file: int
@@ -88,7 +89,7 @@ class DecodedChunk(NamedTuple):
     times: NDArray[np.float32] = np.empty((0, 0), np.float32)
     spans: NDArray[np.float32] = np.empty((0, 2), np.float32)
     problem: str = ""
-    kind: str = ""
+    passing: bool = False
     seconds: float = 0.0
 
 
@@ -108,9 +109,10 @@ def read_chunks(
             begin = time.perf_counter()
     except VideoError as error:
         nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
-        seconds = time.perf_counter() - begin
-        chunk = DecodedChunk(file, True, nothing, seconds=seconds)
-        yield chunk._replace(problem=str(error), kind=error.kind)
+        chunk = DecodedChunk(file, True, nothing, problem=str(error))
+        yield chunk._replace(
+            passing=error.kind == "machine", seconds=time.perf_counter() - begin
+        )
 
 
 def _chunk(
@@ -142,33 +144,48 @@ def read_resized(
     return np.concatenate([resize(part, side) for part in parts])
 
 
-class _Files(IterableDataset):
-    def __init__(self, paths: Sequence[Path], spec: FrameSpec, windows: Windows):
-        self.paths, self.spec, self.windows = paths, spec, windows
-
-    def __iter__(self) -> Iterator[DecodedChunk]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for file in range(first, len(self.paths), step):
-            yield from read_chunks(self.paths[file], file, self.spec, self.windows)
-
-
 def decoded_chunks(
     paths: Sequence[Path], spec: FrameSpec, windows: Windows, workers: int = 0
 ) -> Iterator[DecodedChunk]:
-    """The windows of many videos, decoded here or in ``workers`` other processes.
+    """The windows of many videos, decoded one by one or by ``workers`` at a time.
 
-    The chunks of one file come in order; those of several files may alternate.
+    Decoders are processes of their own, so threads that wait for them are enough. The
+    chunks of one file come in order; those of several files may alternate.
     """
-    loader = DataLoader(
-        _Files(paths, spec, windows),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_identity,  # type: ignore[arg-type]
-        generator=torch.Generator(),
-    )
-    yield from loader
 
+    def chunks(files: range) -> Iterator[DecodedChunk]:
+        for file in files:
+            yield from read_chunks(paths[file], file, spec, windows)
 
-def _identity(chunk: DecodedChunk) -> DecodedChunk:
-    return chunk
+    if not workers:
+        yield from chunks(range(len(paths)))
+        return
+    ready: queue.Queue[DecodedChunk | BaseException | None] = queue.Queue(2 * workers)
+    left = threading.Event()
+
+    def work(first: int) -> None:
+        try:
+            for chunk in chunks(range(first, len(paths), workers)):
+                ready.put(chunk)
+                if left.is_set():
+                    return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    for first in range(workers):
+        threading.Thread(target=work, args=(first,), daemon=True).start()
+    try:
+        running = workers
+        while running:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        left.set()
+        while not ready.empty():  # so that no thread waits for a place
+            ready.get_nowait()

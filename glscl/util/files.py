@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -30,13 +32,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except BaseException as error:
+        full = isinstance(error, Exception) and _is_full(temporary, error)
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if full:
             raise OSError(
-                error.errno,
+                errno.ENOSPC,
                 f"The disk is full: {path} was not written; free some space",
             ) from error
         raise
+
+
+def _is_full(path: Path, error: Exception) -> bool:
+    """Whether a full disk is why writing ``path`` failed with ``error``.
+
+    Libraries raise errors of many types; then not even a block can be added. safetensors
+    removes what it has written, but names the error of the system.
+    """
+    named = any(f"os error {number}" in str(error) for number in FULL)
+    if named or getattr(error, "errno", None) in FULL:
+        return True
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(4096))
+    except OSError as refused:
+        return refused.errno in FULL
+    return False
 
 
 def printable(text: str) -> str:
@@ -45,9 +65,12 @@ def printable(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    r"""Write ``text`` as UTF-8, whole or not at all.
+
+    Bytes of file names in no known encoding become ``\udcXX``, which JSON reads back.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

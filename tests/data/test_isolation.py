@@ -1,5 +1,6 @@
 """A decoder that hangs or crashes costs the file and one sentence, everywhere."""
 
+import errno
 import os
 import shutil
 import signal
@@ -7,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import av
 import faulty_decoders
 import numpy as np
 import pytest
 
-from glscl.data import video
+from glscl.data import decoders, video
 from glscl.data.frames import read_frames
 from glscl.data.loader import FrameSpec, VideoDataset, encode_frames
 from glscl.data.prepare import prepare
@@ -78,6 +80,7 @@ def test_an_index_loses_only_those_files(faulty, folder, workers):
     }
     assert {name for name, chunk in found.items() if chunk.problem} == set(PROBLEMS)
     assert found["hang"].problem.endswith("nothing was decoded for 1 s.")
+    assert [name for name, chunk in found.items() if chunk.passing] == ["memory"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -133,3 +136,37 @@ def test_ctrl_c_ends_a_decoder_that_hangs(folder, workers):
         assert process.wait(15) != 0
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_what_only_this_machine_lacks_is_no_fault_of_the_file(
+    ramp_video, monkeypatch, number
+):
+    def refuse(path, *arguments):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(VideoError, match=os.strerror(number)) as caught:
+        VideoReader(ramp_video)
+    assert caught.value.kind == "machine"
+    (chunk,) = decoded_chunks([ramp_video], SPEC, Windows())
+    assert chunk.passing
+
+
+def test_errors_of_decoders_are_the_files_or_the_machines():
+    for error in (MemoryError(), OSError(errno.ENOSPC, "full"), av.MemoryError(12, "")):
+        assert decoders.kind_of(error) == "machine"
+    for error in (ValueError("no video"), av.InvalidDataError(1094995529, "invalid")):
+        assert decoders.kind_of(error) == "error"
+
+
+def test_without_decoders_nothing_is_read_and_no_file_blamed(ramp_video, monkeypatch):
+    monkeypatch.setattr(video, "PROGRAM", "json")
+    monkeypatch.setattr(video, "_idle", [])
+    with pytest.raises(RuntimeError, match="Videos cannot be decoded here") as caught:
+        read_frames(ramp_video)
+    assert not isinstance(caught.value, VideoError)
+
+
+def test_the_version_of_the_decoders_is_known():
+    assert video.decoder_version().startswith(f"av {av.__version__}")

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -7,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from glscl.data import loader
 from glscl.data.loader import (
@@ -20,7 +22,7 @@ from glscl.data.loader import (
 )
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.data.video import VideoError
-from glscl.util.files import atomic_path
+from glscl.util.files import atomic_path, write_text
 
 SPEC = FrameSpec(6, 8.0, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -222,3 +224,52 @@ def test_augmented_features_are_not_cached(split, tmp_path):
     dataset = VideoDataset(split, SPEC, augment=lambda frames, seed: frames[:, ::-1])
     with pytest.raises(ValueError, match="must not be cached"):
         cached_frame_features(Mean(), dataset, tmp_path)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 200 kB; the test skips where the system does not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(command, capture_output=True).returncode
+    ):
+        pytest.skip("no disk of its own can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("way", ["numpy", "safetensors", "torch", "text"])
+def test_whatever_writes_a_full_disk_is_one_sentence(tiny_disk, way):
+    write_text(tiny_disk / "kept", "kept")
+    values = torch.zeros(100_000)
+    writers = {
+        "numpy": lambda path: np.save(path.open("wb"), values.numpy()),
+        "safetensors": lambda path: save_file({"values": values}, path),
+        "torch": lambda path: torch.save(values, path),
+        "text": lambda path: path.write_text("x" * 400_000),
+    }
+    with (
+        pytest.raises(OSError, match=r"The disk is full: .*kept was not written"),
+        atomic_path(tiny_disk / "kept") as temporary,
+    ):
+        writers[way](temporary)
+    assert (tiny_disk / "kept").read_text() == "kept"
+    assert len(os.listdir(tiny_disk)) == 1
+
+
+def test_caches_on_a_full_disk_say_so(tiny_disk, split):
+    dataset = VideoDataset(split, FrameSpec(6, 8.0, 112, (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(OSError, match=r"The disk is full: .*\.npy was not written"):
+        FrameCache(tiny_disk).get(split.videos[0], dataset.spec)
+
+    class Wide(Mean):
+        def encode_image(self, pixels):
+            return super().encode_image(pixels).repeat(1, 10_000)
+
+    with pytest.raises(
+        OSError, match=r"The disk is full: .*safetensors was not written"
+    ):
+        cached_frame_features(Wide(), dataset, tiny_disk)

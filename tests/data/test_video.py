@@ -18,7 +18,7 @@ from glscl.search.windows import Windows, read_chunks
 def made(request, tmp_path_factory):
     kind = request.param
     path = odd_videos.write(tmp_path_factory.mktemp("odd") / f"v{kind.suffix}", kind)
-    return kind, path, *odd_videos.shown(path)
+    return kind, path, *odd_videos.shown(path, kind.turned)
 
 
 def same(one, other):
@@ -77,7 +77,9 @@ def test_a_search_reports_the_second_of_each_frame(made):
             for slot, second in zip(slots[slots >= 0], seconds, strict=False):
                 number = int(np.abs(times - second).argmin())
                 assert abs(times[number] - second) < 5e-3
-                whole = frames[number][:, 8:56]  # the centre of 48 × 64
+                height, width, _ = frames[number].shape  # 48 × 64, or turned
+                top, left = (height - 48) // 2, (width - 48) // 2
+                whole = frames[number][top : top + 48, left : left + 48]
                 assert same(chunk.frames[slot], whole)
     assert windows > 2
 
@@ -210,3 +212,53 @@ def test_a_file_without_video_is_refused(tmp_path):
         VideoError, match=r"sound\.mp4 cannot be opened: it has no video"
     ):
         VideoReader(path)
+
+
+def test_no_whole_file_is_called_damaged(made):
+    _, path, _, frames = made
+    assert VideoReader(path).decode_all() == len(frames)
+
+
+def _damaged(path, rng):
+    """Flip some bits of one packet after the first of a file."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size and p.pos]
+        spans = [(p.pos, p.size) for p in packets[1:]]
+    start, size = spans[rng.integers(len(spans))]
+    data = bytearray(path.read_bytes())
+    for place in rng.integers(0, size, 12):
+        data[start + place] ^= 1 << rng.integers(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [(Kind(".mp4", "libx264"), 0.7), (Kind(".mp4", "mpeg4"), 0.7)],
+    ids=str,
+)
+def test_pictures_that_a_decoder_makes_up_are_refused(tmp_path, kind, least):
+    """Damage that FFmpeg conceals, by black or repeated blocks; some bits cannot tell."""
+    path = odd_videos.write(tmp_path / "v.mp4", kind)
+    _, whole = odd_videos.shown(path)
+    original = path.read_bytes()
+    wrong = read = thorough = 0
+    for seed in range(24):
+        path.write_bytes(original)
+        _damaged(path, np.random.default_rng(seed))
+        try:
+            shown = odd_videos.shown(path)[1]
+        except av.FFmpegError:
+            continue  # not concealed
+        if len(shown) == len(whole) and all(map(same, shown, whole)):
+            continue
+        wrong += 1
+        for way in ("read", "decode_all"):
+            try:
+                reader = VideoReader(path)
+                numbers = np.arange(len(reader.timeline.times))
+                reader.read(numbers) if way == "read" else reader.decode_all()
+            except VideoError:
+                read, thorough = read + (way == "read"), thorough + (way != "read")
+    assert wrong > 10
+    assert read >= least * wrong
+    assert thorough >= least * wrong
