@@ -51,7 +51,9 @@ def index(
     call without --shard leaves the index tidy for searching.
     """
     from glscl.search.build import known_source, search_model, update
+    from glscl.search.table import named_path
     from glscl.search.windows import Windows
+    from glscl.util.files import printable
 
     old = known_source(path)
     source = model or old or "ViT-B-32-quickgelu:openai"
@@ -67,7 +69,7 @@ def index(
         shard=_shard(shard),
     )
     for name, problem in report.broken.items():
-        typer.echo(f"skipped {name}: {problem}", err=True)
+        typer.echo(printable(f"skipped {named_path(name)}: {problem}"), err=True)
     typer.echo(
         f"{len(report.added)} added, {len(report.changed)} changed, "
         f"{len(report.removed)} removed, {report.unchanged} unchanged, "
@@ -117,6 +119,7 @@ def search(
 
     from glscl.search.index import VideoIndex, Where
     from glscl.search.page import clock, write_page
+    from glscl.util.files import printable
 
     sentences = [*(texts or [])]
     if batch is not None:
@@ -131,7 +134,7 @@ def search(
         typer.echo(f"{sentence}: {len(found)} moments")
         for one in found:
             span = f"{clock(one.start)} to {clock(one.end)}"
-            typer.echo(f"  {one.score:6.3f}  {span}  {one.path}")
+            typer.echo(printable(f"  {one.score:6.3f}  {span}  {one.path}"))
     if page is None and show:
         page = Path("found.html")
     if page is not None:

@@ -117,6 +117,7 @@ class _Process:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        weakref.finalize(self, _kill, self.process, self.owner)
         try:
             self._answer(0)
         except (EOFError, VideoError) as error:
@@ -193,6 +194,12 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             self._send("close")
             _idle.append(self)
+
+
+def _kill(process: subprocess.Popen, owner: int) -> None:
+    """End a decoder with the process that asks it; a copy of that must not."""
+    if owner == os.getpid():
+        process.kill()
 
 
 _idle: list[_Process] = []
