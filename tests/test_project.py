@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_the_tree_of_the_readme_is_that_of_the_files():
     readme = (ROOT / "README.md").read_text()
     shown = readme.partition(tree.MARKS[0])[2].partition(tree.MARKS[1])[0]
     assert shown.splitlines() == list(tree.tree(ROOT))
+    shown = readme.partition(tree.BADGES[0])[2].partition(tree.BADGES[1])[0]
+    assert shown.splitlines() == list(tree.badges(ROOT))
+
+
+def test_badges_need_a_configured_address(tmp_path):
+    shutil.copyfile(ROOT / "_config.yml", tmp_path / "_config.yml")
+    assert list(tree.badges(tmp_path)) == []
+    path = tmp_path / "_config.yml"
+    address = 'url: "https://github.com/owner/name"'
+    path.write_text(path.read_text().replace('url: ""', address))
+    found = list(tree.badges(tmp_path))
+    assert len(found) == 3
+    for job in re.findall(r"workflows/([\w-]+\.yml)/badge", "".join(found)):
+        assert (ROOT / ".github/workflows" / job).is_file(), job
+    assert "(https://owner.github.io/name/)" in found[1]
 
 
 def test_every_module_says_its_role_in_one_line():
