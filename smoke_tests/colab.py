@@ -130,7 +130,7 @@ def run_chapters(work: Path, python: Path, names: list[str]) -> None:
             language="python",
             cwd=content,
             progress_bar=False,
-            execution_timeout=timeout,
+            execution_timeout=4 * timeout,  # the machine may be busy
         )
         for cell in sources.tagged(done, "bootstrap") + [
             cell for cell in done.cells if cell.get("id") == "size"
