@@ -9,11 +9,12 @@ VIDEOS ?=
 MICRO_BATCH ?= 16
 MISSING ?= refuse
 PRETRAINED ?= openai
+LIST ?=
 
 BIN := .venv/bin
 CHAPTERS := $(foreach name,$(ONLY),--only $(name))
 
-.PHONY: help book test check benchmark reproduce clean
+.PHONY: help book test check benchmark reproduce dist test-colab colab-branch clean
 
 help:
 	@echo "make book       run what changed, render the pages (PARAMS=smoke|cpu|gpu, ONLY=chapter)"
@@ -21,6 +22,8 @@ help:
 	@echo "make check      formatting, linters, types, spelling, clean notebooks"
 	@echo "make reproduce  train and test on DATASET=msrvtt DATA=folder, one run a seed of SEEDS"
 	@echo "make benchmark  measure speed and memory"
+	@echo "make dist       build the package, check it, install it in an empty environment"
+	@echo "make test-colab run a chapter with Colab's packages (LIST=its list, PYTHON=its Python)"
 	@echo "make clean      remove pages, caches and generated data; .venv stays"
 
 book: .venv/.build
@@ -54,8 +57,32 @@ reproduce: .venv/.build
 	    --set "seed=$$seed" || exit 1; \
 	done
 
+# Wheel and sdist, checked, and installed where nothing else is.
+dist:
+	rm -rf dist build _build/tools _build/empty
+	$(PYTHON) -m venv _build/tools && $(PYTHON) -m venv _build/empty
+	_build/tools/bin/python -m pip install -q build twine
+	_build/tools/bin/python -m build --outdir dist .
+	_build/tools/bin/python -m twine check --strict dist/*
+	_build/empty/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	cd _build && empty/bin/glscl --help
+	rm -rf build _build/tools _build/empty
+
+test-colab: .venv/.test
+	@test -n "$(LIST)" || { echo "Name Colab's list of packages: make test-colab LIST=file"; exit 1; }
+	$(BIN)/python smoke_tests/colab.py "$(LIST)" --python "$(PYTHON)"
+
+# What the launch buttons open: a branch of its own, made anew from each build.
+colab-branch:
+	git -C _build/colab init -q -b colab
+	git -C _build/colab add -A
+	git -C _build/colab -c user.name=book -c user.email=book@localhost \
+	  commit -q -m "Notebooks for Colab from $$(git rev-parse HEAD)"
+	git -C _build/colab push -q --force "$$(git rev-parse --absolute-git-dir)" colab
+	git push --force origin colab
+
 clean:
-	rm -rf _build build data/mini data/cache .pytest_cache .ruff_cache .mypy_cache
+	rm -rf _build build dist data/mini data/cache .pytest_cache .ruff_cache .mypy_cache
 
 .venv/.build .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'

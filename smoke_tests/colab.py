@@ -4,9 +4,10 @@
 
 LIST is Colab's published list of packages, from ``pip freeze``. A fresh environment gets
 those of them that this project's requirements touch, in these versions, and Colab's
-kernel. Then the notebook made for Colab runs in an empty folder, with small parameters;
-its first cell fetches the last commit of this checkout and installs what is missing.
-Fails if a cell fails or if a package that was there has changed.
+kernel; of torch it is PyPI's build of the version, with its own CUDA libraries. Then the
+notebook made for Colab runs in an empty folder, with small parameters; its first cell
+fetches the last commit of this checkout and installs what is missing. Fails if a cell
+fails or if a package that was there has changed.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from glscl.util.provenance import git  # noqa: E402
 CHAPTERS = ["01_task_and_data"]
 #: What Colab's page talks to, beside what the project needs.
 KERNEL = ("ipykernel", "ipython", "torchvision", "pip")
+#: Libraries that come with a build of torch.
+OF_TORCH = ("nvidia-", "cuda-", "triton")
 
 
 def main() -> None:
@@ -86,10 +89,11 @@ def read_list(path: Path) -> dict[str, str]:
     """Versions by canonical name, without the label of the machine they are built for."""
     found = {"pip": "24.1.2"}  # what Colab has; the list leaves it out
     for line in path.read_text(encoding="utf-8").splitlines():
-        if "==" in line and not line.startswith("#"):
-            requirement = Requirement(line)
-            (pin,) = requirement.specifier
-            found[canonicalize_name(requirement.name)] = Version(pin.version).public
+        if "==" not in line or line.startswith(("#", *OF_TORCH)):
+            continue
+        requirement = Requirement(line)
+        (pin,) = requirement.specifier
+        found[canonicalize_name(requirement.name)] = Version(pin.version).public
     return found
 
 
@@ -126,7 +130,7 @@ def run_chapters(work: Path, python: Path, names: list[str]) -> None:
             language="python",
             cwd=content,
             progress_bar=False,
-            execution_timeout=timeout,
+            execution_timeout=4 * timeout,  # the machine may be busy
         )
         for cell in sources.tagged(done, "bootstrap") + [
             cell for cell in done.cells if cell.get("id") == "size"

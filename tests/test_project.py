@@ -1,12 +1,16 @@
 """The files that install the project agree with each other."""
 
+import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from book.builder import tree
@@ -43,6 +47,61 @@ def test_conda_installs_what_pyproject_asks_for():
     asked = [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["search"]]
     asked += [line for line in EXTRAS["build"] if not line.startswith("glscl[")]
     assert requirements(pip) == requirements(asked)
+
+
+def docker_lines(word):
+    """The arguments of every instruction of that name in the Dockerfile."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = (line.split() for line in text.splitlines())
+    return [words[1:] for words in lines if words and words[0] == word]
+
+
+def test_the_container_is_made_of_all_files_of_the_project():
+    copied = {name for *names, _ in docker_lines("COPY") for name in names}
+    assert all((ROOT / name).exists() for name in copied)
+    listing = ["git", "ls-files"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True)
+    tracked = {line.split("/")[0] for line in done.stdout.splitlines()}
+    assert tracked - copied <= {
+        ".editorconfig",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+    }
+
+
+def test_the_container_has_a_python_of_the_project_and_its_pinned_packages():
+    (base, *_), *_ = docker_lines("FROM")
+    version = re.fullmatch(r"python:(\d+\.\d+)-slim", base)[1]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+    makefile = (ROOT / "Makefile").read_text()
+    assert "pip install -q -c constraints.txt -e" in makefile
+    (install,) = (words for words in docker_lines("RUN") if words[0] == "make")
+    for target in install[1:]:
+        assert target.removeprefix(".venv/.") in EXTRAS
+        assert re.search(rf"^{re.escape(target)}\b.*:", makefile, re.M) or (
+            target in re.search(r"^(.*): \.venv/\.%", makefile, re.M)[1].split()
+        )
+
+
+def test_the_development_container_uses_the_same_files():
+    folder = ROOT / ".devcontainer"
+    about = json.loads((folder / "devcontainer.json").read_text())
+    assert (folder / about["build"]["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    stages = [words[-1] for words in docker_lines("FROM") if "AS" in words]
+    assert about["build"]["target"] in stages
+    assert about["postCreateCommand"].split() in docker_lines("RUN")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")))
+def test_workflows_call_targets_and_files_that_are_there(path):
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    makefile = (ROOT / "Makefile").read_text()
+    for command in (step["run"] for step in steps if "run" in step):
+        for target in re.findall(r"^\s*make ([\w-]+)", command, re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), target
+        for name in re.findall(r"\b(?:book|smoke_tests)/\w+\.(?:py|sh)", command):
+            assert (ROOT / name).is_file(), name
 
 
 def test_what_a_colab_user_may_install_leaves_the_kernel_alone():
@@ -113,6 +172,21 @@ def test_the_tree_of_the_readme_is_that_of_the_files():
     readme = (ROOT / "README.md").read_text()
     shown = readme.partition(tree.MARKS[0])[2].partition(tree.MARKS[1])[0]
     assert shown.splitlines() == list(tree.tree(ROOT))
+    shown = readme.partition(tree.BADGES[0])[2].partition(tree.BADGES[1])[0]
+    assert shown.splitlines() == list(tree.badges(ROOT))
+
+
+def test_badges_need_a_configured_address(tmp_path):
+    shutil.copyfile(ROOT / "_config.yml", tmp_path / "_config.yml")
+    assert list(tree.badges(tmp_path)) == []
+    path = tmp_path / "_config.yml"
+    address = 'url: "https://github.com/owner/name"'
+    path.write_text(path.read_text().replace('url: ""', address))
+    found = list(tree.badges(tmp_path))
+    assert len(found) == 3
+    for job in re.findall(r"workflows/([\w-]+\.yml)/badge", "".join(found)):
+        assert (ROOT / ".github/workflows" / job).is_file(), job
+    assert "(https://owner.github.io/name/)" in found[1]
 
 
 def test_every_module_says_its_role_in_one_line():

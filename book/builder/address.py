@@ -10,6 +10,7 @@ from book.builder.project import Project
 from glscl.util.provenance import git
 
 COLAB = "https://colab.research.google.com"
+COLAB_BADGE = f"{COLAB}/assets/colab-badge.svg"
 #: The branch that holds the notebooks for Colab, see ``colab_notebooks.py``.
 COLAB_BRANCH = "colab"
 #: Hosts of published pages, by the host of the repository.

@@ -15,7 +15,6 @@ from book.builder import address, records, sources
 from book.builder.downloads import PlainMarkdown
 from book.builder.project import BuildError, Project
 
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 README = """\
 # Notebooks for Colab
 
@@ -47,7 +46,7 @@ def write_all(project: Project) -> Path:
             records.fill_runtime(notebook, entries[name])
         badge = ""
         if address.on_colab(project):
-            badge = f"[![Open in Colab]({BADGE})]({link(project, name)})"
+            badge = f"[![Open in Colab]({address.COLAB_BADGE})]({link(project, name)})"
         convert(notebook, name, markdown, badge)
         sources.fill_bootstrap(notebook, code)
         sources.write(notebook, folder / "notebooks" / f"{name}.ipynb")

@@ -1,9 +1,13 @@
-"""The file tree of the README: a line for each file, from its docstring."""
+"""What code writes into the README: its badges, and a line for each file of the tree."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from book.builder import address
+from book.builder.project import Project
+
+BADGES = ("<!-- badges -->\n", "<!-- /badges -->")
 MARKS = ("<!-- tree -->\n```\n", "```\n<!-- /tree -->")
 #: Folders that are shown file by file, and others that are one line.
 SHOWN = ("glscl", "book/kit", "book/experiments", "book/builder")
@@ -12,7 +16,7 @@ OTHERS = {
     "notebooks/": "the chapters, clean, with params/{smoke,cpu,gpu}.yaml",
     "benchmarks/": "speed and memory, as ratios against a reference of the same run",
     "tests/": "one folder for each part of the package; test names say the behaviour",
-    "smoke_tests/": "what three newcomers do first, as scripts",
+    "smoke_tests/": "what four newcomers do first, as scripts",
     ".ci/run": "everything a change has to pass",
 }
 WIDTH = 26  # columns of the names
@@ -43,14 +47,33 @@ def _folder(folder: Path, name: str, depth: int) -> Iterator[str]:
             yield from _folder(path, path.name, depth + 1)
 
 
+def badges(root: Path) -> Iterator[str]:
+    """Badges of the checks, the published book and Colab, if an address is configured."""
+    project = Project(root)
+    url = address.configured(project)
+    if not address.on_colab(project) or not url:
+        return
+    for job, what in (("pull-request", "checks"), ("pages", "book")):
+        picture = f"{url}/actions/workflows/{job}.yml"
+        link = address.pages(project) if job == "pages" else picture
+        yield f"[![{what}]({picture}/badge.svg)]({link})"
+    notebooks = f"{url}/tree/{address.COLAB_BRANCH}"
+    yield f"[![Open in Colab]({address.COLAB_BADGE})]({notebooks})"
+
+
 def put_into_readme(root: Path) -> bool:
-    """Bring the tree in README.md up to date; whether it changed."""
+    """Bring the badges and the tree in README.md up to date; whether it changed."""
     path = root / "README.md"
     text = path.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    lines = "".join(f"{line}\n" for line in tree(root))
-    new = f"{before}{MARKS[0]}{lines}{MARKS[1]}{after}"
+    new = _between(text, BADGES, badges(root))
+    new = _between(new, MARKS, tree(root))
     if new != text:
         path.write_text(new, encoding="utf-8")
     return new != text
+
+
+def _between(text: str, marks: tuple[str, str], lines: Iterator[str]) -> str:
+    before, _, rest = text.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    inside = "".join(f"{line}\n" for line in lines)
+    return f"{before}{marks[0]}{inside}{marks[1]}{after}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.util.provenance import PACKAGES, commit, decoder, versions
+from glscl.util.provenance import PACKAGES, commit, versions
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -243,12 +243,14 @@ def provenance(parameters: Mapping[str, Any]) -> None:
     import torch
 
     cuda = torch.cuda.is_available() and parameters.get("device", "auto") != "cpu"
+    found = versions(("glscl", *PACKAGES))
+    decord = "decord where it fits, else " if "decord" in found else ""
     rows = {
         "device": torch.cuda.get_device_name() if cuda else "CPU",
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "videos read by": decoder(),
-        **versions(("glscl", *PACKAGES)),
+        "videos read by": f"{decord}PyAV",
+        **found,
         **{f"parameter {name}": repr(value) for name, value in parameters.items()},
     }
     frame = pd.DataFrame({"what": list(rows), "value": [str(v) for v in rows.values()]})

@@ -150,8 +150,7 @@ def update(
         spec = frame_spec(model.backbone, model.config)
         stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
         names, report = list(wanted), writer.report
-        # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.
-        quiet = {} if progress else {"disable": True}
+        quiet = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
         with tqdm(names, "indexing", unit="video", **quiet) as bar:
             for group in _grouped(stream, BATCH_FRAMES):
                 for chunk, encoded in _encode(group, model, device, report):

@@ -82,8 +82,6 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
 
 def cache_folder(root: Path) -> Path:
     """``root``/cache, or the user's own ~/.cache/glscl where ``root`` is read-only."""
-    folder = root / "cache"
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if os.access(nearest, os.W_OK):
-        return folder
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "glscl")
+    nearest = next(p for p in (root / "cache", root, *root.parents) if p.exists())
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "glscl")
+    return root / "cache" if os.access(nearest, os.W_OK) else own

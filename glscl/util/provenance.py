@@ -48,11 +48,6 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def decoder() -> str:
-    """What reads videos here, see ``glscl.data.video``."""
-    return "decord where it fits, else PyAV" if "decord" in versions() else "PyAV"
-
-
 def provenance() -> dict[str, str | int]:
     """Versions, platform, threads of torch and commit of this process."""
     import torch
@@ -61,6 +56,5 @@ def provenance() -> dict[str, str | int]:
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "decoder": decoder(),
         **versions(),
     }
