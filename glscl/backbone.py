@@ -11,14 +11,17 @@ import copy
 import importlib.util
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from glscl.data.split import Caption
+from glscl.util.numeric import autocast_disabled
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
 
@@ -43,6 +46,8 @@ MINI_CONFIG: dict[str, Any] = {
 }
 # Extra entries of OpenAI's TorchScript archives: sizes, not weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# Devices that compute in float16 with float16 weights; others compute in float32.
+_COMPUTE_HALF = ("cuda",)
 _declared: list[torch.library.Library] = []
 
 
@@ -159,11 +164,15 @@ class Backbone(nn.Module):
         """Side of a square patch in pixels."""
         return self.clip.visual.patch_size[0]
 
-    def tokenize(self, texts: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
+    def tokenize(
+        self, texts: Sequence[Caption], max_words: int
+    ) -> tuple[Tensor, Tensor]:
         """BPE ids (A, L) and the mask (A, L), True on BOS, words and EOS.
 
-        L is ``max_words``, at most the context length. Longer captions are cut and end
-        in EOS. Raises ``ValueError`` for an empty list or an impossible length.
+        ``texts``: sentences, or all of them as ids from BOS to EOS. L is ``max_words``,
+        at most the context length. Longer captions are cut and end in EOS. Raises
+        ``ValueError`` for an empty list, an impossible length, ids that do not end in
+        EOS, and sentences where the tokenizer of the backbone is not known.
         """
         if not 3 <= max_words <= self.context_length:
             raise ValueError(
@@ -172,12 +181,25 @@ class Backbone(nn.Module):
             )
         if isinstance(texts, str) or not texts:
             raise ValueError("texts must be a list of at least one caption.")
-        tokenizer = mini_tokenizer() if self.name == MINI else _tokenizer(self.name)
-        token_ids = tokenizer(list(texts), context_length=max_words)
+        if isinstance(texts[0], str):
+            tokenizer = mini_tokenizer() if self.name == MINI else _tokenizer(self.name)
+            token_ids = tokenizer(list(texts), context_length=max_words)
+        else:
+            token_ids = torch.tensor([self._padded(ids, max_words) for ids in texts])
         # BOS and EOS are the two largest ids and id 0 is a real token ("!"), so the
         # mask comes from the position of EOS, not from ids that are not zero.
         end = token_ids.argmax(dim=-1, keepdim=True)
         return token_ids, torch.arange(max_words) <= end
+
+    def _padded(self, ids: Any, max_words: int) -> list[int]:
+        vocabulary = self.config["text_cfg"]["vocab_size"]
+        if len(ids) < 2 or not 0 <= min(ids) <= max(ids) == ids[-1] < vocabulary:
+            raise ValueError(
+                f"A caption of token ids must have ids below {vocabulary} and end in the "
+                f"largest of them, EOS, got {ids}."
+            )
+        kept = [*ids[: max_words - 1], ids[-1]] if len(ids) > max_words else [*ids]
+        return kept + [0] * (max_words - len(kept))
 
     def encode_text(
         self, token_ids: Tensor, token_mask: Tensor | None = None
@@ -194,24 +216,29 @@ class Backbone(nn.Module):
                 f"token_ids has {L} tokens a caption, the backbone {self.name} takes "
                 f"{self.context_length}."
             )
-        clip = self.clip
-        attention_mask = clip.attn_mask[:L, :L]
+        attention_mask = self.clip.attn_mask[:L, :L]
         if token_mask is not None:
             check_shape(token_mask, "A L", "token_mask", A=A, L=L)
             hidden = torch.zeros_like(attention_mask).expand(A, L, L)
             hidden = hidden.masked_fill(~token_mask.bool()[:, None, :], float("-inf"))
-            heads = clip.transformer.resblocks[0].attn.num_heads
+            heads = self.clip.transformer.resblocks[0].attn.num_heads
             attention_mask = (attention_mask + hidden).repeat_interleave(heads, dim=0)
-        x = clip.token_embedding(token_ids) + clip.positional_embedding[:L]
-        x = clip.transformer(x, attn_mask=attention_mask)
-        tokens = clip.ln_final(x) @ clip.text_projection
+        tokens = self._compute(self._tokens, token_ids, attention_mask)
         rows = torch.arange(A, device=token_ids.device)
         return TextOutput(tokens[rows, token_ids.argmax(dim=-1)], tokens)
+
+    def _tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        clip, L = self.clip, token_ids.shape[1]
+        dtype = clip.transformer.get_cast_dtype()
+        x = clip.token_embedding(token_ids).to(dtype)
+        x = x + clip.positional_embedding[:L].to(dtype)
+        x = clip.transformer(x, attn_mask=attention_mask)
+        return clip.ln_final(x) @ clip.text_projection
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Frame features (N, D) of ``pixels`` (N, 3, H, W): the projected CLS token."""
         self._check_pixels(pixels)
-        return self.clip.visual(pixels)
+        return self._compute(self.clip.visual, pixels)
 
     def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
         """``encode_image`` and the projected patch features: (N, 1 + P, D).
@@ -225,11 +252,42 @@ class Backbone(nn.Module):
                 f"Backbone {self.name} has no patch tokens in the shared space; "
                 "expected a plain ViT such as 'ViT-B-32-quickgelu'."
             )
+        return self._compute(self._patches, pixels)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        visual = self.clip.visual
         out = visual.forward_intermediates(
             pixels, indices=1, normalize_intermediates=True, output_fmt="NLC"
         )
         patches = out["image_intermediates"][-1] @ visual.proj
         return torch.cat([out["image_features"][:, None], patches], dim=1)
+
+    def convert_weights(self) -> None:
+        """Make CLIP's matrices float16, as the released programs do on a GPU.
+
+        These are weights and biases of all linear, convolution and attention layers and
+        both projections; embeddings, norms and the logit scale stay as they are. So the
+        gradients of these weights are float16, too. On CUDA CLIP then computes in
+        float16, elsewhere in float32 from the float16 values; features are float32.
+        """
+        open_clip().convert_weights_to_lp(self.clip, torch.float16)
+
+    def forward(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``encode(*inputs)``, with weights that ``functional_call`` put in their place."""
+        return encode(*inputs)
+
+    def _compute(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``encode(*inputs)`` in the arithmetic of the weights, see ``convert_weights``."""
+        half = {n: p for n, p in self.named_parameters() if p.dtype == torch.float16}
+        if not half:
+            return encode(*inputs)
+        device = self.logit_scale.device.type
+        if device in _COMPUTE_HALF:
+            with torch.autocast(device, torch.float16):
+                return encode(*inputs).float()
+        weights = {name: parameter.float() for name, parameter in half.items()}
+        with autocast_disabled(self.logit_scale):
+            return functional_call(self, weights, (encode, *inputs))
 
     def _check_pixels(self, pixels: Tensor) -> None:
         side = self.image_size
@@ -238,6 +296,11 @@ class Backbone(nn.Module):
 
 @lru_cache(maxsize=4)
 def _tokenizer(name: str) -> Any:
+    if open_clip().get_model_config(name) is None:
+        raise ValueError(
+            f"Backbone {name!r} is no model of open_clip, so its tokenizer is not known: "
+            "give captions as token ids."
+        )
     return open_clip().get_tokenizer(name)
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from glscl.backbone import Backbone, load_backbone
 from glscl.config import (
     MODEL_CONFIGS,
     EncoderConfig,
+    Tag,
     config_from_dict,
     config_to_dict,
     get_preset,
@@ -35,7 +36,12 @@ from glscl.temporal import FrameTransformer
 from glscl.util.numeric import validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
-from glscl.weights import read_directory, save_directory
+from glscl.weights import (
+    authors_backbone,
+    authors_config,
+    read_directory,
+    save_directory,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,6 +101,8 @@ class Retriever(nn.Module, ABC):
     loss_type: ClassVar[Any]
     #: Whether the features of a video include those of patches.
     uses_patches = False
+    #: See ``TrainConfig.gradient_divisor``, which training sets it to.
+    gradient_divisor = 1
 
     def __init__(self, backbone: Backbone, config: EncoderConfig):
         super().__init__()
@@ -212,7 +220,14 @@ class Retriever(nn.Module, ABC):
         mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
         if self.temporal is not None:
             frame_features = self.temporal(frame_features, mask)
-        return frame_features, mask
+        return self._divide_gradient(frame_features), mask
+
+    def _divide_gradient(self, features: Tensor) -> Tensor:
+        """The same features, whose gradient the encoders get divided."""
+        if self.gradient_divisor != 1 and features.requires_grad:
+            features = features.clone()
+            features.register_hook(lambda gradient: gradient / self.gradient_divisor)
+        return features
 
     def _read_text(
         self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
@@ -223,6 +238,7 @@ class Retriever(nn.Module, ABC):
         captions, tokens = self.backbone.encode_text(
             token_ids, mask if hide_padding else None
         )
+        captions, tokens = map(self._divide_gradient, (captions, tokens))
         return TextFeatures(captions, tokens, mask)
 
     def mixing_matrix(self, matrix: Tensor, size: int, items: str) -> Tensor:
@@ -243,7 +259,7 @@ class Retriever(nn.Module, ABC):
     def from_preset(
         cls,
         name: str,
-        tag: Literal["released", "paper"] = "released",
+        tag: Tag = "recommended",
         **changes: Any,
     ) -> Self:
         """The model of a benchmark's preset, ready for training, in evaluation mode.
@@ -255,6 +271,31 @@ class Retriever(nn.Module, ABC):
         """
         config = override(get_preset(name, tag, cls.method).model, changes)
         return cls(load_backbone(config.backbone, config.pretrained), config).eval()
+
+    @classmethod
+    def _from_authors(
+        cls,
+        path: str | Path,
+        names: tuple[Callable[[str], str], tuple[str, ...]],
+        preset: str | None,
+        backbone: str | None,
+        settings: Mapping[str, Any],
+    ) -> Self:
+        """``from_authors`` of a method; ``names``: theirs of a weight, and what to skip."""
+        source, state = str(path), read_state_dict(Path(path))
+        name, clip_config, sizes = authors_config(state, source, cls.method)
+        if backbone is not None:
+            name = authors_backbone(backbone, clip_config, source)
+        found = {"backbone": name, "pretrained": None, **sizes}
+        for twice in found.keys() & settings.keys():
+            raise ValueError(f"{twice} is read from {source}: do not give it.")
+        if preset is None:
+            start = override(MODEL_CONFIGS[cls.method](), {"mask_padding": False})
+        else:
+            start = get_preset(preset, "released", cls.method).model
+        model = cls(Backbone(name, clip_config), override(start, {**settings, **found}))
+        copy_weights(model, state, source, *names)
+        return model.eval()
 
     def save(self, path: str | Path) -> None:
         """Write the model to the directory ``path``: safetensors and ``config.json``.

@@ -26,7 +26,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -44,7 +44,6 @@ from glscl.data.pairs import (
     stable_seed,
 )
 from glscl.evaluate import evaluate
-from glscl.metrics import Metrics
 from glscl.optim import (
     MULTIPLIERS,
     BertAdam,
@@ -53,36 +52,22 @@ from glscl.optim import (
     set_learning_rates,
 )
 from glscl.retriever import Retriever, map_features
+from glscl.selection import History
 from glscl.util import parallel
+from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
-__all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
+__all__ = ["BertAdam", "NonFiniteError", "RunOptions", "fit"]
+
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a feature became NaN or infinite; names the step and the videos."""
+    """A loss or a feature became NaN or infinite; names the step and the videos.
 
-
-@dataclass
-class History:
-    """What a run did.
-
-    ``steps``: one record a step with every part of the loss, the learning rates, κ, the
-    gradient norm and the seconds. ``epochs``: one record an epoch with the metrics on
-    the validation split. ``best_epoch``: the epoch (from 0) chosen there, None without
-    validation.
+    Seen at the end of a step, so the weights in memory are spoilt, those on disk not.
     """
-
-    steps: list[dict[str, float]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in steps and validation, resumed parts included."""
-        return sum(record["seconds"] for record in [*self.steps, *self.epochs])
 
 
 def fit(
@@ -95,21 +80,22 @@ def fit(
 ) -> History:
     """Train ``model`` in place and return what happened.
 
-    With ``validation`` the model is evaluated after every epoch and ends with the
-    weights of the best one (text→video R@1, ties by mean rank); otherwise with the last
-    weights. ``on_step`` is called with every step's record. Generators of the caller are
-    left as they were.
+    With ``validation`` the model is evaluated after every epoch, within epochs if the
+    recipe says so, and ends with the weights that its rule keeps (``glscl.selection``);
+    otherwise with the last ones. With ``clip_arithmetic="released"`` CLIP's matrices are
+    float16 from here on. ``on_step`` is called with every step's record. Generators of
+    the caller are left as they were.
 
     Raises ``ValueError`` for a batch that cannot be formed, for choosing on a test split
-    without saying so, and for a checkpoint of other settings; ``NonFiniteError`` when
-    training diverges.
+    without saying so, for settings that exclude each other and for a checkpoint of other
+    settings; ``NonFiniteError`` when training diverges.
     """
     options = options or RunOptions()
     on_test = validation is not None and validation.split.name == "test"
-    if on_test and options.select_on != "test":
+    if on_test and config.select_on != "test":
         raise ValueError(
             "The validation split is the test split, and choosing an epoch on it leaks; "
-            "give another split, or say select_on='test'."
+            "give another split, or a recipe with select_on='test'."
         )
     device = torch.device(options.device)
     devices = [device] if device.type == "cuda" else []
@@ -137,6 +123,16 @@ class _Run:
         self.config = config
         self.validation = validation
         self.options = options
+        if config.clip_arithmetic == "released":
+            if config.optimiser != "bertadam" or options.precision == "fp16":
+                raise ValueError(
+                    "clip_arithmetic='released' needs optimiser='bertadam' (AdamW's eps "
+                    "is 0 in float16) and precision 'fp32' or 'bf16' for the rest (it "
+                    f"has no loss scaling), got {config.optimiser!r} and "
+                    f"{options.precision!r}."
+                )
+            model.backbone.convert_weights()
+        model.gradient_divisor = config.gradient_divisor
         freeze(model, config.freeze)
         parallel.broadcast_weights(model)
         self.optimiser = make_optimiser(model, config)
@@ -151,6 +147,7 @@ class _Run:
         self.step = 0
         self.history = History()
         self.best: dict[str, Tensor] | None = None
+        self.finite: dict[str, list[Tensor]] = {}  # by what may not be, of one step
         self.batch_size, self.steps_per_epoch = _batching(train, config, options)
         self.total = self.steps_per_epoch * config.epochs
 
@@ -170,14 +167,16 @@ class _Run:
                     bar.set_postfix_str(self._summary(record))
                     if self.on_step:
                         self.on_step(record)
-                    # The end of an epoch has a checkpoint anyway, after validation.
-                    within = self.step % self.steps_per_epoch != 0
-                    if within and every and self.step % every == 0:
-                        self._save()
+                    # The end of an epoch has its look and its checkpoint anyway.
+                    if self.step % self.steps_per_epoch != 0:
+                        self._look_within()
+                        if every and self.step % every == 0:
+                            self._save()
                 if self.validation is not None:
                     self.folder.log(self._validate(self.validation), self.step)
                 self._save()
         self.folder.close()
+        parallel.barrier()  # until rank 0 has written the best model
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.eval()
@@ -207,14 +206,17 @@ class _Run:
         )
         set_learning_rates(self.optimiser, multiplier)
         self.optimiser.zero_grad(set_to_none=True)
+        validate_mask(batch.token_mask, "N L", "token_mask", "caption")
+        validate_mask(batch.frame_mask, "N F", "frame_mask", "video")
         if self.model.config.mask_padding:
             batch = batch.trimmed()
         parts = batch.split(len(batch.captions) // self.options.accumulate)
-        named: dict[str, float] = {}
-        for number, part in enumerate(parts):
-            losses = self.backward(part.to(self.device), number, 1 / len(parts))
-            for name, value in losses._asdict().items():
-                named[name] = named.get(name, 0.0) + value.item() / len(parts)
+        self.finite.clear()
+        with values_unchecked():
+            losses = [
+                self.backward(part.to(self.device), number, 1 / len(parts))
+                for number, part in enumerate(parts)
+            ]
         parallel.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimiser)
         limit = self.options.max_grad_norm
@@ -223,17 +225,35 @@ class _Run:
         self.scaler.update()
         self.model.clamp_logit_scale()
         self.step += 1
+        means = torch.stack([torch.stack(part) for part in losses]).double().mean(0)
+        numbers = self._look(batch, *means, self.model.kappa, norm)
         groups = self.optimiser.param_groups
-        rates = {f"lr {group['name']}": group["lr"] for group in groups}
         return {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
-            **named,
-            **rates,
-            "kappa": self.model.kappa.item(),
-            "gradient_norm": norm.item(),
+            **dict(zip(self.model.loss_type._fields, numbers, strict=False)),
+            **{f"lr {group['name']}": group["lr"] for group in groups},
+            "kappa": numbers[-2],
+            "gradient_norm": numbers[-1],
             "seconds": time.perf_counter() - started,
         }
+
+    def _look(self, batch: Pairs, *numbers: Tensor) -> list[float]:
+        """The values of ``numbers``, the only wait for the device in a step.
+
+        Raises ``NonFiniteError`` where a loss or a feature of the step is not finite.
+        """
+        flags = [torch.stack(flags).all() for flags in self.finite.values()]
+        values = torch.stack([x.double() for x in (*numbers, *flags)]).tolist()
+        for what, finite in zip(self.finite, values[len(numbers) :], strict=True):
+            if not finite:
+                videos = self.train.split.videos
+                names = ", ".join(videos[i].id for i in batch.videos.tolist())
+                raise NonFiniteError(
+                    f"Step {self.step}: a {what} is not finite (learning rate too high, "
+                    f"or a broken video?). Videos of the batch: {names}."
+                )
+        return values[: len(numbers)]
 
     def _summary(self, record: dict[str, float]) -> str:
         names = [name for name in self.model.loss_type._fields if name != "total"]
@@ -252,7 +272,7 @@ class _Run:
         """
         size = self.options.micro_batch
         if size is None or size >= len(batch.captions):
-            losses = self._loss(*self._encode(batch, part, 0), batch)
+            losses = self._loss(*self._encode(batch, part, 0))
             self.scaler.scale(weight * losses.total).backward()
             return losses
         chunks = batch.split(size)
@@ -261,7 +281,7 @@ class _Run:
         text, video = (
             map_features(_leaf, *side) for side in zip(*encoded, strict=True)
         )
-        losses = self._loss(text, video, batch)
+        losses = self._loss(text, video)
         self.scaler.scale(weight * losses.total).backward()
         for i, chunk in enumerate(chunks):
             outputs, gradients = [], []
@@ -283,37 +303,28 @@ class _Run:
             )
         return self.model.loss_features(text, video)
 
-    def _loss(self, text: Any, video: Any, batch: Pairs) -> Any:
-        """The loss of the batch of all processes, from this one's share of features.
-
-        Raises ``NonFiniteError`` for features or a loss that are not finite.
-        """
+    def _loss(self, text: Any, video: Any) -> Any:
+        """The loss of the batch of all processes, from this one's share of features."""
         for side, features in (("text", text), ("video", video)):
             for name, x in features._asdict().items():
                 if x is not None:
-                    self._check_finite(x, f"value of the {side} {name}", batch)
+                    self._note_finite(f"value of the {side} {name}", x)
         text, video = (map_features(parallel.gather, x) for x in (text, video))
         with self._autocast():
             losses = self.model.loss(text, video)
-        self._check_finite(losses.total, "loss", batch)
+        self._note_finite("loss", losses.total)
         return losses
 
-    def _check_finite(self, values: Tensor, what: str, batch: Pairs) -> None:
-        if values.isfinite().all():
-            return
-        videos = self.train.split.videos
-        names = ", ".join(videos[i].id for i in batch.videos.tolist())
-        raise NonFiniteError(
-            f"Step {self.step + 1}: a {what} is not finite (learning rate too high, or "
-            f"a broken video?). Videos of the batch: {names}."
-        )
+    def _note_finite(self, what: str, x: Tensor) -> None:
+        self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
         if self.options.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.options.precision])
 
-    def _validate(self, validation: Videos) -> dict[str, Any]:
+    def _evaluated(self, validation: Videos) -> dict[str, Any]:
+        """A record with the metrics of now."""
         started = time.perf_counter()
         metrics = evaluate(
             self.model,
@@ -322,16 +333,30 @@ class _Run:
             device=self.device,
             workers=self.options.workers,
         ).metrics
-        epoch = (self.step - 1) // self.steps_per_epoch
-        seconds = time.perf_counter() - started
-        record = {"epoch": epoch, "validation": metrics, "seconds": seconds}
-        epochs, best = self.history.epochs, self.history.best_epoch
-        epochs.append(record)
-        if best is None or _better(metrics, epochs[best]["validation"]):
-            self.history.best_epoch = epoch
+        return {
+            "epoch": (self.step - 1) // self.steps_per_epoch,
+            "after": self.step,
+            "validation": metrics,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _look_within(self) -> None:
+        every = self.config.look_every
+        if every and self.validation and (self.step == 1 or self.step % every == 0):
+            self.history.looks.append(self._evaluated(self.validation))
+            self.folder.log(self.history.looks[-1], self.step)
+
+    def _validate(self, validation: Videos) -> dict[str, Any]:
+        """Evaluate after an epoch, and keep its weights if they are to be kept."""
+        record, history = self._evaluated(validation), self.history
+        record["kept"] = history.wins(record["validation"], self.config.keep)
+        history.epochs.append(record)
+        # Where no epoch ends as well as the looks before, the last weights remain.
+        if record["kept"] or (history.best_epoch is None and self.step == self.total):
+            history.best_epoch = record["epoch"]
             state = self.model.state_dict()
             self.best = {name: x.detach().clone() for name, x in state.items()}
-            self.folder.save_best(epoch, self.model.save)
+            self.folder.save_best(record["epoch"], self.model.save)
         return record
 
     # --- files --------------------------------------------------------------------
@@ -363,9 +388,7 @@ class _Run:
         if best is not None and self.options.folder is not None:
             saved = type(self.model).load(best_model(self.options.folder, best))
             self.best = saved.state_dict()
-        records = [*self.history.steps, *self.history.epochs]
-        records.sort(key=lambda r: (r["epoch"], "validation" in r))
-        self.folder.start_log(records, self.options.tensorboard)
+        self.folder.start_log(self.history.records(), self.options.tensorboard)
 
     def _progress_bar(self) -> tqdm:
         """Steps, parts of the loss, pairs per second, time left."""
@@ -393,12 +416,6 @@ def _batching(
             f"{options.accumulate} accumulated)."
         )
     return size, pairs // size
-
-
-def _better(new: Metrics, old: Metrics) -> bool:
-    """More text→video R@1, or as much with a lower mean rank."""
-    a, b = new["t2v"], old["t2v"]
-    return (a["R1"], -a["MnR"]) > (b["R1"], -b["MnR"])
 
 
 def _leaf(*parts: Tensor) -> Tensor:

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from toy import toy_model, toy_recipe, toy_split, toy_videos, weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from toy import toy_model, toy_recipe, toy_related, toy_split, toy_videos, weights
 
 from glscl.data.loader import FrameSpec, VideoDataset
 from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
 from glscl.data.split import Split
 from glscl.data.video import VideoError
+from glscl.evaluate import similarity_matrix
 from glscl.model import GLSCL
+from glscl.selection import History
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
 from glscl.util import parallel
 from glscl.util.run_folder import RunFolder
@@ -73,6 +76,22 @@ def test_same_seed_gives_the_same_bits_whatever_the_callers_generator():
         assert torch.equal(before, torch.get_rng_state())
         results.append(weights(model))
     assert same(*results)
+
+
+def test_a_split_of_token_ids_trains_and_is_evaluated_as_its_text():
+    model, recipe = toy_model(), toy_recipe(epochs=1)
+    plain, ids = toy_videos(), toy_videos()
+    tokens, real = model.backbone.tokenize(plain.split.texts, 32)
+    captions = tuple(
+        replace(caption, text="", token_ids=tuple(row[keep].tolist()))
+        for caption, row, keep in zip(plain.split.captions, tokens, real, strict=True)
+    )
+    ids.split = replace(ids.split, captions=captions)
+    expected = fit(model, plain, recipe, toy_videos(6, name="val"), QUIET)
+    other = toy_model()
+    found = fit(other, ids, recipe, toy_videos(6, name="val"), QUIET)
+    assert [s["total"] for s in found.steps] == [s["total"] for s in expected.steps]
+    assert torch.equal(similarity_matrix(model, plain), similarity_matrix(other, ids))
 
 
 def test_another_seed_gives_another_model():
@@ -137,8 +156,66 @@ def test_choosing_on_the_test_split_must_be_said():
     test = toy_videos(6, name="test")
     with pytest.raises(ValueError, match="select_on='test'"):
         fit(toy_model(), toy_videos(), toy_recipe(), test, QUIET)
-    said = replace(QUIET, select_on="test")
-    assert fit(toy_model(), toy_videos(), toy_recipe(epochs=1), test, said).epochs
+    said = toy_recipe(epochs=1, select_on="test")
+    assert fit(toy_model(), toy_videos(), said, test, QUIET).epochs
+
+
+def test_looks_come_after_step_1_and_every_so_many_steps_and_where_epochs_end(tmp_path):
+    recipe = toy_recipe(epochs=2, batch_size=2, look_every=3)
+    options = replace(QUIET, folder=tmp_path)
+    validation = toy_videos(6, name="val")
+    history = fit(toy_model(), toy_videos(), recipe, validation, options)
+    assert len(history.steps) == 16
+    assert [look["after"] for look in history.looks] == [1, 3, 6, 9, 12, 15]
+    assert [look["after"] for look in history.epochs] == [8, 16]
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert logged == history.records()
+    # Looking changes nothing but what is known.
+    blind = replace(recipe, look_every=None)
+    plain = fit(toy_model(), toy_videos(), blind, validation, QUIET)
+    assert [s["total"] for s in plain.steps] == [s["total"] for s in history.steps]
+
+
+def metrics(R1, R5=50.0, R10=60.0, MnR=9.0):
+    return {"t2v": {"R1": R1, "R5": R5, "R10": R10, "MnR": MnR}}
+
+
+@pytest.mark.parametrize(
+    ("keep", "before", "new", "wins"),
+    [
+        ("best", [], metrics(1.0), True),
+        ("best", [metrics(40.0)], metrics(40.0), False),
+        ("best", [metrics(40.0)], metrics(40.0, MnR=8.0), True),
+        ("released", [metrics(40.0)], metrics(40.0, MnR=99.0), True),
+        ("released", [metrics(40.0), metrics(30.0)], metrics(39.0), False),
+        ("recalls", [metrics(40.0)], metrics(39.0, R5=51.0), True),
+        ("recalls", [metrics(40.0)], metrics(41.0, R5=48.0), False),
+    ],
+)
+def test_an_epoch_is_kept_by_the_rule_of_its_program(keep, before, new, wins):
+    looks = [{"validation": one} for one in before]
+    assert History(looks=looks[:1], epochs=looks[1:]).wins(new, keep) == wins
+
+
+def test_weights_of_the_end_remain_where_a_look_within_beats_every_epoch(
+    tmp_path, monkeypatch
+):
+    recalls = iter([90.0, 10.0, 20.0, 30.0])  # after step 1, then after epochs
+
+    def evaluated(self, validation):
+        found = {"t2v": {"R1": next(recalls), "MnR": 1.0}}
+        where = {"epoch": (self.step - 1) // 2, "after": self.step}
+        return {**where, "validation": found, "seconds": 0.1}
+
+    monkeypatch.setattr(_Run, "_evaluated", evaluated)
+    recipe = toy_recipe(epochs=3, look_every=100, keep="released")
+    model, options = toy_model(), replace(QUIET, folder=tmp_path)
+    validation = toy_videos(6, name="val")
+    history = fit(model, toy_videos(), recipe, validation, options)
+    assert [epoch["kept"] for epoch in history.epochs] == [False] * 3
+    assert history.best_epoch == 2
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    assert same(last, weights(model))
 
 
 @pytest.mark.usefixtures("double")
@@ -168,6 +245,17 @@ def test_large_batch_mode_draws_the_same_dropout_twice():
     assert not torch.equal(first.concepts, other.concepts)
 
 
+RECIPES = {
+    "float32": toy_recipe(),
+    "released": toy_recipe(
+        clip_arithmetic="released",
+        optimiser="bertadam",
+        learning_rate=1e-4,
+        clip_lr_scale=1e-3,
+    ),
+}
+
+
 def _one_process(rank, size, folder):
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
@@ -183,9 +271,37 @@ def _one_process(rank, size, folder):
         gradients["loss"] = losses.total.detach()
         torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
     torch.set_default_dtype(torch.float32)
-    model = toy_model(dropout=0.0)
-    fit(model, toy_videos(), toy_recipe(), options=QUIET)
-    torch.save(weights(model), Path(folder) / f"trained-{rank}.pt")
+    for arithmetic, recipe in RECIPES.items():
+        model = toy_model(seed=rank, dropout=0.0)
+        fit(model, toy_videos(), recipe, options=QUIET)
+        torch.save(weights(model), Path(folder) / f"{arithmetic}-{rank}.pt")
+    # The first process alone writes the best model, slowly; all may load it after fit.
+    save, slowly = GLSCL.save, lambda *where: (time.sleep(1), save(*where))
+    GLSCL.save = slowly
+    options = replace(QUIET, folder=Path(folder) / "run")
+    validation, recipe = toy_videos(6, name="val"), toy_recipe(epochs=1)
+    fit(toy_model(), toy_videos(), recipe, validation, options)
+    GLSCL.load(Path(folder) / "run" / "best-000")
+
+
+@pytest.mark.usefixtures("double")
+def test_a_divided_gradient_reaches_the_encoders_and_not_what_comes_after():
+    whole, divided = (toy_model(dropout=0.0).double() for _ in range(2))
+    divided.gradient_divisor = 4
+    batch = next(_Run(whole, toy_videos(), toy_recipe(), None, QUIET)._rest_of_epoch())
+    found = []
+    for model in (whole, divided):
+        text, video = model(
+            batch.token_ids, batch.token_mask, batch.content, batch.frame_mask
+        )
+        model.loss(text, video).total.backward()
+        found.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in found[0].items():
+        if gradient is None:
+            continue
+        after = name.startswith("lim_") or name.endswith("logit_scale")
+        share = 1 if after else 4
+        torch.testing.assert_close(share * found[1][name], gradient, msg=name)
 
 
 @pytest.mark.usefixtures("double")
@@ -199,11 +315,18 @@ def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_p
             loss = found.pop("loss")
             torch.testing.assert_close(loss, losses.total.detach(), rtol=0, atol=1e-9)
             assert_same_gradients(found, gradients)
-    one, two = (
-        torch.load(tmp_path / f"trained-{rank}.pt", weights_only=True)
-        for rank in (0, 1)
-    )
-    assert same(one, two)
+    torch.set_default_dtype(torch.float32)
+    for arithmetic, recipe in RECIPES.items():
+        one, two = (
+            torch.load(tmp_path / f"{arithmetic}-{rank}.pt", weights_only=True)
+            for rank in (0, 1)
+        )
+        assert same(one, two)
+        alone = toy_model(dropout=0.0)
+        fit(alone, toy_videos(), recipe, options=QUIET)
+        for name, value in weights(alone).items():
+            assert one[name].dtype == value.dtype
+            torch.testing.assert_close(one[name], value, rtol=0.01, atol=1e-3, msg=name)
 
 
 def test_accumulation_is_the_mean_over_parts_with_losses_of_their_own():
@@ -346,6 +469,57 @@ def test_features_that_are_not_numbers_stop_the_run_by_name():
         fit(toy_model(), videos, toy_recipe(), options=QUIET)
 
 
+class Looks(TorchDispatchMode):
+    """Counts how often a value is read by Python, which on a GPU waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+# GLCCL leaves out the padded words of its batch, so it asks for their number.
+@pytest.mark.parametrize(
+    ("method", "allowed"), [("glscl", 0), ("eercf", 0), ("glccl", 1)]
+)
+@pytest.mark.parametrize("micro", [None, 3])
+def test_a_step_reads_no_value_before_its_end(method, allowed, micro, monkeypatch):
+    looks = Looks()
+    patches = 3 if method == "eercf" else 0
+    model = toy_model() if method == "glscl" else toy_related(method)
+    recipe = toy_recipe(optimiser="bertadam", epochs=1)
+    before, at_the_end = _Run.backward, _Run._look
+
+    def start(*arguments):  # what comes earlier is of the batch on the CPU
+        looks.__enter__()
+        return before(*arguments)
+
+    def stop(*arguments):
+        looks.__exit__(None, None, None)
+        return at_the_end(*arguments)
+
+    monkeypatch.setattr(_Run, "backward", start)
+    monkeypatch.setattr(_Run, "_look", stop)
+    options = replace(QUIET, micro_batch=micro)
+    fit(model, toy_videos(8, 1, patches=patches), recipe, options=options)
+    assert looks.count == allowed
+    with looks:
+        assert bool(torch.ones(1))
+    assert looks.count == allowed + 1
+
+
+def test_a_step_that_overflows_is_logged_without_a_number(tmp_path):
+    folder = RunFolder(tmp_path, {}, {})
+    folder.start_log([{"step": 1, "gradient_norm": float("inf")}], tensorboard=False)
+    folder.log({"step": 2, "gradient_norm": float("nan")}, 2)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
+        {"step": 1, "gradient_norm": None},
+        {"step": 2, "gradient_norm": None},
+    ]
+
+
 def test_impossible_batches_and_options_are_refused():
     with pytest.raises(ValueError, match="cannot be cut into 3 equal parts"):
         fit(
@@ -357,7 +531,7 @@ def test_impossible_batches_and_options_are_refused():
     with pytest.raises(ValueError, match=r"precision must be .*, got 'fp8'"):
         RunOptions(precision="fp8")
     with pytest.raises(ValueError, match="select_on must be"):
-        RunOptions(select_on="dev")
+        toy_recipe(select_on="dev")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="finds no CUDA device"):
             RunOptions(device="cuda:0")
@@ -444,7 +618,7 @@ def _spec():
 def test_augmentation_is_one_operation_per_video_and_follows_the_seed():
     frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     clip = np.stack([frame] * 3)
-    augment = rand_augment("rand-m7-n4-mstd0.5-inc1", _spec())
+    augment = rand_augment("rand-m7-n4-mstd0.5-inc1")
     results = [augment(clip, seed) for seed in (1, 1, 2)]
     assert results[0].shape == clip.shape
     assert results[0].dtype == np.uint8
@@ -452,6 +626,25 @@ def test_augmentation_is_one_operation_per_video_and_follows_the_seed():
     assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
     assert not np.array_equal(results[0], clip)
+
+
+def test_frames_are_augmented_as_decoded_or_as_resized(ramp_video):
+    seen = []
+
+    def augment(frames, seed):
+        seen.append(frames.shape)
+        return 255 - frames
+
+    (video,) = toy_split(1).videos
+    split = Split("train", (replace(video, path=ramp_video),), toy_split(1).captions)
+    plain = VideoDataset(split, _spec()).load(0, 0).pixels
+    white = (1 - torch.tensor(_spec().mean)) / torch.tensor(_spec().std)
+    black = -torch.tensor(_spec().mean) / torch.tensor(_spec().std)
+    for where, side in (("decoded", (48, 64)), ("resized", (64, 64))):
+        loaded = VideoDataset(split, _spec(), None, augment, where).load(0, 0).pixels
+        assert seen[-1][1:3] == side
+        mirrored = (white + black).view(1, 3, 1, 1) - plain
+        torch.testing.assert_close(loaded, mirrored, rtol=0, atol=0.03)
 
 
 def test_broken_videos_stop_training_by_name(tmp_path):
