@@ -30,7 +30,7 @@ def runs(variant: str, folder: Path = RUNS) -> list[dict[str, Any]]:
 def hits(variant: str, k: int = 1, folder: Path = RUNS) -> NDArray[np.float64]:
     """Which test captions have their video among the first ``k``: (S, A), 0 or 100."""
     ranks = [run["test"]["ranks"] for run in runs(variant, folder)]
-    return 100.0 * (np.array(ranks) <= k)
+    return (np.array(ranks) <= k).astype(np.float64) * 100
 
 
 def pair(
