@@ -170,6 +170,22 @@ def differences(
     return found
 
 
+def opposite(found: Evidence) -> Evidence:
+    """A difference read the other way round: of the second minus the first."""
+    turned = {HOLDS: FAILS, FAILS: HOLDS}
+    measured = tuple(
+        Measured(
+            f"opposite of {one.what}",
+            -one.value,
+            one.unit,
+            {name: (-high, -low) for name, (low, high) in one.intervals.items()},
+        )
+        for one in found.measured
+    )
+    verdict = turned.get(found.verdict, found.verdict)
+    return replace(found, verdict=verdict, measured=measured)
+
+
 def ordering(
     values: Mapping[str, ArrayLike],
     unit: str,

@@ -107,6 +107,15 @@ def test_a_family_needs_more_evidence_than_one_difference():
     assert "Holm over 20" in found.method
 
 
+def test_the_opposite_of_a_difference_is_the_difference_of_the_opposite():
+    one = evidence.opposite(evidence.difference(NOISE + 1 + SEEDS, NOISE, "%", "R@1"))
+    two = evidence.difference(NOISE, NOISE + 1 + SEEDS, "%", "R@1")
+    assert one.verdict == two.verdict == FAILS
+    assert one.measured[0].value == pytest.approx(two.measured[0].value)
+    for name, ends in two.measured[0].intervals.items():
+        assert one.measured[0].intervals[name] == pytest.approx(ends, abs=0.02)
+
+
 def test_an_ordering_over_seeds_needs_every_step():
     rows = {"a": NOISE + 4 + SEEDS, "b": NOISE + 2, "c": NOISE + SEEDS[::-1]}
     assert evidence.ordering(rows, "%", VIDEOS).verdict == HOLDS
