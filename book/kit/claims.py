@@ -71,7 +71,10 @@ def contradicts(record: Mapping[str, Any]) -> bool:
 def badge(record: Mapping[str, Any]) -> str:
     """The verdict and the sizes in a few words: ``✓ holds, n = 5 seeds × 300 videos``."""
     verdict = record["verdict"]
-    sizes = " × ".join(f"{k:,d} {what}" for what, k in record["n"].items())
+    sizes = " × ".join(
+        f"{k:,d} {what.removesuffix('s') if k == 1 else what}"
+        for what, k in record["n"].items()
+    )
     return f"{SIGNS[verdict]} {verdict}" + (f", n = {sizes}" if sizes else "")
 
 

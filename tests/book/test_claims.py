@@ -8,6 +8,7 @@ from tiny_book import BODY, ROOT, chapter, tiny_book
 from book import build
 from book.builder import claims as built
 from book.builder import claims_page, sources, uncovered
+from book.builder.downloads import PlainMarkdown
 from book.builder.project import Project
 from book.kit import claims, evidence
 from book.kit.evidence import CLOSE, FAILS, HOLDS, UNTESTED
@@ -198,12 +199,28 @@ def test_a_true_claim_is_run_and_shown_on_its_page(tmp_path, importable):
         'Look: It *is*\nso. <a class="glscl-badge glscl-badge-holds" '
         'href="../book/claims.html#ch01_one">✓ holds, n = 2 cases</a>'
     )
-    assert built.plain("ch01_one", found) == "[✓ holds, n = 2 cases]"
+    copy = PlainMarkdown(project).convert("So. {claim}`ch01_one`", "01_a")
+    assert copy == "So. [✓ holds, n = 2 cases]"
     page = claims_page.make(project, "table")
     assert '<span id="ch01_one">It <em>is</em> so.</span>' in page
     assert 'href="../notebooks/01_a.html#ch01_one"' in page
     assert "make book PARAMS=smoke ONLY=01_a" in page
     assert "<td>together 1</td><td>1</td>" in claims_page.make(project, "summary")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_false_claim_of_any_kind_is_a_fault_of_its_chapter(shown, kind):
+    for found in KINDS[kind]:
+        state(found)
+    notebook = chapter()
+    outputs = [
+        new_output("display_data", data=data, metadata=about) for data, about in shown
+    ]
+    notebook.cells[-1].outputs = outputs[:1]
+    built.check_verdicts(notebook)  # the true one
+    notebook.cells[-1].outputs = outputs
+    with pytest.raises(ValueError, match="the text says “holds”, the data “does not"):
+        built.check_verdicts(notebook)
 
 
 def test_a_claim_that_was_not_run_has_no_badge(tmp_path):

@@ -26,5 +26,5 @@ def test_a_pair_has_the_seeds_that_both_variants_have():
 
 
 def test_a_variant_without_runs_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="all-seed0.json: no stored run"):
+    with pytest.raises(FileNotFoundError, match=r"all-seed0\.json: no stored run"):
         stored.runs("all", tmp_path)
