@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from book.builder import (
+    claims,
     colab_notebooks,
     execute,
     manifest,
@@ -30,6 +31,7 @@ from book.builder import (
     site,
     sources,
     tree,
+    uncovered,
 )
 from book.builder.project import BuildError, Project
 from glscl.util.provenance import commit, versions
@@ -89,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
 def book(project: Project, options: argparse.Namespace) -> int:
     """Run what changed, then render."""
-    check_typed_results(project)
+    check_prose(project)
     status = run(project, options)
     if status:
         return status
@@ -100,6 +102,7 @@ def book(project: Project, options: argparse.Namespace) -> int:
             f"without outputs, and so without warnings as errors: {', '.join(lacking)}"
         )
     start = time.perf_counter()
+    uncovered.write(project)
     new = site.render(project, site.stage(project, entries), strict=not lacking)
     took = f"rendered in {time.perf_counter() - start:.1f} s" if new else "unchanged"
     print(f"pages: {took}: {project.show(project.html)}/index.html")
@@ -205,14 +208,19 @@ def check_sources(project: Project, options: argparse.Namespace) -> int:
     defaults = {source.name: source.defaults for source in found}
     for path in sorted((project.notebooks / "params").glob("*.yaml")):
         parameters.read_set(path, defaults)
-    check_typed_results(project)
+    check_prose(project)
+    stated = len(claims.declared(project))
+    open_ones = uncovered.write(project)
+    where = project.show(project.build / uncovered.NAME)
+    print(f"{stated} claims; {open_ones} interpreting sentences without one: {where}")
     print(f"{len(found)} notebooks are clean, their sets fit, no result is typed")
     return 0
 
 
-def check_typed_results(project: Project) -> None:
-    """``BuildError`` for a result in the prose that is neither computed nor cited."""
-    found = list(prose.check(project))
+def check_prose(project: Project) -> None:
+    """``BuildError`` for a result in the prose that is neither computed nor cited, and
+    for a claim that the prose lacks or words otherwise."""
+    found = [*prose.check(project), *claims.check(project)]
     if found:
         raise BuildError("\n".join(found))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from book.builder import address, mathjax, records, sources
+from book.builder import address, claims, mathjax, records, sources
 from book.builder.literature import Literature
 from book.builder.project import BuildError, Project
 
@@ -47,6 +47,11 @@ class PlainMarkdown:
         return found
 
     @cached_property
+    def verdicts(self) -> dict[str, tuple[str, claims.Record]]:
+        """The records of all claims."""
+        return claims.records(self.project)
+
+    @cached_property
     def literature(self) -> Literature:
         """The sources that can be cited."""
         return Literature(self.project.book / "references.bib")
@@ -73,6 +78,7 @@ class PlainMarkdown:
             "ref": lambda words: words.partition(" <")[0],
             "term": lambda words: words.partition(" <")[0],
             "cite": self.cited,
+            "claim": lambda words: claims.plain(words, self.verdicts),
         }
 
         def plain(role: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from book.builder import sources
+from book.builder import claims, sources
 from book.builder.parameters import Values
 from glscl.util.files import write_json
 
@@ -139,6 +139,7 @@ def run(job: Job) -> Outcome:
         seconds = time.perf_counter() - start
         notebook = tidy(sources.read(partial), sources.read(job.source))
         check_no_bare_values(notebook)
+        claims.check_verdicts(notebook)
         sources.write(notebook, job.target)
     except Exception as error:
         seconds = time.perf_counter() - start

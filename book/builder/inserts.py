@@ -5,19 +5,20 @@ A comment on a line of its own says what is inserted::
     <!-- output: 06_full_model opening -->
     <!-- drawing: method -->
     <!-- record: provenance -->
+    <!-- claims: table -->
 
 The first is the output of the cell ``opening`` of that chapter. The second is the
 diagram of the method with links to the chapters. The third is a table about the build,
-see ``records.py``.
+see ``records.py``, the last are tables of claims, see ``claims_page.py``.
 """
 
 import re
 from collections.abc import Callable
 
-from book.builder import records, sources
+from book.builder import claims_page, records, sources
 from book.builder.project import BuildError, Project
 
-_MARK = re.compile(r"^<!-- (output|drawing|record): (.+?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (output|drawing|record|claims): (.+?) -->$", re.MULTILINE)
 #: The chapters that the boxes of ``book.kit.diagrams.method`` link to.
 CHAPTERS = {
     "sentence": "01_task_and_data",
@@ -48,6 +49,7 @@ def fill(project: Project, page: str, text: str) -> str:
         "output": output,
         "drawing": drawing,
         "record": records.make,
+        "claims": claims_page.make,
     }
 
     def put(match: re.Match[str]) -> str:

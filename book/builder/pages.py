@@ -30,7 +30,7 @@ TRACES = (
     r"Traceback \(most recent call last\)",
     r"\{glue:?\w*\}",
     r"\.ipynb::",
-    r"\{(?:doc|eq|cite|ref|numref)\}`",
+    r"\{(?:doc|eq|cite|ref|numref|claim)\}`",
     r"\bWARNING:",
     r"System Message:",
     r"<!-- runtime -->",

@@ -15,6 +15,7 @@ import yaml
 from book.builder import (
     address,
     archive,
+    claims,
     downloads,
     inserts,
     manifest,
@@ -62,12 +63,13 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
     """
     tree = project.build / "stage"
     run = {x for x in entries if (project.executed / f"{x}.ipynb").is_file()}
+    known = claims.records(project)
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "book").mkdir(parents=True)
     for path in sorted(project.book.iterdir()):
         if path.suffix == ".md":
             page = inserts.fill(project, path.name, path.read_text(encoding="utf-8"))
-            page = mark_missing_values(page, run)
+            page = claims.put_badges(mark_missing_values(page, run), known)
             (tree / "book" / path.name).write_text(page, encoding="utf-8")
         elif path.suffix in (".bib", ".yml"):
             shutil.copyfile(path, tree / "book" / path.name)
@@ -83,7 +85,8 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
         )
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = mark_missing_values(cell.source, run, name)
+                said = mark_missing_values(cell.source, run, name)
+                cell.source = claims.put_badges(said, known)
         if shown:
             downloads.add_links(notebook, name)
             records.fill_runtime(notebook, entries[name])

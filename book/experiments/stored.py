@@ -1,0 +1,64 @@
+"""The stored runs of the ablation as arrays: seeds by queries, for paired comparisons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from book.experiments.ablations import run_path
+
+RUNS = Path("book/results/ablation")
+#: What makes them again.
+COMMAND = "python -m book.experiments ablate"
+
+
+def runs(variant: str, folder: Path = RUNS) -> list[dict[str, Any]]:
+    """The records of a variant, seed by seed; ``FileNotFoundError`` if there are none."""
+    paths, seed = [], 0
+    while (path := run_path(folder, variant, seed)).is_file():
+        paths.append(path)
+        seed += 1
+    if not paths:
+        raise FileNotFoundError(f"{run_path(folder, variant, 0)}: no stored run.")
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def hits(variant: str, k: int = 1, folder: Path = RUNS) -> NDArray[np.float64]:
+    """Which test captions have their video among the first ``k``: (S, A), 0 or 100."""
+    ranks = [run["test"]["ranks"] for run in runs(variant, folder)]
+    return (np.array(ranks) <= k).astype(np.float64) * 100
+
+
+def pair(
+    one: str, two: str, k: int = 1, folder: Path = RUNS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``hits`` of two variants for the seeds that both have."""
+    first, second = hits(one, k, folder), hits(two, k, folder)
+    seeds = min(len(first), len(second))
+    return first[:seeds], second[:seeds]
+
+
+def videos(folder: Path = RUNS) -> NDArray[np.int64]:
+    """The test video of every caption (A,); every video has as many captions."""
+    test = runs("all", folder)[0]["test"]
+    captions, gallery = len(test["ranks"]), int(test["t2v"]["gallery"])
+    return np.arange(captions) // (captions // gallery)
+
+
+def of_kind(kind: str, folder: Path = RUNS) -> NDArray[np.bool_]:
+    """Which test captions (A,) are of a kind.
+
+    The captions of every video come in the order in which a record lists the kinds.
+    """
+    test = runs("all", folder)[0]["test"]
+    gallery = int(test["t2v"]["gallery"])
+    order = [
+        name
+        for name, found in test["kinds"].items()
+        for _ in range(int(found["queries"]) // gallery)
+    ]
+    return np.tile(np.array(order) == kind, gallery)

@@ -1,0 +1,30 @@
+"""The stored runs as arrays say what their records say."""
+
+import numpy as np
+import pytest
+
+from book.experiments import stored
+
+
+@pytest.mark.parametrize("variant", ["all", "+ GIM", "eercf"])
+def test_hits_have_the_recalls_of_the_records(variant):
+    records = [run["test"] for run in stored.runs(variant)]
+    assert len(records) >= 5
+    for k in (1, 10):
+        recalls = [record["t2v"][f"R{k}"] for record in records]
+        np.testing.assert_allclose(stored.hits(variant, k).mean(axis=1), recalls)
+    for kind in ("single", "double", "all"):
+        part = stored.hits(variant)[:, stored.of_kind(kind)].mean(axis=1)
+        np.testing.assert_allclose(part, [r["kinds"][kind]["R1"] for r in records])
+
+
+def test_a_pair_has_the_seeds_that_both_variants_have():
+    one, two = stored.pair("all, longer", "all")
+    assert one.shape == two.shape
+    assert len(one) == min(len(stored.runs("all, longer")), len(stored.runs("all")))
+    assert np.bincount(stored.videos()).tolist() == [5] * (one.shape[1] // 5)
+
+
+def test_a_variant_without_runs_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"all-seed0\.json: no stored run"):
+        stored.runs("all", tmp_path)
