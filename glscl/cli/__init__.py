@@ -14,6 +14,7 @@ import typer
 
 from glscl import __version__
 from glscl.cli import costs, data, search, training
+from glscl.cli.common import Debug
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,8 +46,12 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True)
     ] = False,
+    debug: Annotated[
+        bool, typer.Option(help="Show where in the program an error arose.")
+    ] = False,
 ) -> None:
     """Text-video retrieval with CLIP."""
+    Debug.on = debug
     # A file name need not be text; what is not is shown as a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

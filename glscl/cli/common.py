@@ -25,9 +25,18 @@ Missing = Annotated[
 Report = Annotated[
     Path | None, typer.Option(help="Report of `data verify`: what it calls unreadable.")
 ]
+#: As many processes as any machine has use for.
+Processes = Annotated[int, typer.Option(help="Processes.", min=1, max=256)]
+Loaders = Annotated[int, typer.Option(help="Processes that load data.", min=0, max=256)]
 Cache = Annotated[
     Path | None, typer.Option(help="Kept frames and features, if not in DATA/cache.")
 ]
+
+
+class Debug:
+    """Whether errors are raised as they are; ``glscl --debug`` sets it."""
+
+    on = False
 
 
 def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +48,9 @@ def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except typer.Exit:  # a status, not an error, though a RuntimeError to Python
             raise
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            if Debug.on:
+                raise
             typer.echo(f"glscl: {_sentence(error)}", err=True)
             raise typer.Exit(1) from error
 
@@ -51,7 +62,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."
-    return str(error)
+    return str(error) or "Out of memory."  # the one error that may say nothing
 
 
 def echo_rank0(sentences: list[str]) -> None:

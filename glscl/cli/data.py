@@ -9,6 +9,7 @@ import typer
 
 from glscl.cli.common import (
     Dataset,
+    Processes,
     Variant,
     VideoFolder,
     echo_rank0,
@@ -23,11 +24,11 @@ Root = Annotated[Path, typer.Option(help="Folder of the built-in benchmark.")]
 @sentence_errors
 def data_make(
     root: Root = Path("data/mini"),
-    train: Annotated[int, typer.Option(help="Training clips.")] = 3000,
-    val: Annotated[int, typer.Option(help="Validation clips.")] = 300,
-    test: Annotated[int, typer.Option(help="Test clips.")] = 300,
+    train: Annotated[int, typer.Option(help="Training clips.", max=1_000_000)] = 3000,
+    val: Annotated[int, typer.Option(help="Validation clips.", max=1_000_000)] = 300,
+    test: Annotated[int, typer.Option(help="Test clips.", max=1_000_000)] = 300,
     seed: Annotated[int, typer.Option(help="Seed of every clip.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Processes = 2,
 ) -> None:
     """Generate the built-in benchmark: real MP4 files and their captions."""
     from glscl.mini.synthetic import make_benchmark
@@ -44,7 +45,7 @@ def data_make(
 def data_show(
     root: Root = Path("data/mini"),
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    count: Annotated[int, typer.Option(help="How many clips.")] = 3,
+    count: Annotated[int, typer.Option(help="How many clips.", min=1)] = 3,
 ) -> None:
     """List clips of the built-in benchmark with their captions."""
     from glscl.mini.synthetic import load_benchmark
@@ -102,7 +103,7 @@ def data_verify(
     dataset: Dataset = None,
     variant: Variant = None,
     videos: VideoFolder = None,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Processes = 2,
     timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 60.0,
     thorough: Annotated[
         bool, typer.Option(help="Decode all frames, stop at any damage.")
@@ -137,9 +138,13 @@ def data_prepare(
     dataset: Dataset = None,
     variant: Variant = None,
     videos: VideoFolder = None,
-    fps: Annotated[float, typer.Option(help="Frames a second.")] = 3.0,
-    size: Annotated[int, typer.Option(help="Shorter side in pixels, at most.")] = 224,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    fps: Annotated[
+        float, typer.Option(help="Frames a second.", min=0.01, max=240)
+    ] = 3.0,
+    size: Annotated[
+        int, typer.Option(help="Shorter side in pixels, at most.", min=16, max=8192)
+    ] = 224,
+    workers: Processes = 2,
     timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 600.0,
 ) -> None:
     """Write small copies of the videos; use them with --videos OUT.

@@ -10,6 +10,7 @@ import typer
 from glscl.cli.common import (
     Cache,
     Dataset,
+    Loaders,
     Missing,
     Report,
     Variant,
@@ -52,7 +53,7 @@ def train(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     micro_batch: MicroBatch = None,
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    workers: Loaders = 0,
     checkpoint_every: CheckpointEvery = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with a run in the folder.")
@@ -143,7 +144,7 @@ def evaluate(
     ] = False,
     worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    workers: Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""
     from glscl.evaluate import markdown, write_tables

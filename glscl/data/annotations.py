@@ -36,7 +36,8 @@ def read_text(path: Path) -> str:
 def read_rows(
     path: Path, columns: Sequence[str], header: bool = True
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a table: the place of each and its values by column.
+    """The rows of a table: the place of each and its values, without blanks around
+    them, by column.
 
     With a ``header`` the file names its columns and must have all of ``columns``;
     without one ``columns`` are the names, and values are separated by tabs, unquoted.
@@ -64,7 +65,8 @@ def read_rows(
                 f"{where}: {len(values)} values, expected {len(names)}: "
                 f"{', '.join(names)}."
             )
-        yield where, dict(zip(names, values, strict=True))
+        stripped = (value.strip() for value in values)
+        yield where, dict(zip(names, stripped, strict=True))
 
 
 def read_ids(path: Path) -> list[str]:

@@ -76,7 +76,7 @@ def _msrvtt(root: Path, variant: str) -> dict[str, Captions]:
     everything: Captions = {}
     sentences = field(content, "sentences", list, str(path))
     for where, entry in numbered(sentences, f"{path}, sentence"):
-        name = field(entry, "video_id", str, where)
+        name = field(entry, "video_id", str, where).strip()
         text = caption(field(entry, "caption", str, where), where)
         everything.setdefault(name, []).append(text)
     if variant == "full":
@@ -106,7 +106,7 @@ def _msrvtt_official(
             raise AnnotationError(
                 f"{where}: split {split!r}, expected one of {list(names)}."
             )
-        video = field(entry, "video_id", str, where)
+        video = field(entry, "video_id", str, where).strip()
         _refuse_second(video, splits[names[split]], where)
         splits[names[split]] |= _captions_of([video], everything, path)
     return splits

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 import glscl
 from glscl.cli import app
+from glscl.mini.synthetic import BenchmarkError
 
 runner = CliRunner()
 
@@ -75,3 +76,41 @@ def test_the_program_is_installed():
     program = Path(sys.executable).with_name("glscl")
     result = subprocess.run([program, "--version"], capture_output=True, text=True)
     assert result.stdout.strip() == glscl.__version__
+
+
+def test_debug_shows_where_an_error_arose(tmp_path):
+    command = ["data", "show", "--root", str(tmp_path)]
+    plain = runner.invoke(app, command)
+    assert plain.exit_code == 1
+    assert isinstance(plain.exception, SystemExit)
+    assert plain.output.startswith("glscl: No built-in benchmark in")
+    shown = runner.invoke(app, ["--debug", *command])
+    assert isinstance(shown.exception, BenchmarkError)
+    again = runner.invoke(app, command)
+    assert isinstance(again.exception, SystemExit)
+
+
+def test_running_out_of_memory_is_one_sentence(tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("glscl.mini.synthetic.load_benchmark", exhausted)
+    result = runner.invoke(app, ["data", "show"])
+    assert result.exit_code == 1
+    assert result.output == "glscl: Out of memory.\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "verify", ".", "--workers", "99999999999"],
+        ["data", "prepare", ".", "out", "--fps", "nan"],
+        ["data", "prepare", ".", "out", "--size", "0"],
+        ["data", "make", "--train", "99999999999"],
+        ["train", "--out", "out", "--workers", "-1"],
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_the_option(command):
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{command[-2]}'" in result.output

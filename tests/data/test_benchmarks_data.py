@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 
 import pytest
 import replicas
@@ -347,3 +348,12 @@ def test_the_real_files_of_msrvtt_have_the_published_counts(shared, tmp_path):
     assert seven["train"].keys() < nine["train"].keys()
     assert len(nine["test"]) == 1000
     assert len({texts[0] for texts in nine["test"].values()}) == 995
+
+
+def test_blanks_after_an_id_are_no_part_of_it(tmp_path):
+    replicas.annotations("msrvtt", tmp_path)
+    before = read_benchmark("msrvtt", tmp_path)
+    for file in ("MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv", "MSRVTT_data.json"):
+        path = tmp_path / file
+        path.write_text(re.sub(r"(video\d+)", r"\1 ", path.read_text()))
+    assert read_benchmark("msrvtt", tmp_path) == before
