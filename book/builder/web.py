@@ -138,7 +138,8 @@ def _not_found(base: str, name: str) -> str:
         f"<title>Page not found — {name}</title>\n"
         '<meta name="robots" content="noindex" />\n'
         "<style>:root{color-scheme:light dark}body{font:1.1rem/1.6 sans-serif;"
-        "max-width:40rem;margin:4rem auto;padding:0 1rem}a{color:inherit}</style>\n</head>\n<body>\n"
+        "max-width:40rem;margin:4rem auto;padding:0 1rem}a{color:inherit}</style>\n"
+        "</head>\n<body>\n"
         "<main>\n<h1>This page does not exist</h1>\n"
         f'<p>It may have moved: <a href="{base}index.html">the first page of the '
         f'book</a> and <a href="{base}search.html">its search</a> find it.</p>\n'
