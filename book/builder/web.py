@@ -21,6 +21,7 @@ LENGTH = 160  # characters of a description, about what search engines show
 #: Pages that list others, and so are no results of a search.
 LISTS = ("genindex.html", "py-modindex.html", "search.html")
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
+_EMBEDDED = re.compile(r"data:[\w/+;=-]+,[A-Za-z0-9+/=]+")  # pictures and videos
 _FIRST = re.compile(r"url=([^\"]+)\"")
 
 
@@ -65,7 +66,7 @@ def _title(text: str, name: str) -> str:
 
 def description(text: str) -> str:
     """The first sentences of a page's prose, as far as they fit; may be empty."""
-    soup = BeautifulSoup(text, "html.parser")
+    soup = BeautifulSoup(_EMBEDDED.sub("", text), "html.parser")
     top = soup.select_one("article") or soup
     for noise in top.select("script, style, nav, figure, .cell, .math, table, details"):
         noise.decompose()
@@ -100,7 +101,8 @@ def _tags(title: str, said: str, name: str, base: str, where: str) -> Iterator[s
         width, height = map(str, CARD_SIZE)
         cards |= {"image:width": width, "image:height": height}
         cards["image:alt"] = "A sentence, the frames of its video, and their weights"
-        yield f'<link rel="canonical" href="{base}{place}" />'
+        if where == "index.html":  # the theme gives it to all pages that it makes
+            yield f'<link rel="canonical" href="{base}" />'
     for key, value in cards.items():
         yield f'<meta property="og:{key}" content="{value}" />'
     kind = "summary_large_image" if base else "summary"
@@ -136,7 +138,8 @@ def _not_found(base: str, name: str) -> str:
         f"<title>Page not found — {name}</title>\n"
         '<meta name="robots" content="noindex" />\n'
         "<style>:root{color-scheme:light dark}body{font:1.1rem/1.6 sans-serif;"
-        "max-width:40rem;margin:4rem auto;padding:0 1rem}</style>\n</head>\n<body>\n"
+        "max-width:40rem;margin:4rem auto;padding:0 1rem}a{color:inherit}</style>\n"
+        "</head>\n<body>\n"
         "<main>\n<h1>This page does not exist</h1>\n"
         f'<p>It may have moved: <a href="{base}index.html">the first page of the '
         f'book</a> and <a href="{base}search.html">its search</a> find it.</p>\n'

@@ -7,7 +7,7 @@ import yaml
 from tiny_book import chapter, tiny_book
 
 from book import build
-from book.builder import address, site
+from book.builder import address, colab_notebooks, pages, site, sources
 
 
 def test_pages_are_rendered_again_only_if_documented_modules_changed(tmp_path, capsys):
@@ -30,6 +30,28 @@ def test_pages_are_rendered_again_only_if_documented_modules_changed(tmp_path, c
     shown.write_text('"""Another sentence."""\n')
     assert rendered()
     assert "Another sentence." in (project.html / "book/references.html").read_text()
+
+
+def test_with_an_address_a_build_has_buttons_notebooks_for_them_and_a_site_map(
+    tmp_path,
+):
+    project = tiny_book(tmp_path, {"01_a": chapter()})
+    configure(project, repository={"url": "https://github.com/owner/name"})
+    assert list(sources.update_bootstrap(project)) == ["notebooks/01_a.ipynb"]
+    assert build.main(["book", "--params", "smoke"], project.root) == 0
+    page = (project.html / "notebooks/01_a.html").read_text()
+    assert f'href="{colab_notebooks.link(project, "01_a")}"' in page
+    for made in (project.build / "colab/notebooks", project.html / "downloads"):
+        first = sources.tagged(sources.read(made / "01_a.ipynb"), "bootstrap")[0]
+        assert 'REPOSITORY = "https://github.com/owner/name"' in first.source
+    base = "https://owner.github.io/name/"
+    assert page.count('rel="canonical"') == 1
+    assert (
+        f"<loc>{base}notebooks/01_a.html</loc>"
+        in (project.html / "sitemap.xml").read_text()
+    )
+    faults = [fault for fault in pages.check(project.html) if "a figure" not in fault]
+    assert faults == []
 
 
 def test_where_a_chapter_was_not_run_its_numbers_say_so():
