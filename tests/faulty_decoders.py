@@ -34,19 +34,3 @@ def use(limit=1.0):
     """Use these decoders in this process."""
     video.PROGRAM, video.LIMIT = PROGRAM, limit
     video._idle.clear()
-
-
-def check(*arguments):
-    """``verify._check`` in a worker process."""
-    from glscl.data import verify  # not in the decoders, which need not know it
-
-    use()
-    return verify._check(*arguments)
-
-
-def copy(*arguments):
-    """``prepare._copy`` in a worker process."""
-    from glscl.data import prepare
-
-    use()
-    return prepare._copy(*arguments)

@@ -104,7 +104,6 @@ def data_verify(
     variant: Variant = None,
     videos: VideoFolder = None,
     workers: Processes = 2,
-    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 60.0,
     thorough: Annotated[
         bool, typer.Option(help="Decode all frames, stop at any damage.")
     ] = False,
@@ -119,7 +118,7 @@ def data_verify(
     from glscl.evaluate import markdown
 
     items = _every_video(root, dataset, variant, videos)
-    report = verify(items, workers=workers, timeout=timeout, thorough=thorough)
+    report = verify(items, workers=workers, thorough=thorough)
     if out is not None:
         report.write(out)
     if report.bad:
@@ -145,7 +144,6 @@ def data_prepare(
         int, typer.Option(help="Shorter side in pixels, at most.", min=16, max=8192)
     ] = 224,
     workers: Processes = 2,
-    timeout: Annotated[float, typer.Option(help="Seconds for one video.")] = 600.0,
 ) -> None:
     """Write small copies of the videos; use them with --videos OUT.
 
@@ -155,7 +153,7 @@ def data_prepare(
     from glscl.evaluate import markdown
 
     items = _every_video(root, dataset, variant, videos, leave_out=out)
-    done = prepare(items, out, fps, size, workers, timeout)
+    done = prepare(items, out, fps, size, workers)
     if done.problems:
         problems = done.problems.items()
         typer.echo(markdown([{"video": k, "problem": v} for k, v in problems]))

@@ -22,8 +22,9 @@ from glscl.data.annotations import read_json
 from glscl.data.encode import write_mp4
 from glscl.data.frames import resampled, resize_shorter
 from glscl.data.split import VideoItem
+from glscl.data.video import VideoError
 from glscl.util.files import atomic_path, write_json
-from glscl.util.workers import outcomes
+from glscl.util.threads import streams
 
 SETTINGS = "prepared.json"
 
@@ -59,7 +60,6 @@ def prepare(
     fps: float = 3.0,
     size: int = 224,
     workers: int = 2,
-    timeout: float = 600.0,
 ) -> Prepared:
     """Write ``folder``/<id>.mp4 for each video: ``fps`` frames a second, shorter side
     at most ``size``; what is there already and newer than its source stays.
@@ -71,21 +71,15 @@ def prepare(
     started = time.perf_counter()
     todo = [item for item in items if not _is_done(item, folder)]
     copy = partial(_copy, folder, fps, size)
-    problems = {}
-    for number, outcome in tqdm(
-        outcomes(copy, todo, workers, timeout),
-        total=len(todo),
-        desc="preparing",
-        unit="video",
-    ):
-        if outcome.kind != "ok":
-            problems[todo[number].id] = outcome.problem
-    copied = [item for item in items if item.id not in problems]
+    copied = streams(copy, todo, workers)
+    found = tqdm(copied, total=len(todo), desc="preparing", unit="video")
+    problems = {item.id: problem for item, problem in found if problem}
+    readable = [item for item in items if item.id not in problems]
     return Prepared(
         written=len(todo) - len(problems),
         kept=len(items) - len(todo),
-        bytes_before=sum(item.path.stat().st_size for item in copied),
-        bytes_after=sum(_target(item, folder).stat().st_size for item in copied),
+        bytes_before=sum(item.path.stat().st_size for item in readable),
+        bytes_after=sum(_target(item, folder).stat().st_size for item in readable),
         seconds=time.perf_counter() - started,
         problems=problems,
     )
@@ -117,7 +111,11 @@ def _is_done(item: VideoItem, folder: Path) -> bool:
     return target.stat().st_mtime_ns >= item.path.stat().st_mtime_ns
 
 
-def _copy(folder: Path, fps: float, size: int, item: VideoItem) -> None:
+def _copy(
+    folder: Path, fps: float, size: int, item: VideoItem
+) -> Iterator[tuple[VideoItem, str]]:
+    """Copy a video; the video, and why it cannot be read or an empty text."""
+
     def frames() -> Iterator[np.ndarray]:
         for chunk in resampled(item.path, fps):
             # Smaller videos are not enlarged.
@@ -128,11 +126,12 @@ def _copy(folder: Path, fps: float, size: int, item: VideoItem) -> None:
 
     # A key frame every 4 s, so that a reader need not start at the first.
     options = {"crf": "20", "preset": "fast", "g": str(round(4 * fps))}
-    with atomic_path(_target(item, folder)) as temporary:
-        write_mp4(
+    rate = Fraction(fps).limit_denominator(1000)
+    try:
+        with atomic_path(_target(item, folder)) as temporary:
             # Absolute, since FFmpeg takes a colon in a relative name for a protocol.
-            str(temporary.absolute()),
-            frames(),
-            Fraction(fps).limit_denominator(1000),
-            options,
-        )
+            write_mp4(str(temporary.absolute()), frames(), rate, options)
+    except VideoError as error:
+        yield item, str(error)
+    else:
+        yield item, ""

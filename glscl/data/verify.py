@@ -7,7 +7,7 @@ that cannot be read has to be repaired, or left out by name.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from glscl.data.annotations import field, numbered, read_json
-from glscl.data.frames import VideoInfo, check_video
+from glscl.data.frames import check_video
 from glscl.data.split import VideoItem
-from glscl.data.video import VideoReader
+from glscl.data.video import VideoError, VideoReader
 from glscl.util.files import write_json
-from glscl.util.workers import Outcome, outcomes
+from glscl.util.threads import streams
 
 
 @dataclass(frozen=True)
@@ -86,33 +86,28 @@ def read_unreadable(path: Path) -> list[str]:
 
 
 def verify(
-    items: Sequence[VideoItem],
-    workers: int = 2,
-    timeout: float = 60.0,
-    thorough: bool = False,
+    items: Sequence[VideoItem], workers: int = 2, thorough: bool = False
 ) -> Report:
-    """Open every video; decode its first and last sampled frame, in ``workers``.
+    """Open every video; decode its first and last sampled frame, ``workers`` at a time.
 
-    ``timeout``: seconds that one video may take. ``thorough``: decode all frames, by a
-    decoder that stops at damage which others conceal. A crash or a hang of the decoder
-    is reported like any other problem.
+    ``thorough``: decode all frames, by a decoder that stops at damage which others
+    conceal. A crash or a hang of the decoder is reported like any other problem.
     """
     started = time.perf_counter()
-    check = partial(_check, thorough)
-    calls = outcomes(check, items, workers, timeout)
-    found = dict(tqdm(calls, total=len(items), desc="verifying", unit="video"))
-    videos = tuple(_checked(item, found[i]) for i, item in enumerate(items))
+    calls = streams(partial(_check, thorough), items, workers)
+    checked = tqdm(calls, total=len(items), desc="verifying", unit="video")
+    found = {video.id: video for video in checked}
+    videos = tuple(found[item.id] for item in items)
     return Report(videos, time.perf_counter() - started)
 
 
-def _check(thorough: bool, item: VideoItem) -> VideoInfo:
-    info = check_video(item.path, item.start, item.end)
-    if thorough:
-        VideoReader(item.path).decode_all()
-    return info
-
-
-def _checked(item: VideoItem, outcome: Outcome) -> Checked:
-    info = outcome.value._asdict() if outcome.kind == "ok" else {}
-    status = "unreadable" if outcome.kind == "error" else outcome.kind
-    return Checked(item.id, str(item.path), status, outcome.problem, **info)
+def _check(thorough: bool, item: VideoItem) -> Iterator[Checked]:
+    try:
+        info = check_video(item.path, item.start, item.end)
+        if thorough:
+            VideoReader(item.path).decode_all()
+    except VideoError as error:
+        status = "unreadable" if error.kind == "error" else error.kind
+        yield Checked(item.id, str(item.path), status, str(error))
+    else:
+        yield Checked(item.id, str(item.path), "ok", **info._asdict())

@@ -7,8 +7,6 @@ grid: CLIP encodes every frame once, however many windows share it.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from glscl.data.frames import resize_crop, sample_timeline
 from glscl.data.loader import FrameSpec
 from glscl.data.video import VideoError, VideoReader
 from glscl.util.settings import Settings
+from glscl.util.threads import streams
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
 WINDOWS_AT_ONCE = 32  # windows of a long video that are decoded together
@@ -153,39 +152,7 @@ def decoded_chunks(
     chunks of one file come in order; those of several files may alternate.
     """
 
-    def chunks(files: range) -> Iterator[DecodedChunk]:
-        for file in files:
-            yield from read_chunks(paths[file], file, spec, windows)
+    def chunks(file: int) -> Iterator[DecodedChunk]:
+        return read_chunks(paths[file], file, spec, windows)
 
-    if not workers:
-        yield from chunks(range(len(paths)))
-        return
-    ready: queue.Queue[DecodedChunk | BaseException | None] = queue.Queue(2 * workers)
-    left = threading.Event()
-
-    def work(first: int) -> None:
-        try:
-            for chunk in chunks(range(first, len(paths), workers)):
-                ready.put(chunk)
-                if left.is_set():
-                    return
-            ready.put(None)
-        except BaseException as error:
-            ready.put(error)
-
-    for first in range(workers):
-        threading.Thread(target=work, args=(first,), daemon=True).start()
-    try:
-        running = workers
-        while running:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        left.set()
-        while not ready.empty():  # so that no thread waits for a place
-            ready.get_nowait()
+    return streams(chunks, range(len(paths)), workers)

@@ -95,8 +95,7 @@ def test_training_names_the_file(faulty, folder, workers):
             encode_frames(None, VideoDataset(split, SPEC), workers=workers)
 
 
-def test_checking_reports_each(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr("glscl.data.verify._check", faulty_decoders.check)
+def test_checking_reports_each(faulty, folder, tmp_path):
     report = verify(items(folder), workers=1)
     status = {one.id: one.status for one in report.videos}
     assert status == {"a": "ok", "z": "ok"} | {n: k for n, (_, k) in PROBLEMS.items()}
@@ -104,8 +103,7 @@ def test_checking_reports_each(folder, monkeypatch, tmp_path):
     assert read_unreadable(tmp_path / "report.json") == ["crash", "hang"]
 
 
-def test_copying_loses_only_those_files(folder, monkeypatch):
-    monkeypatch.setattr("glscl.data.prepare._copy", faulty_decoders.copy)
+def test_copying_loses_only_those_files(faulty, folder):
     done = prepare(items(folder), folder / "out", size=32, workers=1)
     assert done.written == 2
     assert set(done.problems) == set(PROBLEMS)

@@ -1,11 +1,7 @@
 """Checking and copying videos in processes that crash, hang and meet broken files."""
 
 import json
-import os
 import random
-import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -18,80 +14,10 @@ from glscl.data.frames import check_video, read_frames, resampled
 from glscl.data.prepare import prepare
 from glscl.data.split import VideoItem
 from glscl.data.verify import read_unreadable, verify
-from glscl.data.video import VideoError, VideoReader
+from glscl.data.video import VideoReader
 from glscl.data.videofiles import list_videos
-from glscl.util.workers import outcomes
 
 runner = CliRunner()
-
-
-def behave(item):
-    """A decoder that fails in every way."""
-    if item == "crash":
-        os._exit(11)
-    if item == "hang":
-        time.sleep(600)
-    if item == "ignore":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(600)
-    if item == "raise":
-        raise VideoError("it is broken")
-    return item.upper()
-
-
-def test_a_crash_and_a_hang_cost_only_the_item_they_happened_at():
-    items = ["a", "crash", "b", "hang", "raise", "c"]
-    found = dict(outcomes(behave, items, workers=1, timeout=1.5))
-    assert [found[i].kind for i in range(6)] == [
-        "ok",
-        "crash",
-        "ok",
-        "timeout",
-        "error",
-        "ok",
-    ]
-    assert [found[i].value for i in (0, 2, 5)] == ["A", "B", "C"]
-    assert "status 11" in found[1].problem
-    assert found[3].problem == "No answer within 1.5 s."
-    assert found[4].problem == "it is broken"
-
-
-def test_workers_that_are_no_longer_wanted_are_gone():
-    calls = outcomes(behave, ["a", "hang", "hang"], workers=2, timeout=600)
-    assert next(calls)[1].value == "A"
-    started = time.perf_counter()
-    calls.close()
-    assert time.perf_counter() - started < 60
-    assert list(outcomes(behave, [])) == []
-    with pytest.raises(ValueError, match="must be positive, got 0"):
-        next(outcomes(behave, ["a"], workers=0))
-
-
-def test_every_crash_is_reported_though_the_machine_is_busy():
-    """A process may end before pebble has read which item it took."""
-
-    def burn():
-        while not done.is_set():
-            sum(range(1000))
-
-    done = threading.Event()
-    threads = [threading.Thread(target=burn) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        items = ["crash", "a"] * 20
-        found = dict(outcomes(behave, items, workers=2, timeout=60))
-    finally:
-        done.set()
-    assert [found[i].kind for i in range(40)] == ["crash", "ok"] * 20
-
-
-def test_a_worker_that_ignores_signals_is_ended_too():
-    calls = outcomes(behave, ["a", "ignore", "ignore"], workers=2, timeout=600)
-    assert next(calls)[1].value == "A"
-    started = time.perf_counter()
-    calls.close()
-    assert time.perf_counter() - started < 60
 
 
 def items_of(folder):
