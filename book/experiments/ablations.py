@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from book.experiments.arithmetic import ARITHMETIC, Movement
 from book.experiments.concepts import concept_measures
 from book.experiments.hard_negatives import (
     HARD_NEGATIVE_KINDS,
@@ -37,7 +38,7 @@ from glscl.evaluate import Retrieval, cached_videos, evaluate
 from glscl.metrics import by_kind, text_to_video_ranks
 from glscl.mini.synthetic import Benchmark, make_benchmark
 from glscl.model import GLSCL
-from glscl.optim import CLIP_PREFIX
+from glscl.optim import CLIP_PREFIX, freeze
 from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
@@ -96,7 +97,7 @@ LONGER: dict[str, dict[str, Any]] = {
     "together, positions, longer": {**_FAMILIES, **SWEEPS["positions"], "epochs": 20},
 }
 #: Every variant by name.
-ALL_VARIANTS = {**VARIANTS, **SWEEPS, **RELATED, **LONGER}
+ALL_VARIANTS = {**VARIANTS, **SWEEPS, **RELATED, **LONGER, **ARITHMETIC}
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,9 @@ def train_variant(
     """A variant of a mini model, trained with one seed, and the record of its run.
 
     ``changes``: the ``method`` (GLSCL by default), settings of its model and
-    recipe that differ from the mini preset, and the ``hard_negatives`` among the
-    training videos. ``videos``: as ``variant_videos`` gives them.
+    recipe that differ from the mini preset, the ``precision``, and the
+    ``hard_negatives`` among the training videos. ``videos``: as ``variant_videos``
+    gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
     on a CPU.
     """
@@ -182,8 +184,13 @@ def train_variant(
         torch.manual_seed(seed)
         backbone = load_backbone(config.backbone, config.pretrained)
         model = METHODS[method](backbone, config)
-    options = RunOptions(progress=progress)
-    history = fit(model, videos["train"], recipe, videos["val"], options)
+    precision = changes.get("precision", "fp32")
+    options = RunOptions(progress=progress, precision=precision)
+    freeze(model, recipe.freeze)
+    movement = Movement(model)
+    history = fit(
+        model, videos["train"], recipe, videos["val"], options, movement.measure
+    )
     best = history.best_epoch
     test = evaluate(model, videos["test"], recipe.eval_batch_size)
     record = {
@@ -195,6 +202,7 @@ def train_variant(
         "best_epoch": best,
         "validation_R1": [e["validation"]["t2v"]["R1"] for e in history.epochs],
         "loss": [step["total"] for step in history.steps],
+        "movement": movement.sets,
         "seconds": time.perf_counter() - started,
         "val": None if best is None else history.epochs[best]["validation"],
         "test": result_record(test),
@@ -209,7 +217,7 @@ def train_variant(
 def settings_of(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The changes of a variant that are settings of the model, and of the recipe."""
     recipe = {field.name for field in fields(TrainConfig)}
-    others = {"method", "hard_negatives"}
+    others = {"method", "hard_negatives", "precision"}
     return (
         {k: v for k, v in changes.items() if k not in recipe | others},
         {k: v for k, v in changes.items() if k in recipe},

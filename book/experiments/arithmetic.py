@@ -1,0 +1,108 @@
+"""The published learning rates on the mini model, in three arithmetics of CLIP.
+
+    python -m book.experiments arithmetic --seeds 5
+
+On a GPU the release keeps CLIP's matrices in float16 and updates them in float16, which
+moves them further than the learning rate says. ``ARITHMETIC`` are recipes of the mini
+model that differ in this and in the rates alone; ``Movement`` measures how far weights go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glscl.config import get_preset
+from glscl.optim import CLIP_PREFIX
+from glscl.retriever import Retriever
+
+_MINI, _RELEASED = get_preset("mini").train, get_preset("msrvtt", "released").train
+#: The released recipe as far as it concerns steps; batch and epochs stay those of mini.
+PUBLISHED_RATES: dict[str, Any] = {
+    name: getattr(_RELEASED, name)
+    for name in (
+        "optimiser",
+        "learning_rate",
+        "clip_lr_scale",
+        "weight_decay",
+        "warmup",
+        "schedule",
+        "decay",
+    )
+}
+_NEW, _CLIP = _RELEASED.learning_rate, _RELEASED.learning_rate * _RELEASED.clip_lr_scale
+_MINI_NEW = _MINI.learning_rate
+_MINI_CLIP = _MINI.learning_rate * _MINI.clip_lr_scale
+
+
+def rates(new: float, clip: float) -> dict[str, Any]:
+    """The released recipe with these peak learning rates of new modules and of CLIP."""
+    return {**PUBLISHED_RATES, "learning_rate": new, "clip_lr_scale": clip / new}
+
+
+#: The published rates in each arithmetic, then the mini preset's rates for one part or
+#: for both: whether it is the rate of CLIP or that of the new modules that matters.
+ARITHMETIC: dict[str, dict[str, Any]] = {
+    "published rates, float32": rates(_NEW, _CLIP),
+    "published rates, bf16": {**rates(_NEW, _CLIP), "precision": "bf16"},
+    "mini rate for CLIP": rates(_NEW, _MINI_CLIP),
+    "mini rate for new modules": rates(_MINI_NEW, _CLIP),
+    "mini rates": rates(_MINI_NEW, _MINI_CLIP),
+}
+
+
+def weight_set(name: str) -> str:
+    """Which of three sets a weight of a model belongs to, by its name.
+
+    ``"CLIP's matrices"`` are what the release converts to float16: weights and biases
+    of linear, convolution and attention layers, and the projections.
+    """
+    if not name.startswith(CLIP_PREFIX):
+        return "new modules"
+    kept = (".ln_", "embedding", "logit_scale")
+    return "rest of CLIP" if any(x in name for x in kept) else "CLIP's matrices"
+
+
+class Movement:
+    """How far the trained weights of a model are from where they were.
+
+    ``sets``: of each ``weight_set`` the norm of the weights at the ``start``, and at the
+    end of every epoch the ``distance`` (norm of the difference) and the share of the
+    weights that ``moved`` at all. ``measure`` is for ``fit`` to call after every step.
+    """
+
+    def __init__(self, model: Retriever):
+        self._model = model
+        self._start = {
+            name: weight.detach().float().clone()
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
+        }
+        norms = self._sums({name: x.square() for name, x in self._start.items()})
+        self.sets: dict[str, dict[str, Any]] = {
+            name: {"start": square**0.5, "distance": [], "moved": []}
+            for name, square in norms.items()
+        }
+
+    def measure(self, step: Mapping[str, float]) -> None:
+        """Let the present distances stand for the epoch of ``step``."""
+        epoch = int(step["epoch"])
+        weights = dict(self._model.named_parameters())
+        moved = {n: weights[n].detach().float() - x for n, x in self._start.items()}
+        squares = self._sums({n: x.square() for n, x in moved.items()})
+        changed = self._sums({n: x != 0 for n, x in moved.items()})
+        sizes = self._sums({n: torch.ones_like(x) for n, x in moved.items()})
+        for name, found in self.sets.items():
+            found["distance"][epoch:] = [squares[name] ** 0.5]
+            found["moved"][epoch:] = [changed[name] / sizes[name]]
+
+    def _sums(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The sum over the weights of each set."""
+        sums: dict[str, float] = {}
+        for name, x in values.items():
+            key = weight_set(name)
+            sums[key] = sums.get(key, 0.0) + x.double().sum().item()
+        return sums
