@@ -43,12 +43,11 @@ def rates(new: float, clip: float) -> dict[str, Any]:
     return {**PUBLISHED_RATES, "learning_rate": new, "clip_lr_scale": clip / new}
 
 
-#: The published rates in each arithmetic, then the mini preset's rates for one part or
-#: for both: whether it is the rate of CLIP or that of the new modules that matters.
+#: The published rates in each arithmetic, then the mini preset's rate of the new modules
+#: and that of both: which of the two rates matters.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "published rates, float32": rates(_NEW, _CLIP),
     "published rates, bf16": {**rates(_NEW, _CLIP), "precision": "bf16"},
-    "mini rate for CLIP": rates(_NEW, _MINI_CLIP),
     "mini rate for new modules": rates(_MINI_NEW, _CLIP),
     "mini rates": rates(_MINI_NEW, _MINI_CLIP),
 }

@@ -32,9 +32,8 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("together, positions", "hard negatives together"),
     ("together, positions, longer", "together, positions"),
     ("together, positions, longer", "all, longer"),
-    # The arithmetic at equal rates, then each part's rate in float32.
+    # The arithmetic at equal rates, then the mini preset's rates.
     ("published rates, bf16", "published rates, float32"),
-    ("mini rate for CLIP", "published rates, float32"),
     ("mini rate for new modules", "published rates, float32"),
     ("mini rates", "published rates, float32"),
     ("mini rates", "mini rate for new modules"),
