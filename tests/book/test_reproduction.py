@@ -14,6 +14,7 @@ from book.experiments.reproduction import (
     published_results,
     read_records,
     reproduce,
+    video_counts,
 )
 from glscl.runs import DataSource
 from glscl.train import RunOptions
@@ -44,6 +45,11 @@ def test_a_reproduction_leaves_a_record_of_what_was_run(tmp_path, write_video):
     assert record["seed"] == 3
     assert {row["gallery"] for row in record["rows"]} == {replicas.TEST}
     assert any("published: 27763" in note for note in record["notes"])
+    assert record["videos"]["test"] == {
+        "published": 670,
+        "used": replicas.TEST,
+        "left_out": 0,
+    }
     assert read_records(tmp_path / "nowhere") == []
     with pytest.raises(ValueError, match=r"needs options\.folder"):
         reproduce(source, tmp_path / "out", RunOptions())
@@ -78,16 +84,35 @@ def test_eercf_is_compared_with_runs_of_eercf_on_the_same_gallery():
             assert found == ([47.0] if counts else [])
 
 
+def test_videos_without_a_file_are_counted_by_split(tmp_path, write_video, clips_root):
+    files = replicas.replica("msvd", tmp_path, write_video)
+    (tmp_path / "videos" / next(iter(files.values()))).unlink()
+    counts = video_counts(DataSource("msvd", tmp_path, missing="drop"))
+    assert sum(split["left_out"] for split in counts.values()) == 1
+    assert counts["test"]["published"] == 670
+    with pytest.raises(ValueError, match="'mini' has no published results"):
+        video_counts(DataSource("mini", clips_root))
+
+
 def test_a_verdict_needs_seeds_and_respects_their_spread():
     assert compare(48.0, []).verdict == "not run here"
-    assert compare(48.0, [47.0, 48.0]).verdict == "2 of 3 seeds"
-    close = compare(48.0, [47.4, 47.5, 47.6])
-    assert (close.verdict, close.tolerance) == ("reproduced", 1.0)
-    assert compare(49.0, [47.4, 47.5, 47.6]).verdict == "lower than published"
-    assert compare(46.0, [47.4, 47.5, 47.6]).verdict == "higher than published"
-    wide = compare(49.0, [46.5, 47.5, 48.5])
-    assert wide.tolerance == pytest.approx(2 * (1 + 1 / 3) ** 0.5)
-    assert wide.verdict == "reproduced"
+    few = compare(48.0, [47.0, 48.0])
+    assert (few.verdict, few.reproduced) == ("2 of 3 seeds", None)
+    assert (few.mean, few.tolerance) == (47.5, None)
+    close = compare(47.9, [47.4, 47.5, 47.6])
+    # 4.303: the tabulated t of two degrees of freedom.
+    assert close.tolerance == pytest.approx(4.303 * 0.1 * (4 / 3) ** 0.5, rel=1e-3)
+    assert (close.verdict, close.reproduced) == ("reproduced", True)
+    low = compare(48.1, [47.4, 47.5, 47.6])
+    assert (low.verdict, low.reproduced) == ("lower than published", False)
+    assert compare(46.9, [47.4, 47.5, 47.6]).verdict == "higher than published"
+    assert compare(51.0, [46.5, 47.5, 48.5]).reproduced
+
+
+VIDEOS = {
+    "train": {"published": 9000, "used": 9000, "left_out": 0},
+    "test": {"published": 1000, "used": 1000, "left_out": 0},
+}
 
 
 def run(**changes):
@@ -99,7 +124,8 @@ def run(**changes):
         "backbone": "ViT-B-32-quickgelu",
         "changes": {},
         "select_on": "test",
-        "notes": [],
+        "videos": VIDEOS,
+        "notes": ["a note that says missing, and decides nothing"],
         "rows": [{**row, "R1": 47.0}, {**row, "direction": "video to text", "R1": 1.0}],
     }
     return {**record, **changes}
@@ -117,7 +143,10 @@ def run(**changes):
         ({"changes": {"pretrained": "ViT-B-32.pt"}}, True),
         ({"changes": {"batch_size": 32}}, False),
         ({"select_on": "validation"}, False),
-        ({"notes": ["test: 3 videos are missing or unreadable, 997 remain."]}, False),
+        ({"videos": {**VIDEOS, "train": {**VIDEOS["train"], "left_out": 1}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "left_out": 3}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "used": 999}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "published": None}}}, True),
     ],
 )
 def test_only_runs_of_the_published_setting_stand_beside_it(changes, counts):
