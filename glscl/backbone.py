@@ -11,14 +11,16 @@ import copy
 import importlib.util
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from glscl.util.numeric import autocast_disabled
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
 
@@ -43,6 +45,8 @@ MINI_CONFIG: dict[str, Any] = {
 }
 # Extra entries of OpenAI's TorchScript archives: sizes, not weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# Devices that compute in float16 with float16 weights; others compute in float32.
+_COMPUTE_HALF = ("cuda",)
 _declared: list[torch.library.Library] = []
 
 
@@ -194,24 +198,29 @@ class Backbone(nn.Module):
                 f"token_ids has {L} tokens a caption, the backbone {self.name} takes "
                 f"{self.context_length}."
             )
-        clip = self.clip
-        attention_mask = clip.attn_mask[:L, :L]
+        attention_mask = self.clip.attn_mask[:L, :L]
         if token_mask is not None:
             check_shape(token_mask, "A L", "token_mask", A=A, L=L)
             hidden = torch.zeros_like(attention_mask).expand(A, L, L)
             hidden = hidden.masked_fill(~token_mask.bool()[:, None, :], float("-inf"))
-            heads = clip.transformer.resblocks[0].attn.num_heads
+            heads = self.clip.transformer.resblocks[0].attn.num_heads
             attention_mask = (attention_mask + hidden).repeat_interleave(heads, dim=0)
-        x = clip.token_embedding(token_ids) + clip.positional_embedding[:L]
-        x = clip.transformer(x, attn_mask=attention_mask)
-        tokens = clip.ln_final(x) @ clip.text_projection
+        tokens = self._compute(self._tokens, token_ids, attention_mask)
         rows = torch.arange(A, device=token_ids.device)
         return TextOutput(tokens[rows, token_ids.argmax(dim=-1)], tokens)
+
+    def _tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        clip, L = self.clip, token_ids.shape[1]
+        dtype = clip.transformer.get_cast_dtype()
+        x = clip.token_embedding(token_ids).to(dtype)
+        x = x + clip.positional_embedding[:L].to(dtype)
+        x = clip.transformer(x, attn_mask=attention_mask)
+        return clip.ln_final(x) @ clip.text_projection
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Frame features (N, D) of ``pixels`` (N, 3, H, W): the projected CLS token."""
         self._check_pixels(pixels)
-        return self.clip.visual(pixels)
+        return self._compute(self.clip.visual, pixels)
 
     def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
         """``encode_image`` and the projected patch features: (N, 1 + P, D).
@@ -225,11 +234,42 @@ class Backbone(nn.Module):
                 f"Backbone {self.name} has no patch tokens in the shared space; "
                 "expected a plain ViT such as 'ViT-B-32-quickgelu'."
             )
+        return self._compute(self._patches, pixels)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        visual = self.clip.visual
         out = visual.forward_intermediates(
             pixels, indices=1, normalize_intermediates=True, output_fmt="NLC"
         )
         patches = out["image_intermediates"][-1] @ visual.proj
         return torch.cat([out["image_features"][:, None], patches], dim=1)
+
+    def convert_weights(self) -> None:
+        """Make CLIP's matrices float16, as the released programs do on a GPU.
+
+        These are weights and biases of all linear, convolution and attention layers and
+        both projections; embeddings, norms and the logit scale stay as they are. So the
+        gradients of these weights are float16, too. On CUDA CLIP then computes in
+        float16, elsewhere in float32 from the float16 values; features are float32.
+        """
+        open_clip().convert_weights_to_lp(self.clip, torch.float16)
+
+    def forward(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``encode(*inputs)``, with weights that ``functional_call`` put in their place."""
+        return encode(*inputs)
+
+    def _compute(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``encode(*inputs)`` in the arithmetic of the weights, see ``convert_weights``."""
+        half = {n: p for n, p in self.named_parameters() if p.dtype == torch.float16}
+        if not half:
+            return encode(*inputs)
+        device = self.logit_scale.device.type
+        if device in _COMPUTE_HALF:
+            with torch.autocast(device, torch.float16):
+                return encode(*inputs).float()
+        weights = {name: parameter.float() for name, parameter in half.items()}
+        with autocast_disabled(self.logit_scale):
+            return functional_call(self, weights, (encode, *inputs))
 
     def _check_pixels(self, pixels: Tensor) -> None:
         side = self.image_size

@@ -101,6 +101,9 @@ class TrainConfig(Settings):
     group_size: AtLeast1 = 1  # so many videos in a row of the split share a batch
     # Which part of CLIP is not trained.
     freeze: Literal["conv1", "embeddings", "visual"] = "conv1"
+    # "released": CLIP's matrices live in float16 without a float32 copy, and so do their
+    # gradients and their optimiser, see ``Backbone.convert_weights``.
+    clip_arithmetic: Literal["float32", "released"] = "float32"
     augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment
     seed: int = 42
 

@@ -97,12 +97,13 @@ def fit(
 
     With ``validation`` the model is evaluated after every epoch and ends with the
     weights of the best one (text→video R@1, ties by mean rank); otherwise with the last
-    weights. ``on_step`` is called with every step's record. Generators of the caller are
-    left as they were.
+    weights. With ``clip_arithmetic="released"`` CLIP's matrices are float16 from here on.
+    ``on_step`` is called with every step's record. Generators of the caller are left as
+    they were.
 
     Raises ``ValueError`` for a batch that cannot be formed, for choosing on a test split
-    without saying so, and for a checkpoint of other settings; ``NonFiniteError`` when
-    training diverges.
+    without saying so, for settings that exclude each other and for a checkpoint of other
+    settings; ``NonFiniteError`` when training diverges.
     """
     options = options or RunOptions()
     on_test = validation is not None and validation.split.name == "test"
@@ -137,6 +138,15 @@ class _Run:
         self.config = config
         self.validation = validation
         self.options = options
+        if config.clip_arithmetic == "released":
+            if config.optimiser != "bertadam" or options.precision == "fp16":
+                raise ValueError(
+                    "clip_arithmetic='released' needs optimiser='bertadam' (AdamW's eps "
+                    "is 0 in float16) and precision 'fp32' or 'bf16' for the rest (it "
+                    f"has no loss scaling), got {config.optimiser!r} and "
+                    f"{options.precision!r}."
+                )
+            model.backbone.convert_weights()
         freeze(model, config.freeze)
         parallel.broadcast_weights(model)
         self.optimiser = make_optimiser(model, config)

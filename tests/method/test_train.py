@@ -168,6 +168,17 @@ def test_large_batch_mode_draws_the_same_dropout_twice():
     assert not torch.equal(first.concepts, other.concepts)
 
 
+ARITHMETICS = {
+    "float32": toy_recipe(),
+    "released": toy_recipe(
+        clip_arithmetic="released",
+        optimiser="bertadam",
+        learning_rate=1e-4,
+        clip_lr_scale=1e-3,
+    ),
+}
+
+
 def _one_process(rank, size, folder):
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
@@ -183,9 +194,10 @@ def _one_process(rank, size, folder):
         gradients["loss"] = losses.total.detach()
         torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
     torch.set_default_dtype(torch.float32)
-    model = toy_model(dropout=0.0)
-    fit(model, toy_videos(), toy_recipe(), options=QUIET)
-    torch.save(weights(model), Path(folder) / f"trained-{rank}.pt")
+    for arithmetic, recipe in ARITHMETICS.items():
+        model = toy_model(seed=rank, dropout=0.0)
+        fit(model, toy_videos(), recipe, options=QUIET)
+        torch.save(weights(model), Path(folder) / f"{arithmetic}-{rank}.pt")
 
 
 @pytest.mark.usefixtures("double")
@@ -199,11 +211,18 @@ def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_p
             loss = found.pop("loss")
             torch.testing.assert_close(loss, losses.total.detach(), rtol=0, atol=1e-9)
             assert_same_gradients(found, gradients)
-    one, two = (
-        torch.load(tmp_path / f"trained-{rank}.pt", weights_only=True)
-        for rank in (0, 1)
-    )
-    assert same(one, two)
+    torch.set_default_dtype(torch.float32)
+    for arithmetic, recipe in ARITHMETICS.items():
+        one, two = (
+            torch.load(tmp_path / f"{arithmetic}-{rank}.pt", weights_only=True)
+            for rank in (0, 1)
+        )
+        assert same(one, two)
+        alone = toy_model(dropout=0.0)
+        fit(alone, toy_videos(), recipe, options=QUIET)
+        for name, value in weights(alone).items():
+            assert one[name].dtype == value.dtype
+            torch.testing.assert_close(one[name], value, rtol=0.01, atol=1e-3, msg=name)
 
 
 def test_accumulation_is_the_mean_over_parts_with_losses_of_their_own():

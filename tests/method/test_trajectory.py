@@ -1,0 +1,125 @@
+"""Whole runs of ``fit`` against the records of the released training program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from glscl import GLSCL, backbone
+from glscl.config import get_preset, override
+from glscl.data.pairs import epoch_order
+from glscl.data.split import CaptionItem, Split, VideoItem
+from glscl.train import RunOptions, fit
+from glscl.weights import authors_shared_name, own_names
+
+pytestmark = pytest.mark.shared
+PARTS = ("total", "info_nce", "icl", "idl")
+
+
+class StoredVideos:
+    """The 16 videos and 48 captions that the released program was trained on."""
+
+    def __init__(self, inputs):
+        self.pixels = torch.from_numpy(inputs["frames_int8"]) / 64
+        self.mask = torch.from_numpy(inputs["frame_mask"])
+        self.split = Split(
+            "train",
+            tuple(VideoItem(f"{i}", Path(f"{i}")) for i in range(len(self.mask))),
+            tuple(
+                CaptionItem(f"caption {i}", int(video))
+                for i, video in enumerate(inputs["video_of_caption"])
+            ),
+        )
+
+    def load(self, video, seed):
+        return self.pixels[video].to(torch.get_default_dtype()), self.mask[video]
+
+
+class Trajectory:
+    """30 steps of the MSR-VTT recipe by ``fit``, and the stored record of the same."""
+
+    def __init__(self, folder, record, **changes):
+        inputs = dict(np.load(folder / "trajectory/trajectory_inputs.npz"))
+        self.record = dict(np.load(folder / f"trajectory/trajectory_{record}.npz"))
+        model = GLSCL.from_authors(folder / "glscl_state_fp16.safetensors")
+        preset, lengths = get_preset("msrvtt"), {"max_words": 12, "max_frames": 5}
+        weights = {name: getattr(preset.model, name) for name in ("alpha", "beta")}
+        model.config = override(model.config, {**lengths, **weights})
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
+        model.to(torch.get_default_dtype())
+        tokens = inputs["token_ids"].astype(np.int64), inputs["token_mask"]
+        model.backbone.tokenize = lambda *_: tuple(map(torch.from_numpy, tokens))
+        start = {
+            name: x.detach().double().clone() for name, x in model.state_dict().items()
+        }
+        recipe = override(preset.train, {"batch_size": 8, "augment": None, **changes})
+        videos = StoredVideos(inputs)
+        for epoch, order in enumerate(inputs["order_5_epochs"].tolist()):
+            assert epoch_order(videos.split, recipe, epoch) == order
+        self.steps = fit(
+            model, videos, recipe, options=RunOptions(progress=False)
+        ).steps
+        end, names = model.state_dict(), own_names(model)
+        self.moved = {
+            authors_shared_name(name): end[name].double() - start[name]
+            for name in names
+        }
+
+    def error(self, name):
+        """The largest difference of one number a step."""
+        found = [step[name] for step in self.steps]
+        return np.abs(found - self.record[f"step_{name}"]).max()
+
+    def moved_tensors(self):
+        """Names of the tensors that moved here, and of those that did there."""
+        here = {name for name, moved in self.moved.items() if moved.any()}
+        names, largest = self.record["names"], self.record["moved_max"]
+        return here, {str(n) for n, m in zip(names, largest, strict=True) if m}
+
+    def movements(self, prefix):
+        """The stored entries of the movement of all weights, here and there."""
+        here, there = [], []
+        samples = np.split(self.record["sample"], self.record["sample_offset"][1:-1])
+        for name, sample in zip(self.record["names"], samples, strict=True):
+            if name.startswith(prefix) and len(sample):
+                moved = self.moved[str(name)].flatten().numpy()
+                rows = np.linspace(0, len(moved) - 1, len(sample)).astype(int)
+                here.append(moved[rows])
+                there.append(sample)
+        return np.concatenate(here), np.concatenate(there)
+
+
+def test_float64_run_equals_the_released_program(shared):
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = Trajectory(shared / "golden", "msrvtt_share")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in (*PARTS, "kappa"):
+        assert run.error(name) <= 1e-12, name
+    here, there = run.movements("")
+    np.testing.assert_allclose(here, there, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("computes", ["float32", "float16"])
+def test_released_arithmetic_moves_clip_as_the_released_program_does(
+    shared, computes, monkeypatch
+):
+    """As on a CPU, and as on CUDA, where CLIP itself computes in float16."""
+    if computes == "float16":
+        monkeypatch.setattr(backbone, "_COMPUTE_HALF", ("cpu",))
+    run = Trajectory(shared / "golden", "msrvtt_fp16clip", clip_arithmetic="released")
+    assert run.error("total") <= 5e-3
+    tensors, expected_tensors = run.moved_tensors()
+    assert tensors == expected_tensors
+    here, there = run.movements("clip.")
+    cosine = here @ there / np.linalg.norm(here) / np.linalg.norm(there)
+    print(f"cosine {cosine:.4f}, moved {np.mean(here != 0):.4f}")
+    assert cosine >= 0.99
+    assert np.mean(here != 0) == pytest.approx(np.mean(there != 0), abs=0.01)
