@@ -36,6 +36,7 @@ PUBLISHED_RATES: dict[str, Any] = {
 _NEW, _CLIP = _RELEASED.learning_rate, _RELEASED.learning_rate * _RELEASED.clip_lr_scale
 _MINI_NEW = _MINI.learning_rate
 _MINI_CLIP = _MINI.learning_rate * _MINI.clip_lr_scale
+_RELEASED_ARITHMETIC = {"clip_arithmetic": "released"}
 
 
 def rates(new: float, clip: float) -> dict[str, Any]:
@@ -48,7 +49,12 @@ def rates(new: float, clip: float) -> dict[str, Any]:
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "published rates, float32": rates(_NEW, _CLIP),
     "published rates, bf16": {**rates(_NEW, _CLIP), "precision": "bf16"},
+    "published rates, released": {**rates(_NEW, _CLIP), **_RELEASED_ARITHMETIC},
     "mini rate for new modules": rates(_MINI_NEW, _CLIP),
+    "mini rate for new modules, released": {
+        **rates(_MINI_NEW, _CLIP),
+        **_RELEASED_ARITHMETIC,
+    },
     "mini rates": rates(_MINI_NEW, _MINI_CLIP),
 }
 

@@ -241,3 +241,21 @@ def test_a_run_records_how_far_its_weights_moved(videos):
     row = summarise([fake_run("all", 0, [1, 1]) | record], "c")["variants"]["all"]
     clip = record["movement"]["CLIP's matrices"]
     assert row["movement"]["CLIP's matrices"]["distance"]["mean"] == clip["distance"][1]
+
+
+def test_the_matrices_of_clip_are_what_the_release_converts():
+    model = toy_model()
+    model.backbone.convert_weights()
+    trained = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
+    half = {name for name, w in trained if w.dtype == torch.float16}
+    assert half == {n for n, _ in trained if weight_set(n) == "CLIP's matrices"}
+
+
+def test_the_released_arithmetic_moves_the_matrices_of_clip_further(videos):
+    moved = {}
+    for arithmetic in ("float32", "released"):
+        changes = {**ARITHMETIC[f"published rates, {arithmetic}"], "epochs": 3}
+        changes |= {"temporal_layers": 1, "num_decoder_layers": 1, "batch_size": 4}
+        _, record = train_variant(changes, 0, videos, TINY)
+        moved[arithmetic] = record["movement"]["CLIP's matrices"]["distance"][-1]
+    assert moved["released"] > 5 * moved["float32"]
