@@ -83,7 +83,7 @@ def arithmetic(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
-    epochs: Epochs = 6,
+    epochs: Epochs = 5,
     train_clips: Clips = 1500,
     processes: Processes = 1,
 ) -> None:

@@ -32,7 +32,7 @@ from book.experiments.related_methods import related_measures
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import weights_digest
-from glscl.data.pairs import CachedVideos
+from glscl.data.pairs import CachedVideos, epoch_order
 from glscl.data.split import Split
 from glscl.evaluate import Retrieval, cached_videos, evaluate
 from glscl.metrics import by_kind, text_to_video_ranks
@@ -187,9 +187,10 @@ def train_variant(
     precision = changes.get("precision", "fp32")
     options = RunOptions(progress=progress, precision=precision)
     freeze(model, recipe.freeze)
-    movement = Movement(model)
+    pairs = len(epoch_order(videos["train"].split, recipe, 0))
+    movement = Movement(model, max(1, pairs // recipe.batch_size))
     history = fit(
-        model, videos["train"], recipe, videos["val"], options, movement.measure
+        model, videos["train"], recipe, videos["val"], options, movement.after_step
     )
     best = history.best_epoch
     test = evaluate(model, videos["test"], recipe.eval_batch_size)

@@ -76,11 +76,12 @@ class Movement:
 
     ``sets``: of each ``weight_set`` the norm of the weights at the ``start``, and at the
     end of every epoch the ``distance`` (norm of the difference) and the share of the
-    weights that ``moved`` at all. ``measure`` is for ``fit`` to call after every step.
+    weights that ``moved`` at all. ``after_step`` is for ``fit`` to call after every step.
     """
 
-    def __init__(self, model: Retriever):
+    def __init__(self, model: Retriever, steps_per_epoch: int):
         self._model = model
+        self._steps_per_epoch = steps_per_epoch
         self._start = {
             name: weight.detach().float().clone()
             for name, weight in model.named_parameters()
@@ -92,17 +93,18 @@ class Movement:
             for name, square in norms.items()
         }
 
-    def measure(self, step: Mapping[str, float]) -> None:
-        """Let the present distances stand for the epoch of ``step``."""
-        epoch = int(step["epoch"])
+    def after_step(self, record: Mapping[str, float]) -> None:
+        """Append the distances if the step of ``record`` is the last of its epoch."""
+        if record["step"] % self._steps_per_epoch:
+            return
         weights = dict(self._model.named_parameters())
         moved = {n: weights[n].detach().float() - x for n, x in self._start.items()}
         squares = self._sums({n: x.square() for n, x in moved.items()})
         changed = self._sums({n: x != 0 for n, x in moved.items()})
         sizes = self._sums({n: torch.ones_like(x) for n, x in moved.items()})
         for name, found in self.sets.items():
-            found["distance"][epoch:] = [squares[name] ** 0.5]
-            found["moved"][epoch:] = [changed[name] / sizes[name]]
+            found["distance"].append(squares[name] ** 0.5)
+            found["moved"].append(changed[name] / sizes[name])
 
     def _sums(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """The sum over the weights of each set."""

@@ -207,15 +207,15 @@ def test_an_unknown_variant_is_one_sentence(tmp_path):
 
 def test_movement_is_the_distance_from_the_start_at_the_end_of_every_epoch():
     model = toy_model()
-    movement = Movement(model)
+    movement = Movement(model, steps_per_epoch=2)
     weights = dict(model.named_parameters())
     trained = {n: w.detach().clone() for n, w in weights.items() if w.requires_grad}
     matrix = weights["backbone.clip.text_projection"]
-    for epoch, step in ((0, 3.0), (0, 0.5), (1, 0.25)):
+    for step, by in ((1, 3.0), (2, 0.5), (3, 0.25), (4, 0.0)):
         with torch.no_grad():
-            matrix[0, :4] += step
-            weights["lim_video.queries"] += step
-        movement.measure({"epoch": epoch})
+            matrix[0, :4] += by
+            weights["lim_video.queries"] += by
+        movement.after_step({"step": step})
     clip = movement.sets["CLIP's matrices"]
     assert clip["distance"] == pytest.approx([3.5 * 2, 3.75 * 2])
     members = [n for n in trained if weight_set(n) == "CLIP's matrices"]
