@@ -84,7 +84,7 @@ def arithmetic(
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
     epochs: Epochs = 5,
-    train_clips: Clips = 1500,
+    train_clips: Clips = 1000,
     processes: Processes = 1,
 ) -> None:
     """Train the mini model with the published learning rates, in three arithmetics.
