@@ -18,7 +18,7 @@ from book.experiments.ablations import (
     run_all,
     stored_runs,
 )
-from book.experiments.arithmetic import ARITHMETIC
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
@@ -89,11 +89,13 @@ def arithmetic(
 ) -> None:
     """Train the mini model with the published learning rates, in three arithmetics.
 
-    And with one or both of its own rates, to compare. Writes arithmetic.json.
+    And, with at most three seeds, with one or both of its own rates, to compare.
+    Writes arithmetic.json.
     """
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
     folder = out / "arithmetic"
     run_all(ARITHMETIC, range(seeds), folder, setup, processes)
+    run_all(MINI_RATES, range(min(seeds, 3)), folder, setup, processes)
     _summarise(folder, setup)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from book.experiments.arithmetic import ARITHMETIC, Movement
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES, Movement
 from book.experiments.concepts import concept_measures
 from book.experiments.hard_negatives import (
     HARD_NEGATIVE_KINDS,
@@ -97,7 +97,14 @@ LONGER: dict[str, dict[str, Any]] = {
     "together, positions, longer": {**_FAMILIES, **SWEEPS["positions"], "epochs": 20},
 }
 #: Every variant by name.
-ALL_VARIANTS = {**VARIANTS, **SWEEPS, **RELATED, **LONGER, **ARITHMETIC}
+ALL_VARIANTS = {
+    **VARIANTS,
+    **SWEEPS,
+    **RELATED,
+    **LONGER,
+    **ARITHMETIC,
+    **MINI_RATES,
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 On a GPU the release keeps CLIP's matrices in float16 and updates them in float16, which
 moves them further than the learning rate says. ``ARITHMETIC`` are recipes of the mini
-model that differ in this and in the rates alone; ``Movement`` measures how far weights go.
+model that differ in this alone, ``MINI_RATES`` in the rates; ``Movement`` measures how far
+weights go.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ PUBLISHED_RATES: dict[str, Any] = {
 _NEW, _CLIP = _RELEASED.learning_rate, _RELEASED.learning_rate * _RELEASED.clip_lr_scale
 _MINI_NEW = _MINI.learning_rate
 _MINI_CLIP = _MINI.learning_rate * _MINI.clip_lr_scale
-_RELEASED_ARITHMETIC = {"clip_arithmetic": "released"}
 
 
 def rates(new: float, clip: float) -> dict[str, Any]:
@@ -44,17 +44,19 @@ def rates(new: float, clip: float) -> dict[str, Any]:
     return {**PUBLISHED_RATES, "learning_rate": new, "clip_lr_scale": clip / new}
 
 
-#: The published rates in each arithmetic, then the mini preset's rate of the new modules
-#: and that of both: which of the two rates matters.
+#: The published rates in each arithmetic.
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "published rates, float32": rates(_NEW, _CLIP),
     "published rates, bf16": {**rates(_NEW, _CLIP), "precision": "bf16"},
-    "published rates, released": {**rates(_NEW, _CLIP), **_RELEASED_ARITHMETIC},
-    "mini rate for new modules": rates(_MINI_NEW, _CLIP),
-    "mini rate for new modules, released": {
-        **rates(_MINI_NEW, _CLIP),
-        **_RELEASED_ARITHMETIC,
+    "published rates, released": {
+        **rates(_NEW, _CLIP),
+        "clip_arithmetic": "released",
     },
+}
+#: The mini preset's rate for the new modules, then for CLIP too, both in float32: which
+#: of the two rates matters.
+MINI_RATES: dict[str, dict[str, Any]] = {
+    "mini rate for new modules": rates(_MINI_NEW, _CLIP),
     "mini rates": rates(_MINI_NEW, _MINI_CLIP),
 }
 

@@ -35,7 +35,6 @@ PAIRS: tuple[tuple[str, str], ...] = (
     # The arithmetic at equal rates, then the mini preset's rates.
     ("published rates, bf16", "published rates, float32"),
     ("published rates, released", "published rates, float32"),
-    ("mini rate for new modules, released", "mini rate for new modules"),
     ("mini rate for new modules", "published rates, float32"),
     ("mini rates", "published rates, float32"),
     ("mini rates", "mini rate for new modules"),

@@ -20,7 +20,7 @@ from book.experiments.ablations import (
     stored_runs,
     train_variant,
 )
-from book.experiments.arithmetic import ARITHMETIC, Movement, weight_set
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES, Movement, weight_set
 from book.experiments.hard_negatives import HARD_NEGATIVE_KINDS
 from book.experiments.summary import PAIRS, difference, summarise
 from glscl.config import MODEL_CONFIGS, TrainConfig, override
@@ -198,6 +198,25 @@ def test_the_command_resumes_and_writes_the_summary(videos, tmp_path, monkeypatc
     assert list(summary["variants"]) == ["all"]
 
 
+def test_the_arithmetics_have_all_seeds_and_the_other_rates_at_most_three(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
+    monkeypatch.setattr(command, "stored_runs", lambda *_: [run])
+    asked, run = [], fake_run("mini rates", 0, [1, 1])
+    words = ["arithmetic", "--out", str(tmp_path)]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 0, result.output
+    runs = [(list(names), list(seeds)) for names, seeds, *_ in asked]
+    assert runs == [
+        (list(ARITHMETIC), [0, 1, 2, 3, 4]),
+        (list(MINI_RATES), [0, 1, 2]),
+    ]
+    assert asked[0][2] == tmp_path / "arithmetic"
+    summary = json.loads((tmp_path / "arithmetic.json").read_text())
+    assert list(summary["variants"]) == ["mini rates"]
+
+
 def test_an_unknown_variant_is_one_sentence(tmp_path):
     words = ["ablate", "--out", str(tmp_path), "--variant", "magic"]
     result = CliRunner().invoke(command.app, words)
@@ -230,7 +249,7 @@ def test_movement_is_the_distance_from_the_start_at_the_end_of_every_epoch():
 
 
 def test_a_run_records_how_far_its_weights_moved(videos):
-    changes = {**ARITHMETIC["mini rates"], "temporal_layers": 1, "epochs": 2}
+    changes = {**MINI_RATES["mini rates"], "temporal_layers": 1, "epochs": 2}
     changes |= {"num_decoder_layers": 1, "precision": "bf16"}
     _, record = train_variant(changes, 0, videos, TINY)
     _, exact = train_variant({**changes, "precision": "fp32"}, 0, videos, TINY)
