@@ -23,6 +23,7 @@ from benchmarks.data import Features, random_features, scoring_model
 from benchmarks.device_training import agreement, training_steps
 from benchmarks.fused import Kernel, compile_for, fused_similarity
 from benchmarks.measures import every_head
+from benchmarks.optimiser import optimiser_steps
 from benchmarks.results import provenance, table
 from benchmarks.timing import fastest
 from glscl.costs import formulas
@@ -177,6 +178,7 @@ def run(device: torch.device, small: bool) -> Data:
             for row in every_head(N, 4 if small else 64, sizes, min(repeats, 3), device)
         ],
         "training": training_steps(backbone, batch, device, compiled=not small),
+        "optimiser": optimiser_steps(backbone, device, min(repeats, 5)),
         "agreement": agreement(backbone, 4 if small else 8, device),
     }
 
@@ -215,6 +217,11 @@ def markdown(results: Data) -> str:
             table(
                 list(results["training"][0]),
                 [list(row.values()) for row in results["training"]],
+            ),
+            "## Steps of BertAdam",
+            table(
+                list(results["optimiser"][0]),
+                [list(row.values()) for row in results["optimiser"]],
             ),
             f"Losses here and on the CPU, largest relative difference: "
             f"{results['agreement']['largest_relative_difference']:.1e}.",

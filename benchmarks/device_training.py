@@ -1,4 +1,4 @@
-"""Training steps on a device by precision, and whether their losses equal a CPU's."""
+"""Training steps on a device by precision and arithmetic, beside the losses of a CPU."""
 
 from __future__ import annotations
 
@@ -44,8 +44,12 @@ def _fit(
     options: RunOptions,
     compiled: bool = False,
     dropout: float | None = None,
+    arithmetic: str = "float32",
 ) -> list[dict[str, float]]:
-    """The records of ``steps`` steps of the recipe for MSR-VTT, weights at random."""
+    """The records of ``steps`` steps of the recipe for MSR-VTT, weights at random.
+
+    ``arithmetic``: of CLIP's weights, see ``TrainConfig.clip_arithmetic``.
+    """
     preset = get_preset("msrvtt" if backbone != "mini" else "mini")
     config = replace(preset.model, backbone=backbone, pretrained=None)
     if dropout is not None:
@@ -56,33 +60,52 @@ def _fit(
         model.compile()
     # A step is an epoch of one batch; every step has the same data and does the same.
     videos = NoiseVideos(batch, config.max_frames, model.backbone.image_size)
-    recipe = replace(preset.train, epochs=steps, batch_size=batch, augment=None)
+    recipe = replace(
+        preset.train,
+        epochs=steps,
+        batch_size=batch,
+        augment=None,
+        optimiser="bertadam",
+        clip_arithmetic=arithmetic,
+    )
     return fit(model, videos, recipe, options=options).steps
 
 
 def training_steps(
     backbone: str, batch: int, device: torch.device, compiled: bool
 ) -> list[Data]:
-    """Seconds, clips a second and peak MiB of a step, by precision.
+    """Seconds, clips a second and peak MiB of a step, by precision and arithmetic.
 
-    ``compiled``: also with the encoders under ``torch.compile``. Decoding is left out.
+    ``compiled``: also with the encoders under ``torch.compile``, in float32. Decoding is
+    left out.
     """
     cuda = device.type == "cuda"
     rows = []
-    for precision in ("fp32", "bf16", "fp16"):
-        for by_compiler in (False, True) if compiled else (False,):
+    for precision, arithmetic in (
+        ("fp32", "float32"),
+        ("bf16", "float32"),
+        ("fp16", "float32"),
+        ("fp32", "released"),
+        ("bf16", "released"),
+    ):
+        twice = compiled and arithmetic == "float32"
+        for by_compiler in (False, True) if twice else (False,):
             if cuda:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             options = RunOptions(
                 device=device.type, precision=precision, progress=False
             )
-            steps = _fit(backbone, batch, WARM + STEPS, options, by_compiler)
+            count = WARM + STEPS
+            steps = _fit(
+                backbone, batch, count, options, by_compiler, arithmetic=arithmetic
+            )
             seconds = median(step["seconds"] for step in steps[WARM:])
             peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
             rows.append(
                 {
                     "precision": precision,
+                    "clip_arithmetic": arithmetic,
                     "compiled": by_compiler,
                     "batch": batch,
                     "seconds": seconds,

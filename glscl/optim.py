@@ -8,7 +8,7 @@ Source: the released training recipe of GLSCL.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,8 @@ from glscl.config import TrainConfig
 #: Parameters of CLIP, by the prefix of their name in a model.
 CLIP_PREFIX = "backbone."
 DecayRule = Literal["released", "matrices"]
+# Elements that BertAdam updates at a time: few calls, and temporary copies of no more.
+AT_ONCE = 2**24
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -59,23 +61,43 @@ class BertAdam(torch.optim.Optimizer):
         """One update; parameters without a gradient do not change."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            used = [p for p in group["params"] if p.grad is not None]
+            for parameters in _parts(used):
+                self._update(parameters, group)
         return loss
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
-        norm = torch.linalg.vector_norm(p.grad)
-        g = p.grad * (group["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """The update of several tensors, each operation on all of them at once."""
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(m=torch.zeros_like(p), v=torch.zeros_like(p))
+        m, v = ([self.state[p][name] for p in parameters] for name in "mv")
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        factors = (group["max_grad_norm"] / (norms + 1e-6)).clamp(max=1.0)
+        g = torch._foreach_mul(gradients, factors.unbind())
         b1, b2 = group["betas"]
-        m, v = state["m"], state["v"]
-        m.mul_(b1).add_(g, alpha=1 - b1)
-        v.mul_(b2).addcmul_(g, g, value=1 - b2)
-        update = m / (v.sqrt() + group["eps"]) + group["weight_decay"] * p
-        p.sub_(group["lr"] * update)
+        # As tensors: on a CPU, in place, torch rounds a number to float16 first.
+        torch._foreach_mul_(m, torch.tensor(b1, dtype=torch.float64))
+        torch._foreach_add_(m, g, alpha=1 - b1)
+        torch._foreach_mul_(v, torch.tensor(b2, dtype=torch.float64))
+        torch._foreach_addcmul_(v, g, g, value=1 - b2)
+        denominators = torch._foreach_add(torch._foreach_sqrt(v), group["eps"])
+        update = torch._foreach_div(m, denominators)
+        decayed = torch._foreach_mul(parameters, group["weight_decay"])
+        torch._foreach_add_(update, decayed)
+        torch._foreach_sub_(parameters, torch._foreach_mul(update, group["lr"]))
+
+
+def _parts(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one dtype, about ``AT_ONCE`` elements together."""
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for p in parameters:
+        part = alike.setdefault(p.dtype, [])
+        part.append(p)
+        if sum(x.numel() for x in part) >= AT_ONCE:
+            yield alike.pop(p.dtype)
+    yield from alike.values()
 
 
 def released_multiplier(step: int, total: int, warmup: float = 0.1) -> float:

@@ -54,6 +54,7 @@ from glscl.optim import (
 )
 from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
+from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
@@ -62,7 +63,10 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a feature became NaN or infinite; names the step and the videos."""
+    """A loss or a feature became NaN or infinite; names the step and the videos.
+
+    Seen at the end of a step, so the weights in memory are spoilt, those on disk not.
+    """
 
 
 @dataclass
@@ -161,6 +165,7 @@ class _Run:
         self.step = 0
         self.history = History()
         self.best: dict[str, Tensor] | None = None
+        self.finite: dict[str, list[Tensor]] = {}  # by what may not be, of one step
         self.batch_size, self.steps_per_epoch = _batching(train, config, options)
         self.total = self.steps_per_epoch * config.epochs
 
@@ -188,6 +193,7 @@ class _Run:
                     self.folder.log(self._validate(self.validation), self.step)
                 self._save()
         self.folder.close()
+        parallel.barrier()  # until rank 0 has written the best model
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.eval()
@@ -217,14 +223,17 @@ class _Run:
         )
         set_learning_rates(self.optimiser, multiplier)
         self.optimiser.zero_grad(set_to_none=True)
+        validate_mask(batch.token_mask, "N L", "token_mask", "caption")
+        validate_mask(batch.frame_mask, "N F", "frame_mask", "video")
         if self.model.config.mask_padding:
             batch = batch.trimmed()
         parts = batch.split(len(batch.captions) // self.options.accumulate)
-        named: dict[str, float] = {}
-        for number, part in enumerate(parts):
-            losses = self.backward(part.to(self.device), number, 1 / len(parts))
-            for name, value in losses._asdict().items():
-                named[name] = named.get(name, 0.0) + value.item() / len(parts)
+        self.finite.clear()
+        with values_unchecked():
+            losses = [
+                self.backward(part.to(self.device), number, 1 / len(parts))
+                for number, part in enumerate(parts)
+            ]
         parallel.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimiser)
         limit = self.options.max_grad_norm
@@ -233,17 +242,35 @@ class _Run:
         self.scaler.update()
         self.model.clamp_logit_scale()
         self.step += 1
+        means = torch.stack([torch.stack(part) for part in losses]).double().mean(0)
+        numbers = self._look(batch, *means, self.model.kappa, norm)
         groups = self.optimiser.param_groups
-        rates = {f"lr {group['name']}": group["lr"] for group in groups}
         return {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
-            **named,
-            **rates,
-            "kappa": self.model.kappa.item(),
-            "gradient_norm": norm.item(),
+            **dict(zip(self.model.loss_type._fields, numbers, strict=False)),
+            **{f"lr {group['name']}": group["lr"] for group in groups},
+            "kappa": numbers[-2],
+            "gradient_norm": numbers[-1],
             "seconds": time.perf_counter() - started,
         }
+
+    def _look(self, batch: Pairs, *numbers: Tensor) -> list[float]:
+        """The values of ``numbers``, the only wait for the device in a step.
+
+        Raises ``NonFiniteError`` where a loss or a feature of the step is not finite.
+        """
+        flags = [torch.stack(flags).all() for flags in self.finite.values()]
+        values = torch.stack([x.double() for x in (*numbers, *flags)]).tolist()
+        for what, finite in zip(self.finite, values[len(numbers) :], strict=True):
+            if not finite:
+                videos = self.train.split.videos
+                names = ", ".join(videos[i].id for i in batch.videos.tolist())
+                raise NonFiniteError(
+                    f"Step {self.step}: a {what} is not finite (learning rate too high, "
+                    f"or a broken video?). Videos of the batch: {names}."
+                )
+        return values[: len(numbers)]
 
     def _summary(self, record: dict[str, float]) -> str:
         names = [name for name in self.model.loss_type._fields if name != "total"]
@@ -262,7 +289,7 @@ class _Run:
         """
         size = self.options.micro_batch
         if size is None or size >= len(batch.captions):
-            losses = self._loss(*self._encode(batch, part, 0), batch)
+            losses = self._loss(*self._encode(batch, part, 0))
             self.scaler.scale(weight * losses.total).backward()
             return losses
         chunks = batch.split(size)
@@ -271,7 +298,7 @@ class _Run:
         text, video = (
             map_features(_leaf, *side) for side in zip(*encoded, strict=True)
         )
-        losses = self._loss(text, video, batch)
+        losses = self._loss(text, video)
         self.scaler.scale(weight * losses.total).backward()
         for i, chunk in enumerate(chunks):
             outputs, gradients = [], []
@@ -293,30 +320,20 @@ class _Run:
             )
         return self.model.loss_features(text, video)
 
-    def _loss(self, text: Any, video: Any, batch: Pairs) -> Any:
-        """The loss of the batch of all processes, from this one's share of features.
-
-        Raises ``NonFiniteError`` for features or a loss that are not finite.
-        """
+    def _loss(self, text: Any, video: Any) -> Any:
+        """The loss of the batch of all processes, from this one's share of features."""
         for side, features in (("text", text), ("video", video)):
             for name, x in features._asdict().items():
                 if x is not None:
-                    self._check_finite(x, f"value of the {side} {name}", batch)
+                    self._note_finite(f"value of the {side} {name}", x)
         text, video = (map_features(parallel.gather, x) for x in (text, video))
         with self._autocast():
             losses = self.model.loss(text, video)
-        self._check_finite(losses.total, "loss", batch)
+        self._note_finite("loss", losses.total)
         return losses
 
-    def _check_finite(self, values: Tensor, what: str, batch: Pairs) -> None:
-        if values.isfinite().all():
-            return
-        videos = self.train.split.videos
-        names = ", ".join(videos[i].id for i in batch.videos.tolist())
-        raise NonFiniteError(
-            f"Step {self.step + 1}: a {what} is not finite (learning rate too high, or "
-            f"a broken video?). Videos of the batch: {names}."
-        )
+    def _note_finite(self, what: str, x: Tensor) -> None:
+        self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
         if self.options.precision == "fp32":

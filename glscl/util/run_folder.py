@@ -11,6 +11,7 @@ All processes of a run read it, rank 0 alone writes.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ class RunFolder:
         if self._target is None:
             return
         log = self._target / LOG
-        write_text(log, "".join(json.dumps(record) + "\n" for record in records))
+        write_text(log, "".join(map(_line, records)))
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -115,7 +116,7 @@ class RunFolder:
         if self._target is None:
             return
         with (self._target / LOG).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
         if self._board is not None:
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, step)
@@ -133,6 +134,15 @@ def best_model(folder: Path, epoch: int) -> Path:
     the checkpoint that refers to it keeps the older best model.
     """
     return folder / f"best-{epoch:03d}"
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as a line of JSON, which has no infinity: null where a step overflowed."""
+    known = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(known, allow_nan=False) + "\n"
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

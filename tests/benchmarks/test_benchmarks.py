@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import device, device_training, fused, measures, results, timing
+from benchmarks import (
+    device,
+    device_training,
+    fused,
+    measures,
+    optimiser,
+    results,
+    timing,
+)
 from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
@@ -169,16 +177,24 @@ def test_the_benchmark_of_a_device_runs_and_can_be_read(monkeypatch):
     monkeypatch.setattr(device_training, "STEPS", 1)
     cpu = torch.device("cpu")
     steps = device_training.training_steps("mini", 2, cpu, compiled=False)
-    assert [row["precision"] for row in steps] == ["fp32", "bf16", "fp16"]
+    assert [(row["precision"], row["clip_arithmetic"]) for row in steps] == [
+        ("fp32", "float32"),
+        ("bf16", "float32"),
+        ("fp16", "float32"),
+        ("fp32", "released"),
+        ("bf16", "released"),
+    ]
     data = {
         "provenance": results.provenance(1, True, "benchmarks.device"),
         "bounds": device.bounds(16, cpu, repeats=1),
         "scoring": device.scoring(5, SMALL, cpu, repeats=1),
         "heads": [{"N": 6, **row} for row in measures.every_head(6, 5, SMALL, 1, cpu)],
         "training": steps,
+        "optimiser": optimiser.optimiser_steps("mini", cpu, repeats=1),
         "agreement": device_training.agreement("mini", 2, cpu),
     }
     assert data["agreement"]["largest_relative_difference"] == 0.0
+    assert all(row["same bits"] for row in data["optimiser"])
     for row in data["scoring"]:
         if row["what"] == "GIM":
             assert row["largest_error"] < (0.01 if row["precision"] == "bf16" else 1e-6)

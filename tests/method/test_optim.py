@@ -58,6 +58,42 @@ def test_bertadam_equals_a_plain_float64_loop():
     )
 
 
+def one_by_one(p, m, v, lr, decay, b1=0.9, b2=0.98, eps=1e-6, limit=1.0):
+    """The update of one tensor in its own arithmetic, operation by operation."""
+    norm = torch.linalg.vector_norm(p.grad)
+    g = p.grad * (limit / (norm + 1e-6)).clamp(max=1.0)
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    p.sub_(lr * (m / (v.sqrt() + eps) + decay * p))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [1, 40, 2**24])
+def test_bertadam_of_many_tensors_has_the_bits_of_one_by_one(at_once, monkeypatch):
+    monkeypatch.setattr("glscl.optim.AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(7, 5), (), (3,), (64, 33), (1, 2, 3)]
+    kinds = [torch.float32, torch.float16, torch.float32, torch.float16, torch.float64]
+    many, single = (
+        [torch.ones(s, dtype=d) for s, d in zip(shapes, kinds, strict=True)]
+        for _ in range(2)
+    )
+    groups = [
+        {"params": many[:2], "lr": 1e-3, "weight_decay": 0.0},
+        {"params": many[2:], "lr": 1e-2, "weight_decay": 0.2},
+    ]
+    optimiser = BertAdam(groups, lr=1.0)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in single]
+    for size in (1e-4, 3.0, 0.1):
+        for i, (a, b) in enumerate(zip(many, single, strict=True)):
+            drawn = size * torch.randn(shapes[i], generator=generator)
+            a.grad = b.grad = drawn.to(a.dtype)
+            one_by_one(b, *moments[i], *((1e-3, 0.0) if i < 2 else (1e-2, 0.2)))
+        optimiser.step()
+    for a, b in zip(many, single, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_bertadam_leaves_the_gradient_and_parameters_without_one():
     used, unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     used.grad = torch.full((3,), 9.0)

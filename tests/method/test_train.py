@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from toy import toy_model, toy_recipe, toy_split, toy_videos, weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from toy import toy_model, toy_recipe, toy_related, toy_split, toy_videos, weights
 
 from glscl.data.loader import FrameSpec, VideoDataset
 from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
@@ -168,7 +169,7 @@ def test_large_batch_mode_draws_the_same_dropout_twice():
     assert not torch.equal(first.concepts, other.concepts)
 
 
-ARITHMETICS = {
+RECIPES = {
     "float32": toy_recipe(),
     "released": toy_recipe(
         clip_arithmetic="released",
@@ -194,10 +195,17 @@ def _one_process(rank, size, folder):
         gradients["loss"] = losses.total.detach()
         torch.save(gradients, Path(folder) / f"{name}-{rank}.pt")
     torch.set_default_dtype(torch.float32)
-    for arithmetic, recipe in ARITHMETICS.items():
+    for arithmetic, recipe in RECIPES.items():
         model = toy_model(seed=rank, dropout=0.0)
         fit(model, toy_videos(), recipe, options=QUIET)
         torch.save(weights(model), Path(folder) / f"{arithmetic}-{rank}.pt")
+    # The first process alone writes the best model, slowly; all may load it after fit.
+    save, slowly = GLSCL.save, lambda *where: (time.sleep(1), save(*where))
+    GLSCL.save = slowly
+    options = replace(QUIET, folder=Path(folder) / "run")
+    validation, recipe = toy_videos(6, name="val"), toy_recipe(epochs=1)
+    fit(toy_model(), toy_videos(), recipe, validation, options)
+    GLSCL.load(Path(folder) / "run" / "best-000")
 
 
 @pytest.mark.usefixtures("double")
@@ -212,7 +220,7 @@ def test_two_processes_with_half_batches_are_one_with_the_whole(tmp_path, free_p
             torch.testing.assert_close(loss, losses.total.detach(), rtol=0, atol=1e-9)
             assert_same_gradients(found, gradients)
     torch.set_default_dtype(torch.float32)
-    for arithmetic, recipe in ARITHMETICS.items():
+    for arithmetic, recipe in RECIPES.items():
         one, two = (
             torch.load(tmp_path / f"{arithmetic}-{rank}.pt", weights_only=True)
             for rank in (0, 1)
@@ -363,6 +371,57 @@ def test_features_that_are_not_numbers_stop_the_run_by_name():
     videos.features.frames[5, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"Step [12]: .*frames.*train5\b"):
         fit(toy_model(), videos, toy_recipe(), options=QUIET)
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often a value is read by Python, which on a GPU waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+# GLCCL leaves out the padded words of its batch, so it asks for their number.
+@pytest.mark.parametrize(
+    ("method", "allowed"), [("glscl", 0), ("eercf", 0), ("glccl", 1)]
+)
+@pytest.mark.parametrize("micro", [None, 3])
+def test_a_step_reads_no_value_before_its_end(method, allowed, micro, monkeypatch):
+    looks = Looks()
+    patches = 3 if method == "eercf" else 0
+    model = toy_model() if method == "glscl" else toy_related(method)
+    recipe = toy_recipe(optimiser="bertadam", epochs=1)
+    before, at_the_end = _Run.backward, _Run._look
+
+    def start(*arguments):  # what comes earlier is of the batch on the CPU
+        looks.__enter__()
+        return before(*arguments)
+
+    def stop(*arguments):
+        looks.__exit__(None, None, None)
+        return at_the_end(*arguments)
+
+    monkeypatch.setattr(_Run, "backward", start)
+    monkeypatch.setattr(_Run, "_look", stop)
+    options = replace(QUIET, micro_batch=micro)
+    fit(model, toy_videos(8, 1, patches=patches), recipe, options=options)
+    assert looks.count == allowed
+    with looks:
+        assert bool(torch.ones(1))
+    assert looks.count == allowed + 1
+
+
+def test_a_step_that_overflows_is_logged_without_a_number(tmp_path):
+    folder = RunFolder(tmp_path, {}, {})
+    folder.start_log([{"step": 1, "gradient_norm": float("inf")}], tensorboard=False)
+    folder.log({"step": 2, "gradient_norm": float("nan")}, 2)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
+        {"step": 1, "gradient_norm": None},
+        {"step": 2, "gradient_norm": None},
+    ]
 
 
 def test_impossible_batches_and_options_are_refused():
