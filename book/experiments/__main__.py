@@ -89,8 +89,7 @@ def arithmetic(
 ) -> None:
     """Train the mini model with the published learning rates, in three arithmetics.
 
-    And, with at most three seeds, with one or both of its own rates, to compare.
-    Writes arithmetic.json.
+    And, with at most three seeds, with its own rates to compare. Writes arithmetic.json.
     """
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
     folder = out / "arithmetic"

@@ -34,30 +34,19 @@ PUBLISHED_RATES: dict[str, Any] = {
         "decay",
     )
 }
-_NEW, _CLIP = _RELEASED.learning_rate, _RELEASED.learning_rate * _RELEASED.clip_lr_scale
-_MINI_NEW = _MINI.learning_rate
-_MINI_CLIP = _MINI.learning_rate * _MINI.clip_lr_scale
-
-
-def rates(new: float, clip: float) -> dict[str, Any]:
-    """The released recipe with these peak learning rates of new modules and of CLIP."""
-    return {**PUBLISHED_RATES, "learning_rate": new, "clip_lr_scale": clip / new}
-
-
 #: The published rates in each arithmetic.
 ARITHMETIC: dict[str, dict[str, Any]] = {
-    "published rates, float32": rates(_NEW, _CLIP),
-    "published rates, bf16": {**rates(_NEW, _CLIP), "precision": "bf16"},
-    "published rates, released": {
-        **rates(_NEW, _CLIP),
-        "clip_arithmetic": "released",
-    },
+    "published rates, float32": PUBLISHED_RATES,
+    "published rates, bf16": {**PUBLISHED_RATES, "precision": "bf16"},
+    "published rates, released": {**PUBLISHED_RATES, "clip_arithmetic": "released"},
 }
-#: The mini preset's rate for the new modules, then for CLIP too, both in float32: which
-#: of the two rates matters.
+#: The mini preset's rates, in float32.
 MINI_RATES: dict[str, dict[str, Any]] = {
-    "mini rate for new modules": rates(_MINI_NEW, _CLIP),
-    "mini rates": rates(_MINI_NEW, _MINI_CLIP),
+    "mini rates": {
+        **PUBLISHED_RATES,
+        "learning_rate": _MINI.learning_rate,
+        "clip_lr_scale": _MINI.clip_lr_scale,
+    }
 }
 
 

@@ -35,9 +35,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     # The arithmetic at equal rates, then the mini preset's rates.
     ("published rates, bf16", "published rates, float32"),
     ("published rates, released", "published rates, float32"),
-    ("mini rate for new modules", "published rates, float32"),
     ("mini rates", "published rates, float32"),
-    ("mini rates", "mini rate for new modules"),
     # A loss at another weight stands alone: its model is compared with that of none.
     *(
         (name, "GIM + LIM" if "icl_weight" in SWEEPS[name] else "all")
