@@ -1,9 +1,10 @@
 """Settings of models, recipes and runs, checked; and the published ones by name.
 
-Three methods share encoders and training: ``glscl``, ``eercf`` and ``glccl``. Presets
-carry the tag of where their values come from: ``released`` (the authors' run scripts),
-``paper`` (their README and paper, where these differ), ``mini`` (chosen by this project for
-the built-in benchmark).
+Three methods share encoders and training: ``glscl``, ``eercf`` and ``glccl``. A preset is
+complete, and its tag says where it comes from: ``released`` (what the authors' scripts
+do, also where that is a defect), ``readme`` (the same where their README says otherwise),
+``recommended`` (their sizes and rates without the defects), ``mini`` (chosen by this
+project for the built-in benchmark).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -105,6 +106,20 @@ class TrainConfig(Settings):
     # gradients and their optimiser, see ``Backbone.convert_weights``.
     clip_arithmetic: Literal["float32", "released"] = "float32"
     augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment
+    # Of the frames as decoded, or, faster, as they are kept after resizing.
+    augment_on: Literal["decoded", "resized"] = "resized"
+    # The gradient of features is divided by it on its way into the encoders, as the
+    # release does on so many GPUs; 1: independent of their number.
+    gradient_divisor: AtLeast1 = 1
+    # The split that decides which weights are kept ("test" leaks), and the steps between
+    # looks at it within an epoch, the first after step 1; None: only where epochs end.
+    select_on: Literal["validation", "test"] = "validation"
+    look_every: AtLeast1 | None = None
+    keep: Literal["best", "released", "recalls"] = "best"  # glscl.selection
+    # QB-Norm of the test: neighbours, inverse temperature, hits that make a hub.
+    qb_k: AtLeast1 = 1
+    qb_beta: Positive = 20.0
+    qb_theta: AtLeast1 = 1
     seed: int = 42
 
 
@@ -115,8 +130,7 @@ class RunOptions(Settings):
 
     ``folder``: where checkpoints, the log and the best model go; None keeps all in
     memory. ``checkpoint_every``: steps between checkpoints within an epoch; there is
-    always one at the end of an epoch. ``select_on``: which split may choose the best
-    epoch; ``"test"`` must be given explicitly.
+    always one at the end of an epoch.
     """
 
     device: str = "cpu"
@@ -128,7 +142,6 @@ class RunOptions(Settings):
     folder: Path | None = None
     resume: bool = True
     checkpoint_every: AtLeast1 | None = None
-    select_on: Literal["validation", "test"] = "validation"
     tensorboard: bool = False
     progress: bool = True
 
@@ -167,7 +180,24 @@ class Preset:
     model: EncoderConfig
     train: TrainConfig
 
+    def changed(self, changes: Mapping[str, Any]) -> Preset:
+        """With ``changes`` of the model or the recipe; ``ValueError`` for unknown names."""
+        known_names(changes, type(self.model), TrainConfig)
+        of_model = {f.name for f in fields(self.model)} & changes.keys()
+        return replace(
+            self,
+            model=override(self.model, {name: changes[name] for name in of_model}),
+            train=override(
+                self.train, {k: v for k, v in changes.items() if k not in of_model}
+            ),
+        )
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, of the model and of the recipe."""
+        return {**asdict(self.model), **asdict(self.train)}
+
+
+Tag = Literal["released", "readme", "recommended"]
 Changes = dict[str, Any]
 #: The kind of model settings of every method.
 MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
@@ -180,7 +210,7 @@ _LONG: Changes = {"max_words": 64, "max_frames": 64}
 _EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
 _GLCCL: Changes = {"freeze": "embeddings"}
 #: Method and benchmark: what differs from the defaults of the model and of the recipe.
-_RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
+_BENCHMARKS: dict[str, dict[str, tuple[Changes, Changes]]] = {
     "glscl": {
         "msrvtt": ({"beta": 0.02}, {}),
         "msvd": ({}, {}),
@@ -189,8 +219,7 @@ _RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
         "lsmdc": ({"alpha": 0.01, "temperature": 5.0}, {}),
         "activitynet": (
             {**_LONG, "num_queries": 12},
-            # The released schedule is fixed at 5 epochs and rises again in the last 5.
-            {"epochs": 10, "batch_size": 64, "schedule_epochs": 5},
+            {"epochs": 10, "batch_size": 64},
         ),
         # No script of GLSCL's is for VATEX: as MSVD, which also has many captions.
         "vatex": ({}, {}),
@@ -212,7 +241,37 @@ _RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
         "vatex": ({}, {**_GLCCL, "eval_batch_size": 128}),
     },
 }
-_PAPER: dict[str, Changes] = {"msrvtt": {"beta": 0.005}}  # GLSCL
+#: What all released programs do besides: (model, recipe).
+_AS_RELEASED: tuple[Changes, Changes] = (
+    {"mask_padding": False},
+    {
+        "clip_arithmetic": "released",
+        "augment": None,
+        "select_on": "test",
+        "keep": "released",
+    },
+)
+_LOOKS_AND_QB = {"look_every": 150, "qb_beta": 70.0, "qb_theta": 3}
+_RAND = {"augment": TrainConfig.augment, "augment_on": "decoded"}
+_ON_VALIDATION = {"select_on": "validation", **_RAND}
+#: By method, for all its benchmarks (""), then by benchmark.
+_RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
+    "glscl": {
+        "": ({}, {"gradient_divisor": 4, **_LOOKS_AND_QB}),
+        "msrvtt": ({}, _RAND),
+        "msvd": ({}, _ON_VALIDATION),
+        "lsmdc": ({}, {**_ON_VALIDATION, "look_every": 15}),
+        # The schedule is fixed at 5 epochs and rises again in the last 5.
+        "activitynet": ({}, {"look_every": 30, "schedule_epochs": 5, "qb_beta": 50.0}),
+        "vatex": ({}, _ON_VALIDATION),
+    },
+    "eercf": {"": ({}, {"gradient_divisor": 4, "keep": "recalls"})},
+    "glccl": {"": ({"csc_weight": 0.1}, {})},  # nothing says how many GPUs
+}
+_README: dict[str, dict[str, tuple[Changes, Changes]]] = {
+    "glscl": {"": ({}, {"gradient_divisor": 8}), "msrvtt": ({"beta": 0.005}, {})},
+    "glccl": {"": ({"csc_weight": 0.5}, {})},
+}
 _MINI_ENCODERS: Changes = {
     "backbone": "mini",
     "pretrained": "builtin",
@@ -246,26 +305,32 @@ _MINI_RECIPE = TrainConfig(
 def preset_names(method: str = "glscl") -> list[str]:
     """Every preset of a method, by name; ``ValueError`` for an unknown method."""
     _model_config(method)
-    return ["mini", *_RELEASED[method]]
+    return ["mini", *_BENCHMARKS[method]]
 
 
-def get_preset(
-    name: str,
-    tag: Literal["released", "paper"] = "released",
-    method: str = "glscl",
-) -> Preset:
-    """The settings of a benchmark; ``ValueError`` names the known ones otherwise."""
+def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Preset:
+    """The settings of a benchmark; ``ValueError`` names the known ones otherwise.
+
+    The built-in benchmark ``"mini"`` has one preset, whatever the ``tag``.
+    """
     kind, names = _model_config(method), preset_names(method)
     if name not in names:
         raise ValueError(f"Unknown preset {name!r}: expected one of {names}.")
+    if tag not in get_args(Tag):
+        raise ValueError(f"Unknown tag {tag!r}: expected one of {get_args(Tag)}.")
     if name == "mini":
         model = kind(**{**_MINI_ENCODERS, **_MINI[method]})
         return Preset("mini", "mini", model, _MINI_RECIPE)
-    if tag not in ("released", "paper"):
-        raise ValueError(f"Unknown preset tag {tag!r}: expected 'released' or 'paper'.")
-    changes, recipe = _RELEASED[method][name]
-    if tag == "paper" and method == "glscl":
-        changes = {**changes, **_PAPER.get(name, {})}
+    layers = [_BENCHMARKS[method][name]]
+    if tag != "recommended":
+        layers.append(_AS_RELEASED)
+        for table in (_RELEASED, _README) if tag == "readme" else (_RELEASED,):
+            more = table.get(method, {})
+            layers += [more[key] for key in ("", name) if key in more]
+    changes, recipe = (
+        {name: value for layer in part for name, value in layer.items()}
+        for part in zip(*layers, strict=True)
+    )
     return Preset(name, tag, kind(**changes), TrainConfig(**recipe))
 
 

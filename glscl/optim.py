@@ -19,8 +19,9 @@ from glscl.config import TrainConfig
 #: Parameters of CLIP, by the prefix of their name in a model.
 CLIP_PREFIX = "backbone."
 DecayRule = Literal["released", "matrices"]
-# Elements that BertAdam updates at a time: few calls, and temporary copies of no more.
-AT_ONCE = 2**24
+# Elements that BertAdam updates at a time: few calls, and temporary copies of no more. On
+# a CPU calls cost little and a tensor alone is more likely in its cache.
+AT_ONCE = {"cpu": 1, "other": 2**24}
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -90,12 +91,13 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def _parts(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one dtype, about ``AT_ONCE`` elements together."""
+    """Tensors of one dtype, ``AT_ONCE`` elements or a little more together."""
     alike: dict[torch.dtype, list[Tensor]] = {}
     for p in parameters:
         part = alike.setdefault(p.dtype, [])
         part.append(p)
-        if sum(x.numel() for x in part) >= AT_ONCE:
+        limit = AT_ONCE["cpu" if p.device.type == "cpu" else "other"]
+        if sum(x.numel() for x in part) >= limit:
             yield alike.pop(p.dtype)
     yield from alike.values()
 

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from glscl.backbone import Backbone, load_backbone
 from glscl.config import (
     MODEL_CONFIGS,
     EncoderConfig,
+    Tag,
     config_from_dict,
     config_to_dict,
     get_preset,
@@ -95,6 +96,8 @@ class Retriever(nn.Module, ABC):
     loss_type: ClassVar[Any]
     #: Whether the features of a video include those of patches.
     uses_patches = False
+    #: See ``TrainConfig.gradient_divisor``, which training sets it to.
+    gradient_divisor = 1
 
     def __init__(self, backbone: Backbone, config: EncoderConfig):
         super().__init__()
@@ -212,7 +215,14 @@ class Retriever(nn.Module, ABC):
         mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
         if self.temporal is not None:
             frame_features = self.temporal(frame_features, mask)
-        return frame_features, mask
+        return self._divide_gradient(frame_features), mask
+
+    def _divide_gradient(self, features: Tensor) -> Tensor:
+        """The same features, whose gradient the encoders get divided."""
+        if self.gradient_divisor != 1 and features.requires_grad:
+            features = features.clone()
+            features.register_hook(lambda gradient: gradient / self.gradient_divisor)
+        return features
 
     def _read_text(
         self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
@@ -223,6 +233,7 @@ class Retriever(nn.Module, ABC):
         captions, tokens = self.backbone.encode_text(
             token_ids, mask if hide_padding else None
         )
+        captions, tokens = map(self._divide_gradient, (captions, tokens))
         return TextFeatures(captions, tokens, mask)
 
     def mixing_matrix(self, matrix: Tensor, size: int, items: str) -> Tensor:
@@ -243,7 +254,7 @@ class Retriever(nn.Module, ABC):
     def from_preset(
         cls,
         name: str,
-        tag: Literal["released", "paper"] = "released",
+        tag: Tag = "recommended",
         **changes: Any,
     ) -> Self:
         """The model of a benchmark's preset, ready for training, in evaluation mode.

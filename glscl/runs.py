@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from glscl.backbone import load_backbone
 from glscl.config import (
     DataOptions,
     ModelConfig,
+    Preset,
     TrainConfig,
     get_preset,
     override,
@@ -43,9 +44,9 @@ from glscl.metrics import dual_softmax, qb_norm
 from glscl.mini import synthetic
 from glscl.model import GLSCL
 from glscl.retriever import Retriever
-from glscl.train import History, RunOptions, fit
+from glscl.selection import History
+from glscl.train import RunOptions, fit
 from glscl.util import parallel
-from glscl.util.settings import known_names
 from glscl.weights import read_directory
 
 MINI = "mini"
@@ -134,30 +135,23 @@ def load_model(path: str | Path) -> Retriever:
 
 def train_on(
     source: DataSource,
-    preset: str,
-    changes: Mapping[str, Any],
+    preset: Preset,
     options: RunOptions,
     method: str = "glscl",
 ) -> History:
     """Train on ``source`` with the model and recipe of ``preset``.
 
-    ``method``: a name in ``METHODS``. ``changes``: settings of the model or the recipe
-    that differ. With the visual tower frozen its features are computed once; otherwise
-    videos are decoded, and augmented if the recipe says so. Choosing the epoch on the
-    test split, as published results do, leaves all of train to train on. Under
-    ``torchrun`` each process takes the device of its number.
+    ``method``: a name in ``METHODS``, that of the preset. With the visual tower frozen
+    its features are computed once; otherwise videos are decoded, and augmented if the
+    recipe says so. Choosing the weights on the test split, as most published results do,
+    leaves all of train to train on. Under ``torchrun`` each process takes the device of
+    its number.
 
     Raises ``ValueError`` for unknown settings, what ``DataSource.open`` and ``fit``
     raise.
     """
-    chosen = get_preset(preset, method=method)
-    known_names(changes, type(chosen.model), TrainConfig)
-    names = {field.name for field in fields(chosen.model)}
-    of_model = {k: v for k, v in changes.items() if k in names}
-    of_recipe = {k: v for k, v in changes.items() if k not in names}
-    model_config = override(chosen.model, of_model)
-    recipe = override(chosen.train, of_recipe)
-    chooser = "test" if options.select_on == "test" else "val"
+    model_config, recipe = preset.model, preset.train
+    chooser = "test" if recipe.select_on == "test" else "val"
     data = source.open(hold_out=chooser == "val")
     options = replace(options, device=process_device(options.device))
     torch.manual_seed(recipe.seed)
@@ -213,7 +207,8 @@ def _videos(
         split,
         spec,
         FrameCache(cache / "frames"),
-        rand_augment(augment, spec) if augment else None,
+        rand_augment(augment) if augment else None,
+        recipe.augment_on,
     )
 
 
@@ -229,7 +224,7 @@ def evaluate_on(
     source: DataSource,
     folder: Path,
     split: str = "test",
-    with_qb_norm: bool = False,
+    with_qb_norm: bool | Mapping[str, Any] = False,
     with_dsl: bool = False,
     worst: int = 10,
     device: str = "cpu",
@@ -238,7 +233,8 @@ def evaluate_on(
     """The table of a saved model on a split, its worst captions, and what was run.
 
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
-    the other direction are left out.
+    the other direction are left out; ``with_qb_norm`` may hold its ``k``, ``beta`` and
+    ``theta``.
     """
     # Unless val is evaluated, the videos held out for it are videos of train.
     data, device = source.open(hold_out=split == "val"), process_device(device)
@@ -253,11 +249,10 @@ def evaluate_on(
     if with_qb_norm:
         gallery = encode_gallery(model, videos, device=device)
         bank = shared_scores(model, data.split("train").texts, gallery)
-        normed = result_table(
-            [("QB-Norm, bank: training captions", qb_norm(result.similarity, bank))],
-            chosen,
-        )
-        rows += [row for row in normed if row["direction"] == "text to video"]
+        given = {} if with_qb_norm is True else with_qb_norm
+        normed = qb_norm(result.similarity, bank, **given)
+        table = result_table([("QB-Norm, bank: training captions", normed)], chosen)
+        rows += [row for row in table if row["direction"] == "text to video"]
     about = {
         "model": str(folder),
         "method": model.method,

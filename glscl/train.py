@@ -26,7 +26,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -44,7 +44,6 @@ from glscl.data.pairs import (
     stable_seed,
 )
 from glscl.evaluate import evaluate
-from glscl.metrics import Metrics
 from glscl.optim import (
     MULTIPLIERS,
     BertAdam,
@@ -53,11 +52,13 @@ from glscl.optim import (
     set_learning_rates,
 )
 from glscl.retriever import Retriever, map_features
+from glscl.selection import History
 from glscl.util import parallel
 from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
-__all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
+__all__ = ["BertAdam", "NonFiniteError", "RunOptions", "fit"]
+
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,26 +68,6 @@ class NonFiniteError(RuntimeError):
 
     Seen at the end of a step, so the weights in memory are spoilt, those on disk not.
     """
-
-
-@dataclass
-class History:
-    """What a run did.
-
-    ``steps``: one record a step with every part of the loss, the learning rates, κ, the
-    gradient norm and the seconds. ``epochs``: one record an epoch with the metrics on
-    the validation split. ``best_epoch``: the epoch (from 0) chosen there, None without
-    validation.
-    """
-
-    steps: list[dict[str, float]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in steps and validation, resumed parts included."""
-        return sum(record["seconds"] for record in [*self.steps, *self.epochs])
 
 
 def fit(
@@ -99,11 +80,11 @@ def fit(
 ) -> History:
     """Train ``model`` in place and return what happened.
 
-    With ``validation`` the model is evaluated after every epoch and ends with the
-    weights of the best one (text→video R@1, ties by mean rank); otherwise with the last
-    weights. With ``clip_arithmetic="released"`` CLIP's matrices are float16 from here on.
-    ``on_step`` is called with every step's record. Generators of the caller are left as
-    they were.
+    With ``validation`` the model is evaluated after every epoch, within epochs if the
+    recipe says so, and ends with the weights that its rule keeps (``glscl.selection``);
+    otherwise with the last ones. With ``clip_arithmetic="released"`` CLIP's matrices are
+    float16 from here on. ``on_step`` is called with every step's record. Generators of
+    the caller are left as they were.
 
     Raises ``ValueError`` for a batch that cannot be formed, for choosing on a test split
     without saying so, for settings that exclude each other and for a checkpoint of other
@@ -111,10 +92,10 @@ def fit(
     """
     options = options or RunOptions()
     on_test = validation is not None and validation.split.name == "test"
-    if on_test and options.select_on != "test":
+    if on_test and config.select_on != "test":
         raise ValueError(
             "The validation split is the test split, and choosing an epoch on it leaks; "
-            "give another split, or say select_on='test'."
+            "give another split, or a recipe with select_on='test'."
         )
     device = torch.device(options.device)
     devices = [device] if device.type == "cuda" else []
@@ -151,6 +132,7 @@ class _Run:
                     f"{options.precision!r}."
                 )
             model.backbone.convert_weights()
+        model.gradient_divisor = config.gradient_divisor
         freeze(model, config.freeze)
         parallel.broadcast_weights(model)
         self.optimiser = make_optimiser(model, config)
@@ -185,10 +167,11 @@ class _Run:
                     bar.set_postfix_str(self._summary(record))
                     if self.on_step:
                         self.on_step(record)
-                    # The end of an epoch has a checkpoint anyway, after validation.
-                    within = self.step % self.steps_per_epoch != 0
-                    if within and every and self.step % every == 0:
-                        self._save()
+                    # The end of an epoch has its look and its checkpoint anyway.
+                    if self.step % self.steps_per_epoch != 0:
+                        self._look_within()
+                        if every and self.step % every == 0:
+                            self._save()
                 if self.validation is not None:
                     self.folder.log(self._validate(self.validation), self.step)
                 self._save()
@@ -340,7 +323,8 @@ class _Run:
             return nullcontext()
         return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.options.precision])
 
-    def _validate(self, validation: Videos) -> dict[str, Any]:
+    def _evaluated(self, validation: Videos) -> dict[str, Any]:
+        """A record with the metrics of now."""
         started = time.perf_counter()
         metrics = evaluate(
             self.model,
@@ -349,16 +333,30 @@ class _Run:
             device=self.device,
             workers=self.options.workers,
         ).metrics
-        epoch = (self.step - 1) // self.steps_per_epoch
-        seconds = time.perf_counter() - started
-        record = {"epoch": epoch, "validation": metrics, "seconds": seconds}
-        epochs, best = self.history.epochs, self.history.best_epoch
-        epochs.append(record)
-        if best is None or _better(metrics, epochs[best]["validation"]):
-            self.history.best_epoch = epoch
+        return {
+            "epoch": (self.step - 1) // self.steps_per_epoch,
+            "after": self.step,
+            "validation": metrics,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _look_within(self) -> None:
+        every = self.config.look_every
+        if every and self.validation and (self.step == 1 or self.step % every == 0):
+            self.history.looks.append(self._evaluated(self.validation))
+            self.folder.log(self.history.looks[-1], self.step)
+
+    def _validate(self, validation: Videos) -> dict[str, Any]:
+        """Evaluate after an epoch, and keep its weights if they are to be kept."""
+        record, history = self._evaluated(validation), self.history
+        record["kept"] = history.wins(record["validation"], self.config.keep)
+        history.epochs.append(record)
+        # Where no epoch ends as well as the looks before, the last weights remain.
+        if record["kept"] or (history.best_epoch is None and self.step == self.total):
+            history.best_epoch = record["epoch"]
             state = self.model.state_dict()
             self.best = {name: x.detach().clone() for name, x in state.items()}
-            self.folder.save_best(epoch, self.model.save)
+            self.folder.save_best(record["epoch"], self.model.save)
         return record
 
     # --- files --------------------------------------------------------------------
@@ -390,9 +388,7 @@ class _Run:
         if best is not None and self.options.folder is not None:
             saved = type(self.model).load(best_model(self.options.folder, best))
             self.best = saved.state_dict()
-        records = [*self.history.steps, *self.history.epochs]
-        records.sort(key=lambda r: (r["epoch"], "validation" in r))
-        self.folder.start_log(records, self.options.tensorboard)
+        self.folder.start_log(self.history.records(), self.options.tensorboard)
 
     def _progress_bar(self) -> tqdm:
         """Steps, parts of the loss, pairs per second, time left."""
@@ -420,12 +416,6 @@ def _batching(
             f"{options.accumulate} accumulated)."
         )
     return size, pairs // size
-
-
-def _better(new: Metrics, old: Metrics) -> bool:
-    """More text→video R@1, or as much with a lower mean rank."""
-    a, b = new["t2v"], old["t2v"]
-    return (a["R1"], -a["MnR"]) > (b["R1"], -b["MnR"])
 
 
 def _leaf(*parts: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ config gim lim losses temporal metrics
 backbone data
 weights retriever
 model eercf glccl
-optim evaluate train
+optim evaluate selection train
 mini
 runs
 costs search

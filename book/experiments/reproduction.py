@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from book.experiments.intervals import prediction_margin
-from glscl.config import get_preset
+from glscl.config import Tag, get_preset
 from glscl.data.benchmarks import Dataset
 from glscl.runs import DataSource, evaluate_on, train_on
 from glscl.train import RunOptions
@@ -34,41 +34,53 @@ def reproduce(
     options: RunOptions,
     method: str = "glscl",
     changes: Mapping[str, Any] | None = None,
+    tag: Tag = "released",
 ) -> dict[str, Any]:
     """Train on ``source`` by its preset, test, and write a record into ``folder``.
 
     ``options.folder``: where the run is kept, so that it resumes after a kill.
     ``changes``: settings that differ from the preset, such as ``seed`` or ``backbone``.
+    ``tag``: whose settings the preset has.
     Every process of ``torchrun`` returns the record, the first one writes it.
     """
     if options.folder is None:
         raise ValueError("A reproduction needs options.folder, to keep its run in.")
     videos = video_counts(source)
     changes = dict(changes or {})
-    history = train_on(source, source.name, changes, options, method)
-    best = options.folder / f"best-{history.best_epoch:03d}"
+    preset = get_preset(source.name, tag, method).changed(changes)
+    recipe = preset.train
+    history = train_on(source, preset, options, method)
     rows, _, about = evaluate_on(
         source,
-        best,
-        with_qb_norm=True,
+        options.folder / f"best-{history.best_epoch:03d}",
+        with_qb_norm={
+            "k": recipe.qb_k,
+            "beta": recipe.qb_beta,
+            "theta": recipe.qb_theta,
+        },
         worst=0,
         device=options.device,
         workers=options.workers,
     )
-    seed = changes.pop("seed", get_preset(source.name, method=method).train.seed)
+    changes.pop("seed", None)
+    looks = len(history.looks) + len(history.epochs)
     record = {
         "dataset": source.name,
         "variant": source.variant,
         "method": method,
+        "tag": preset.tag,
         "backbone": about["settings"]["backbone"],
         "changes": changes,
-        "seed": seed,
-        "select_on": options.select_on,
+        "seed": recipe.seed,
+        "settings": preset.settings(),
+        "clip_arithmetic": recipe.clip_arithmetic,
+        "selection": {"split": recipe.select_on, "looks": looks},
         "precision": options.precision,
         "best_epoch": history.best_epoch,
+        "kept_by_rule": any(epoch["kept"] for epoch in history.epochs),
         "seconds": history.seconds,
         "videos": videos,
-        "notes": about["notes"],
+        "notes": source.notes(hold_out=recipe.select_on == "validation"),
         "rows": rows,
         "provenance": provenance(),
     }
@@ -95,7 +107,7 @@ def video_counts(source: DataSource) -> dict[str, dict[str, int | None]]:
 
 def _file_name(record: Mapping[str, Any]) -> str:
     """Of letters, digits and dashes, one for each setting and seed."""
-    names = ("dataset", "variant", "method", "backbone", "select_on", "precision")
+    names = ("dataset", "variant", "method", "tag", "backbone", "precision")
     parts = [str(record[name]) for name in names if record[name]]
     parts += [f"{key}-{value}" for key, value in sorted(record["changes"].items())]
     return re.sub(r"[^\w]+", "-", "-".join([*parts, f"seed{record['seed']}"])).lower()
@@ -215,13 +227,26 @@ def compare(published: float, each: Sequence[float]) -> Comparison:
     return found._replace(tolerance=tolerance, reproduced=reproduced)
 
 
+def as_published(record: Mapping[str, Any]) -> bool:
+    """Whether a run had every setting of the released program for its benchmark.
+
+    So also its arithmetic, and the split and the looks that decided which weights were
+    tested. Only CLIP's size and file and the seed may differ.
+    """
+    preset = get_preset(record["dataset"], "released", record["method"])
+    expected = {**preset.settings(), **record["changes"], "seed": record["seed"]}
+    free = {"backbone", "pretrained"}
+    same = record["settings"] == expected and record["changes"].keys() <= free
+    return same and record["kept_by_rule"]
+
+
 def measured_values(
     records: Sequence[Mapping[str, Any]], result: Result, measure: str
 ) -> list[float]:
     """Our values of ``measure`` for a published ``result``, one a seed.
 
-    Only runs of the preset itself count: nothing changed, the epoch chosen on the test
-    split as in the release, no video left out, and the published number of test videos.
+    Only runs by the published protocol of the benchmark count, with no video left out
+    and the published number of test videos.
     """
     scores = QB_NORM if result.name.endswith("QB-Norm") else RAW
     backbone = {"ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16"}[result.backbone]
@@ -233,8 +258,7 @@ def measured_values(
         and (record["variant"] or usual) == (result.variant or usual)
         and record["method"] == result.method
         and record["backbone"].startswith(backbone)
-        and record["changes"].keys() <= {"backbone", "pretrained"}
-        and record["select_on"] == "test"
+        and as_published(record)
         and _complete(record["videos"])
         for row in record["rows"]
         if (row["scores"], row["direction"]) == (scores, result.direction)

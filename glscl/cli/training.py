@@ -43,6 +43,9 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help="Model and recipe, if not those of DATASET.")
     ] = None,
+    tag: Annotated[
+        str, typer.Option(help="Whose settings: recommended, released or readme.")
+    ] = "recommended",
     method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -51,16 +54,14 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     checkpoint_every: CheckpointEvery = None,
-    select_on: Annotated[
-        str, typer.Option(help="Split that chooses the epoch: validation or test.")
-    ] = "validation",
     resume: Annotated[
         bool, typer.Option(help="Go on with a run in the folder.")
     ] = True,
     tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
-    from glscl.runs import DataSource, train_on
+    from glscl.config import get_preset
+    from glscl.runs import DataSource, process_device, train_on
     from glscl.train import RunOptions
     from glscl.util.settings import parse
 
@@ -75,11 +76,15 @@ def train(
         folder=out,
         resume=resume,
         checkpoint_every=checkpoint_every,
-        select_on=select_on,  # type: ignore[arg-type]
         tensorboard=tensorboard,
     )
-    history = train_on(source, preset or name, parse(changes or []), options, method)
+    chosen = get_preset(preset or name, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
+    process_device(options.device)
+    settings = ", ".join(f"{k}={v}" for k, v in chosen.settings().items())
+    echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
+    history = train_on(source, chosen, options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
+    select_on = chosen.train.select_on
     echo_rank0(
         [
             *source.notes(hold_out=select_on == "validation"),

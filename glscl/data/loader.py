@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -89,16 +89,20 @@ class FrameCache:
 
 def decode(item: VideoItem, spec: FrameSpec) -> np.ndarray:
     """Sampled frames of a video at the size of the backbone: uint8 (n, S, S, 3)."""
+    return resize_crop(_sampled(item, spec), spec.image_size)
+
+
+def _sampled(item: VideoItem, spec: FrameSpec) -> np.ndarray:
     sampling = spec.max_frames, spec.sample_fps
-    frames = read_frames(item.path, *sampling, item.start, item.end)
-    return resize_crop(frames, spec.image_size)
+    return read_frames(item.path, *sampling, item.start, item.end)
 
 
 class VideoDataset(Dataset):
     """The videos of a split as padded pixels, decoded when needed.
 
-    ``augment`` (frames uint8 (n, S, S, 3) and a seed to frames of the same shape), such
-    as ``pairs.rand_augment``, is for training only.
+    ``augment`` (frames uint8 (n, H, W, 3) and a seed to frames of the same shape), such
+    as ``pairs.rand_augment``, is for training only. ``augment_on``: the frames as they
+    are ``"decoded"``, which no cache keeps, or ``"resized"``.
     """
 
     def __init__(
@@ -107,11 +111,13 @@ class VideoDataset(Dataset):
         spec: FrameSpec,
         cache: FrameCache | None = None,
         augment: Callable[[np.ndarray, int], np.ndarray] | None = None,
+        augment_on: Literal["decoded", "resized"] = "resized",
     ):
         self.split = split
         self.spec = spec
         self.cache = cache
         self.augment = augment
+        self.augment_on = augment_on
 
     def __len__(self) -> int:
         return len(self.split.videos)
@@ -122,9 +128,13 @@ class VideoDataset(Dataset):
     def load(self, video: int, seed: int) -> PaddedVideo:
         """Video number ``video``; ``seed``: of the augmentation."""
         item, spec = self.split.videos[video], self.spec
-        frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
-        if self.augment is not None:
-            frames = self.augment(frames, seed)
+        if self.augment is not None and self.augment_on == "decoded":
+            frames = self.augment(_sampled(item, spec), seed)
+            frames = resize_crop(frames, spec.image_size)
+        else:
+            frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
+            if self.augment is not None:
+                frames = self.augment(frames, seed)
         pixels = normalise(frames, spec.mean, spec.std)
         return PaddedVideo(*pad_frames(pixels, spec.max_frames))
 

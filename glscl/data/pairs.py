@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from glscl.config import TrainConfig
-from glscl.data.loader import FrameFeatures, FrameSpec
+from glscl.data.loader import FrameFeatures
 from glscl.data.split import Split
 from glscl.util.shapes import check_shape
 
@@ -71,19 +71,18 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before_numpy)
 
 
-def rand_augment(
-    policy: str, spec: FrameSpec
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """timm's RandAugment for videos: frames (n, S, S, 3) and a seed to the same shape.
+def rand_augment(policy: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    """timm's RandAugment for videos: frames (n, H, W, 3) and a seed to the same shape.
 
     All frames of a video get the same operations. ``policy`` as in the released recipe,
-    for example ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are the mean colour.
+    for example ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are grey and interpolation
+    is bicubic, as released.
     """
     from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
 
-    mean = tuple(round(255 * value) for value in spec.mean)
-    transform = rand_augment_transform(policy, {"img_mean": mean})
+    fixed = {"img_mean": (128, 128, 128), "interpolation": Image.Resampling.BICUBIC}
+    transform = rand_augment_transform(policy, fixed)
 
     def augment(frames: np.ndarray, seed: int) -> np.ndarray:
         changed = []

@@ -8,6 +8,7 @@ import yaml
 
 from book.experiments.reproduction import (
     Result,
+    as_published,
     compare,
     measured_values,
     published_eercf,
@@ -16,6 +17,7 @@ from book.experiments.reproduction import (
     reproduce,
     video_counts,
 )
+from glscl.config import get_preset
 from glscl.runs import DataSource
 from glscl.train import RunOptions
 
@@ -23,36 +25,57 @@ NUMBERS = Path(__file__).parents[2] / "book" / "paper_numbers.yml"
 TINY = {
     "backbone": "mini",
     "pretrained": None,
+    "max_words": 16,
     "max_frames": 2,
     "sample_fps": 4.0,
     "temporal_layers": 1,
     "num_decoder_layers": 1,
     "num_queries": 2,
     "epochs": 1,
-    "augment": None,
+    "batch_size": 3,
 }
 
 
-def test_a_reproduction_leaves_a_record_of_what_was_run(tmp_path, write_video):
-    replicas.replica("msvd", tmp_path / "data", write_video)
-    source = DataSource("msvd", tmp_path / "data")
+PROTOCOLS = {
+    "msrvtt": "test",
+    "msvd": "validation",
+    "didemo": "test",
+    "lsmdc": "validation",
+    "activitynet": "test",
+    "vatex": "validation",  # no script: as MSVD
+}
+
+
+@pytest.mark.parametrize(("name", "split"), PROTOCOLS.items())
+def test_a_reproduction_leaves_a_record_of_what_was_run(
+    name, split, tmp_path, write_video
+):
+    replicas.replica(name, tmp_path / "data", write_video)
+    source = DataSource(name, tmp_path / "data")
     options = RunOptions(folder=tmp_path / "run", progress=False)
     record = reproduce(source, tmp_path / "out", options, changes={**TINY, "seed": 3})
     assert read_records(tmp_path / "out") == [record]
     (path,) = (tmp_path / "out").iterdir()
-    assert path.stem.startswith("msvd-glscl-mini-validation-fp32-")
+    assert path.stem.startswith(f"{name}-glscl-released-mini-fp32-")
     assert path.stem.endswith("-seed3")
-    assert record["seed"] == 3
+    assert (record["seed"], record["tag"]) == (3, "released")
+    assert record["clip_arithmetic"] == "released"
+    # After step 1 and after the epoch, which is shorter than any interval of looks.
+    assert record["selection"] == {"split": split, "looks": 2}
+    assert record["settings"]["mask_padding"] is False
     assert {row["gallery"] for row in record["rows"]} == {replicas.TEST}
-    assert any("published: 27763" in note for note in record["notes"])
-    assert record["videos"]["test"] == {
-        "published": 670,
-        "used": replicas.TEST,
-        "left_out": 0,
-    }
-    assert read_records(tmp_path / "nowhere") == []
+    assert record["videos"]["test"]["used"] == replicas.TEST
+    assert not any(split["left_out"] for split in record["videos"].values())
+    held_out = any("held out" in note for note in record["notes"])
+    assert held_out == (name == "vatex")  # which has no validation list
+    assert not as_published(record)  # tiny sizes
+    print(name, record["tag"], record["clip_arithmetic"], record["selection"])
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"needs options\.folder"):
-        reproduce(source, tmp_path / "out", RunOptions())
+        reproduce(DataSource("msvd", tmp_path), tmp_path, RunOptions())
+    assert read_records(tmp_path / "nowhere") == []
 
 
 def test_every_published_line_is_read_with_the_name_of_each_number():
@@ -115,6 +138,10 @@ VIDEOS = {
 }
 
 
+def settings(dataset="msrvtt", tag="released", method="glscl", **changes):
+    return get_preset(dataset, tag, method).changed(changes).settings()
+
+
 def run(**changes):
     row = {"scores": "raw", "direction": "text to video", "captions": "all captions"}
     record = {
@@ -123,12 +150,16 @@ def run(**changes):
         "method": "glscl",
         "backbone": "ViT-B-32-quickgelu",
         "changes": {},
-        "select_on": "test",
+        "seed": 3,
+        "settings": None,
+        "kept_by_rule": True,
         "videos": VIDEOS,
         "notes": ["a note that says missing, and decides nothing"],
         "rows": [{**row, "R1": 47.0}, {**row, "direction": "video to text", "R1": 1.0}],
     }
-    return {**record, **changes}
+    record = {**record, **changes}
+    of = record["dataset"], "released", record["method"]
+    return {**record, "settings": record["settings"] or settings(*of, seed=3)}
 
 
 @pytest.mark.parametrize(
@@ -140,9 +171,22 @@ def run(**changes):
         ({"dataset": "msvd"}, False),
         ({"method": "eercf"}, False),
         ({"backbone": "ViT-B-16-quickgelu"}, False),
-        ({"changes": {"pretrained": "ViT-B-32.pt"}}, True),
+        (
+            {
+                "changes": {"pretrained": "ViT-B-32.pt"},
+                "settings": settings(pretrained="ViT-B-32.pt", seed=3),
+            },
+            True,
+        ),
         ({"changes": {"batch_size": 32}}, False),
-        ({"select_on": "validation"}, False),
+        ({"settings": settings(batch_size=32, seed=3)}, False),
+        ({"settings": settings(seed=4)}, False),
+        ({"settings": settings(tag="recommended", seed=3)}, False),
+        ({"settings": settings(clip_arithmetic="float32", seed=3)}, False),
+        ({"settings": settings(select_on="validation", seed=3)}, False),
+        ({"settings": settings(look_every=None, seed=3)}, False),
+        ({"settings": settings("msvd", seed=3)}, False),
+        ({"kept_by_rule": False}, False),
         ({"videos": {**VIDEOS, "train": {**VIDEOS["train"], "left_out": 1}}}, False),
         ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "left_out": 3}}}, False),
         ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "used": 999}}}, False),

@@ -92,7 +92,7 @@ def test_choosing_on_the_test_split_trains_on_all_of_train(tmp_path, write_video
     for chooser in ("validation", "test"):
         out = tmp_path / chooser
         result = runner.invoke(
-            app, [*command, "--out", str(out), "--select-on", chooser]
+            app, [*command, "--out", str(out), "--set", f"select_on={chooser}"]
         )
         assert result.exit_code == 0, result.output
         assert f"{chooser} text to video" in result.output

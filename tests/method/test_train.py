@@ -23,6 +23,7 @@ from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
 from glscl.data.split import Split
 from glscl.data.video import VideoError
 from glscl.model import GLSCL
+from glscl.selection import History
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
 from glscl.util import parallel
 from glscl.util.run_folder import RunFolder
@@ -138,8 +139,66 @@ def test_choosing_on_the_test_split_must_be_said():
     test = toy_videos(6, name="test")
     with pytest.raises(ValueError, match="select_on='test'"):
         fit(toy_model(), toy_videos(), toy_recipe(), test, QUIET)
-    said = replace(QUIET, select_on="test")
-    assert fit(toy_model(), toy_videos(), toy_recipe(epochs=1), test, said).epochs
+    said = toy_recipe(epochs=1, select_on="test")
+    assert fit(toy_model(), toy_videos(), said, test, QUIET).epochs
+
+
+def test_looks_come_after_step_1_and_every_so_many_steps_and_where_epochs_end(tmp_path):
+    recipe = toy_recipe(epochs=2, batch_size=2, look_every=3)
+    options = replace(QUIET, folder=tmp_path)
+    validation = toy_videos(6, name="val")
+    history = fit(toy_model(), toy_videos(), recipe, validation, options)
+    assert len(history.steps) == 16
+    assert [look["after"] for look in history.looks] == [1, 3, 6, 9, 12, 15]
+    assert [look["after"] for look in history.epochs] == [8, 16]
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert logged == history.records()
+    # Looking changes nothing but what is known.
+    blind = replace(recipe, look_every=None)
+    plain = fit(toy_model(), toy_videos(), blind, validation, QUIET)
+    assert [s["total"] for s in plain.steps] == [s["total"] for s in history.steps]
+
+
+def metrics(R1, R5=50.0, R10=60.0, MnR=9.0):
+    return {"t2v": {"R1": R1, "R5": R5, "R10": R10, "MnR": MnR}}
+
+
+@pytest.mark.parametrize(
+    ("keep", "before", "new", "wins"),
+    [
+        ("best", [], metrics(1.0), True),
+        ("best", [metrics(40.0)], metrics(40.0), False),
+        ("best", [metrics(40.0)], metrics(40.0, MnR=8.0), True),
+        ("released", [metrics(40.0)], metrics(40.0, MnR=99.0), True),
+        ("released", [metrics(40.0), metrics(30.0)], metrics(39.0), False),
+        ("recalls", [metrics(40.0)], metrics(39.0, R5=51.0), True),
+        ("recalls", [metrics(40.0)], metrics(41.0, R5=48.0), False),
+    ],
+)
+def test_an_epoch_is_kept_by_the_rule_of_its_program(keep, before, new, wins):
+    looks = [{"validation": one} for one in before]
+    assert History(looks=looks[:1], epochs=looks[1:]).wins(new, keep) == wins
+
+
+def test_weights_of_the_end_remain_where_a_look_within_beats_every_epoch(
+    tmp_path, monkeypatch
+):
+    recalls = iter([90.0, 10.0, 20.0, 30.0])  # after step 1, then after epochs
+
+    def evaluated(self, validation):
+        found = {"t2v": {"R1": next(recalls), "MnR": 1.0}}
+        where = {"epoch": (self.step - 1) // 2, "after": self.step}
+        return {**where, "validation": found, "seconds": 0.1}
+
+    monkeypatch.setattr(_Run, "_evaluated", evaluated)
+    recipe = toy_recipe(epochs=3, look_every=100, keep="released")
+    model, options = toy_model(), replace(QUIET, folder=tmp_path)
+    validation = toy_videos(6, name="val")
+    history = fit(model, toy_videos(), recipe, validation, options)
+    assert [epoch["kept"] for epoch in history.epochs] == [False] * 3
+    assert history.best_epoch == 2
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    assert same(last, weights(model))
 
 
 @pytest.mark.usefixtures("double")
@@ -206,6 +265,26 @@ def _one_process(rank, size, folder):
     validation, recipe = toy_videos(6, name="val"), toy_recipe(epochs=1)
     fit(toy_model(), toy_videos(), recipe, validation, options)
     GLSCL.load(Path(folder) / "run" / "best-000")
+
+
+@pytest.mark.usefixtures("double")
+def test_a_divided_gradient_reaches_the_encoders_and_not_what_comes_after():
+    whole, divided = (toy_model(dropout=0.0).double() for _ in range(2))
+    divided.gradient_divisor = 4
+    batch = next(_Run(whole, toy_videos(), toy_recipe(), None, QUIET)._rest_of_epoch())
+    found = []
+    for model in (whole, divided):
+        text, video = model(
+            batch.token_ids, batch.token_mask, batch.content, batch.frame_mask
+        )
+        model.loss(text, video).total.backward()
+        found.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in found[0].items():
+        if gradient is None:
+            continue
+        after = name.startswith("lim_") or name.endswith("logit_scale")
+        share = 1 if after else 4
+        torch.testing.assert_close(share * found[1][name], gradient, msg=name)
 
 
 @pytest.mark.usefixtures("double")
@@ -435,7 +514,7 @@ def test_impossible_batches_and_options_are_refused():
     with pytest.raises(ValueError, match=r"precision must be .*, got 'fp8'"):
         RunOptions(precision="fp8")
     with pytest.raises(ValueError, match="select_on must be"):
-        RunOptions(select_on="dev")
+        toy_recipe(select_on="dev")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="finds no CUDA device"):
             RunOptions(device="cuda:0")
@@ -522,7 +601,7 @@ def _spec():
 def test_augmentation_is_one_operation_per_video_and_follows_the_seed():
     frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     clip = np.stack([frame] * 3)
-    augment = rand_augment("rand-m7-n4-mstd0.5-inc1", _spec())
+    augment = rand_augment("rand-m7-n4-mstd0.5-inc1")
     results = [augment(clip, seed) for seed in (1, 1, 2)]
     assert results[0].shape == clip.shape
     assert results[0].dtype == np.uint8
@@ -530,6 +609,25 @@ def test_augmentation_is_one_operation_per_video_and_follows_the_seed():
     assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
     assert not np.array_equal(results[0], clip)
+
+
+def test_frames_are_augmented_as_decoded_or_as_resized(ramp_video):
+    seen = []
+
+    def augment(frames, seed):
+        seen.append(frames.shape)
+        return 255 - frames
+
+    (video,) = toy_split(1).videos
+    split = Split("train", (replace(video, path=ramp_video),), toy_split(1).captions)
+    plain = VideoDataset(split, _spec()).load(0, 0).pixels
+    white = (1 - torch.tensor(_spec().mean)) / torch.tensor(_spec().std)
+    black = -torch.tensor(_spec().mean) / torch.tensor(_spec().std)
+    for where, side in (("decoded", (48, 64)), ("resized", (64, 64))):
+        loaded = VideoDataset(split, _spec(), None, augment, where).load(0, 0).pixels
+        assert seen[-1][1:3] == side
+        mirrored = (white + black).view(1, 3, 1, 1) - plain
+        torch.testing.assert_close(loaded, mirrored, rtol=0, atol=0.03)
 
 
 def test_broken_videos_stop_training_by_name(tmp_path):
