@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from glscl.data.split import Caption
 from glscl.util.numeric import autocast_disabled
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
@@ -163,11 +164,15 @@ class Backbone(nn.Module):
         """Side of a square patch in pixels."""
         return self.clip.visual.patch_size[0]
 
-    def tokenize(self, texts: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
+    def tokenize(
+        self, texts: Sequence[Caption], max_words: int
+    ) -> tuple[Tensor, Tensor]:
         """BPE ids (A, L) and the mask (A, L), True on BOS, words and EOS.
 
-        L is ``max_words``, at most the context length. Longer captions are cut and end
-        in EOS. Raises ``ValueError`` for an empty list or an impossible length.
+        ``texts``: sentences, or all of them as ids from BOS to EOS. L is ``max_words``,
+        at most the context length. Longer captions are cut and end in EOS. Raises
+        ``ValueError`` for an empty list, an impossible length, ids that do not end in
+        EOS, and sentences where the tokenizer of the backbone is not known.
         """
         if not 3 <= max_words <= self.context_length:
             raise ValueError(
@@ -176,12 +181,25 @@ class Backbone(nn.Module):
             )
         if isinstance(texts, str) or not texts:
             raise ValueError("texts must be a list of at least one caption.")
-        tokenizer = mini_tokenizer() if self.name == MINI else _tokenizer(self.name)
-        token_ids = tokenizer(list(texts), context_length=max_words)
+        if isinstance(texts[0], str):
+            tokenizer = mini_tokenizer() if self.name == MINI else _tokenizer(self.name)
+            token_ids = tokenizer(list(texts), context_length=max_words)
+        else:
+            token_ids = torch.tensor([self._padded(ids, max_words) for ids in texts])
         # BOS and EOS are the two largest ids and id 0 is a real token ("!"), so the
         # mask comes from the position of EOS, not from ids that are not zero.
         end = token_ids.argmax(dim=-1, keepdim=True)
         return token_ids, torch.arange(max_words) <= end
+
+    def _padded(self, ids: Any, max_words: int) -> list[int]:
+        vocabulary = self.config["text_cfg"]["vocab_size"]
+        if len(ids) < 2 or not 0 <= min(ids) <= max(ids) == ids[-1] < vocabulary:
+            raise ValueError(
+                f"A caption of token ids must have ids below {vocabulary} and end in the "
+                f"largest of them, EOS, got {ids}."
+            )
+        kept = [*ids[: max_words - 1], ids[-1]] if len(ids) > max_words else [*ids]
+        return kept + [0] * (max_words - len(kept))
 
     def encode_text(
         self, token_ids: Tensor, token_mask: Tensor | None = None
@@ -278,6 +296,11 @@ class Backbone(nn.Module):
 
 @lru_cache(maxsize=4)
 def _tokenizer(name: str) -> Any:
+    if open_clip().get_model_config(name) is None:
+        raise ValueError(
+            f"Backbone {name!r} is no model of open_clip, so its tokenizer is not known: "
+            "give captions as token ids."
+        )
     return open_clip().get_tokenizer(name)
 
 

@@ -183,13 +183,11 @@ class Preset:
     def changed(self, changes: Mapping[str, Any]) -> Preset:
         """With ``changes`` of the model or the recipe; ``ValueError`` for unknown names."""
         known_names(changes, type(self.model), TrainConfig)
-        of_model = {f.name for f in fields(self.model)} & changes.keys()
+        of_model = vars(self.model)
+        model = {k: v for k, v in changes.items() if k in of_model}
+        train = {k: v for k, v in changes.items() if k not in of_model}
         return replace(
-            self,
-            model=override(self.model, {name: changes[name] for name in of_model}),
-            train=override(
-                self.train, {k: v for k, v in changes.items() if k not in of_model}
-            ),
+            self, model=replace(self.model, **model), train=replace(self.train, **train)
         )
 
     def settings(self) -> dict[str, Any]:
@@ -209,76 +207,63 @@ _LONG: Changes = {"max_words": 64, "max_frames": 64}
 # The related methods also keep CLIP's embeddings as they are.
 _EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
 _GLCCL: Changes = {"freeze": "embeddings"}
+_LONG_GLCCL = {**_LONG, **_GLCCL, "batch_size": 64, "eval_batch_size": 32}
 #: Method and benchmark: what differs from the defaults of the model and of the recipe.
-_BENCHMARKS: dict[str, dict[str, tuple[Changes, Changes]]] = {
+_BENCHMARKS: dict[str, dict[str, Changes]] = {
     "glscl": {
-        "msrvtt": ({"beta": 0.02}, {}),
-        "msvd": ({}, {}),
-        "didemo": (_LONG, {"batch_size": 32, "eval_batch_size": 32}),
+        "msrvtt": {"beta": 0.02},
+        "msvd": {},
+        "didemo": {**_LONG, "batch_size": 32, "eval_batch_size": 32},
         # The script names no α, β, τ and so runs on the program's defaults.
-        "lsmdc": ({"alpha": 0.01, "temperature": 5.0}, {}),
-        "activitynet": (
-            {**_LONG, "num_queries": 12},
-            {"epochs": 10, "batch_size": 64},
-        ),
+        "lsmdc": {"alpha": 0.01, "temperature": 5.0},
+        "activitynet": {**_LONG, "num_queries": 12, "epochs": 10, "batch_size": 64},
         # No script of GLSCL's is for VATEX: as MSVD, which also has many captions.
-        "vatex": ({}, {}),
+        "vatex": {},
     },
     # Released for MSR-VTT; the others have its recipe and their benchmark's lengths.
     "eercf": {
-        **{name: ({}, _EERCF) for name in ("msrvtt", "msvd", "lsmdc", "vatex")},
-        **{name: (_LONG, _EERCF) for name in ("didemo", "activitynet")},
+        **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), _EERCF),
+        **{name: {**_LONG, **_EERCF} for name in ("didemo", "activitynet")},
     },
     # Released for MSR-VTT, DiDeMo and VATEX; the others as these of like length.
     "glccl": {
-        **{name: ({}, _GLCCL) for name in ("msvd", "lsmdc")},
-        "activitynet": (_LONG, {**_GLCCL, "batch_size": 64, "eval_batch_size": 32}),
-        "msrvtt": ({}, _GLCCL),
-        "didemo": (
-            _LONG,
-            {**_GLCCL, "epochs": 20, "batch_size": 64, "eval_batch_size": 32},
-        ),
-        "vatex": ({}, {**_GLCCL, "eval_batch_size": 128}),
+        **dict.fromkeys(("msrvtt", "msvd", "lsmdc"), _GLCCL),
+        "vatex": {**_GLCCL, "eval_batch_size": 128},
+        "didemo": {**_LONG_GLCCL, "epochs": 20},
+        "activitynet": _LONG_GLCCL,
     },
 }
-#: What all released programs do besides: (model, recipe).
-_AS_RELEASED: tuple[Changes, Changes] = (
-    {"mask_padding": False},
-    {
-        "clip_arithmetic": "released",
-        "augment": None,
-        "select_on": "test",
-        "keep": "released",
-    },
-)
-_LOOKS_AND_QB = {"look_every": 150, "qb_beta": 70.0, "qb_theta": 3}
-_RAND = {"augment": TrainConfig.augment, "augment_on": "decoded"}
-_ON_VALIDATION = {"select_on": "validation", **_RAND}
-#: By method, for all its benchmarks (""), then by benchmark.
-_RELEASED: dict[str, dict[str, tuple[Changes, Changes]]] = {
+#: What all released programs do besides.
+_AS_RELEASED: Changes = {
+    "mask_padding": False,
+    "clip_arithmetic": "released",
+    "augment": None,
+    "select_on": "test",
+    "keep": "released",
+}
+_AUGMENTED = {"augment": TrainConfig.augment, "augment_on": "decoded"}
+_ON_VALIDATION = {"select_on": "validation", **_AUGMENTED}
+#: By method: for all its benchmarks (""), then by benchmark.
+_RELEASED: dict[str, dict[str, Changes]] = {
     "glscl": {
-        "": ({}, {"gradient_divisor": 4, **_LOOKS_AND_QB}),
-        "msrvtt": ({}, _RAND),
-        "msvd": ({}, _ON_VALIDATION),
-        "lsmdc": ({}, {**_ON_VALIDATION, "look_every": 15}),
-        # On 8 GPUs; the schedule is fixed at 5 epochs and rises again in the last 5.
-        "activitynet": (
-            {},
-            {
-                "gradient_divisor": 8,
-                "look_every": 30,
-                "schedule_epochs": 5,
-                "qb_beta": 50.0,
-            },
-        ),
-        "vatex": ({}, _ON_VALIDATION),
+        "": {"gradient_divisor": 4, "look_every": 150, "qb_beta": 70.0, "qb_theta": 3},
+        "msrvtt": _AUGMENTED,
+        "msvd": _ON_VALIDATION,
+        "lsmdc": {**_ON_VALIDATION, "look_every": 15},
+        "activitynet": {
+            "gradient_divisor": 8,
+            "look_every": 30,
+            "schedule_epochs": 5,  # fixed, so that it rises again in the last 5
+            "qb_beta": 50.0,
+        },
+        "vatex": _ON_VALIDATION,
     },
-    "eercf": {"": ({}, {"gradient_divisor": 4, "keep": "recalls"})},
-    "glccl": {"": ({"csc_weight": 0.1}, {})},  # nothing says how many GPUs
+    "eercf": {"": {"gradient_divisor": 4, "keep": "recalls"}},
+    "glccl": {"": {"csc_weight": 0.1}},  # nothing says how many GPUs
 }
-_README: dict[str, dict[str, tuple[Changes, Changes]]] = {
-    "glscl": {"": ({}, {"gradient_divisor": 8}), "msrvtt": ({"beta": 0.005}, {})},
-    "glccl": {"": ({"csc_weight": 0.5}, {})},
+_README: dict[str, dict[str, Changes]] = {
+    "glscl": {"": {"gradient_divisor": 8}, "msrvtt": {"beta": 0.005}},
+    "glccl": {"": {"csc_weight": 0.5}},
 }
 _MINI_ENCODERS: Changes = {
     "backbone": "mini",
@@ -327,19 +312,15 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
     if tag not in get_args(Tag):
         raise ValueError(f"Unknown tag {tag!r}: expected one of {get_args(Tag)}.")
     if name == "mini":
-        model = kind(**{**_MINI_ENCODERS, **_MINI[method]})
-        return Preset("mini", "mini", model, _MINI_RECIPE)
-    layers = [_BENCHMARKS[method][name]]
+        preset = Preset("mini", "mini", kind(), _MINI_RECIPE)
+        return preset.changed({**_MINI_ENCODERS, **_MINI[method]})
+    changes = dict(_BENCHMARKS[method][name])
     if tag != "recommended":
-        layers.append(_AS_RELEASED)
+        changes |= _AS_RELEASED
         for table in (_RELEASED, _README) if tag == "readme" else (_RELEASED,):
-            more = table.get(method, {})
-            layers += [more[key] for key in ("", name) if key in more]
-    changes, recipe = (
-        {name: value for layer in part for name, value in layer.items()}
-        for part in zip(*layers, strict=True)
-    )
-    return Preset(name, tag, kind(**changes), TrainConfig(**recipe))
+            of_method = table.get(method, {})
+            changes |= of_method.get("", {}) | of_method.get(name, {})
+    return Preset(name, tag, kind(), TrainConfig()).changed(changes)
 
 
 def _model_config(method: str) -> type[EncoderConfig]:

@@ -20,7 +20,8 @@ frame transformer and in V alone, which is what ``mask_padding=False`` does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from glscl.util.means import mixed_weighted_mean, softmax_weighted_mean
 from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
 from glscl.util.rerank import Recall, rerank
 from glscl.util.shapes import check_shape
+from glscl.weights import authors_name
 
 GATE = 0.1  # temperature of the strong frame score
 # Elements of the largest intermediate tensor of a chunk of videos.
@@ -109,6 +111,20 @@ class EERCF(Retriever):
         self.uses_patches = config.patches
         self.video_map = nn.Parameter(torch.eye(backbone.embed_dim))  # M
         self.frame_mix = nn.Parameter(torch.eye(config.max_frames))  # W
+
+    @classmethod
+    def from_authors(
+        cls,
+        path: str | Path,
+        preset: str | None = None,
+        backbone: str | None = None,
+        **settings: Any,
+    ) -> EERCF:
+        """The model in a checkpoint of EERCF's released code; see ``GLSCL.from_authors``.
+
+        F is read from the file, as all sizes are.
+        """
+        return cls._from_authors(path, (authors_name, ()), preset, backbone, settings)
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> EERCFText:
         """Sentences of captions from ``token_ids`` and ``token_mask``, both (A, L).

@@ -14,7 +14,7 @@ from glscl.backbone import Backbone
 from glscl.config import EncoderConfig
 from glscl.data.loader import FrameCache, FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.pairs import CachedVideos, Videos, trim, video_batches
-from glscl.data.split import Split
+from glscl.data.split import Caption, Split
 from glscl.metrics import (
     Metrics,
     Ranks,
@@ -77,7 +77,7 @@ def similarity_matrix(
 
 @torch.no_grad()
 def shared_scores(
-    model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
+    model: Retriever, texts: Sequence[Caption], gallery: Any, batch_size: int = 64
 ) -> Tensor:
     """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
     part = [texts[i] for i in parallel.rows_of_rank(len(texts))]
@@ -89,7 +89,7 @@ def shared_scores(
 
 @torch.no_grad()
 def caption_scores(
-    model: Retriever, texts: Sequence[str], gallery: Any, batch_size: int = 64
+    model: Retriever, texts: Sequence[Caption], gallery: Any, batch_size: int = 64
 ) -> Tensor:
     """Similarity (A, B) of any captions with an encoded gallery, on the CPU."""
     device = gallery.frames.device
@@ -103,7 +103,7 @@ def caption_scores(
 @torch.no_grad()
 def caption_batches(
     model: Retriever,
-    texts: Sequence[str],
+    texts: Sequence[Caption],
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> Iterator[Any]:

@@ -9,23 +9,20 @@ and keeps the concepts with the features of an item, so that each is decoded onc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from glscl.backbone import Backbone
-from glscl.config import ModelConfig, override
+from glscl.config import ModelConfig
 from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.losses import info_nce, inter_consistency, intra_diversity
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
-from glscl.util.state_dicts import copy_weights, read_state_dict
 from glscl.weights import (
     UNUSED,
     UNUSED_WHEN_SHARED,
-    authors_backbone,
-    authors_config,
     authors_name,
     authors_shared_name,
 )
@@ -170,39 +167,28 @@ class GLSCL(Retriever):
         cls,
         path: str | Path,
         share: bool = True,
-        temperature: float = 3.0,
-        local_weight: float = 0.5,
+        preset: str | None = None,
         backbone: str | None = None,
+        **settings: Any,
     ) -> GLSCL:
         """The model in a checkpoint of the released code, computing what that computes.
 
-        ``path``: a ``.pt`` or ``.bin`` state dict, or ``.safetensors`` with its names.
-        ``share``, ``temperature`` (5 for LSMDC), ``local_weight``: how it was trained,
-        which the file does not say. ``backbone``: the model's open_clip name if the
-        file must hold that one; all sizes are read from the file otherwise. Padding is
-        not masked in the LIM (``mask_padding=False``), as in the release.
+        ``path``: a ``.pt`` or ``.bin`` state dict, or ``.safetensors`` with its names,
+        see ``weights.AUTHORS_PREFIXES``. All sizes are read from it. What it does not
+        say: ``share``, whether both modalities share queries and decoder; ``preset``, the
+        benchmark that it was trained for, whose released settings the model gets; or
+        single ``settings``, such as ``temperature``, ``alpha``, ``beta``, ``dropout``,
+        ``max_words`` and ``max_frames``. ``backbone``: the open_clip name of the CLIP
+        that the file must hold. Padding is not masked in the LIM, as in the release.
 
         Raises ``ValueError`` for a file that is no such checkpoint (pickled objects
         included), that lacks a weight, has one of unknown name, or holds another
-        backbone; ``FileNotFoundError`` for a missing file.
+        backbone, and for unknown settings; ``FileNotFoundError`` for a missing file.
         """
-        source = str(path)
-        state = read_state_dict(Path(path))
-        name, clip_config, sizes = authors_config(state, source)
-        if backbone is not None:
-            name = authors_backbone(backbone, clip_config, source)
-        config = ModelConfig(
-            backbone=name,
-            pretrained=None,
-            temperature=temperature,
-            local_weight=local_weight,
-            share_queries=share,
-            share_decoder=share,
-            mask_padding=False,
+        names = (
+            (authors_shared_name, UNUSED + UNUSED_WHEN_SHARED)
+            if share
+            else (authors_name, UNUSED)
         )
-        config = override(config, sizes)
-        model = cls(Backbone(name, clip_config), config)
-        ignored = UNUSED + UNUSED_WHEN_SHARED if share else UNUSED
-        name_of = authors_shared_name if share else authors_name
-        copy_weights(model, state, source, name_of, ignored)
-        return model.eval()
+        shared = {"share_queries": share, "share_decoder": share}
+        return cls._from_authors(path, names, preset, backbone, {**shared, **settings})

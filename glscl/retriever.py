@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -36,7 +36,12 @@ from glscl.temporal import FrameTransformer
 from glscl.util.numeric import validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
-from glscl.weights import read_directory, save_directory
+from glscl.weights import (
+    authors_backbone,
+    authors_config,
+    read_directory,
+    save_directory,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -266,6 +271,31 @@ class Retriever(nn.Module, ABC):
         """
         config = override(get_preset(name, tag, cls.method).model, changes)
         return cls(load_backbone(config.backbone, config.pretrained), config).eval()
+
+    @classmethod
+    def _from_authors(
+        cls,
+        path: str | Path,
+        names: tuple[Callable[[str], str], tuple[str, ...]],
+        preset: str | None,
+        backbone: str | None,
+        settings: Mapping[str, Any],
+    ) -> Self:
+        """``from_authors`` of a method; ``names``: theirs of a weight, and what to skip."""
+        source, state = str(path), read_state_dict(Path(path))
+        name, clip_config, sizes = authors_config(state, source, cls.method)
+        if backbone is not None:
+            name = authors_backbone(backbone, clip_config, source)
+        found = {"backbone": name, "pretrained": None, **sizes}
+        for twice in found.keys() & settings.keys():
+            raise ValueError(f"{twice} is read from {source}: do not give it.")
+        if preset is None:
+            start = override(MODEL_CONFIGS[cls.method](), {"mask_padding": False})
+        else:
+            start = get_preset(preset, "released", cls.method).model
+        model = cls(Backbone(name, clip_config), override(start, {**settings, **found}))
+        copy_weights(model, state, source, *names)
+        return model.eval()
 
     def save(self, path: str | Path) -> None:
         """Write the model to the directory ``path``: safetensors and ``config.json``.

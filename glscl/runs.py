@@ -17,11 +17,8 @@ import torch
 from glscl.backbone import load_backbone
 from glscl.config import (
     DataOptions,
-    ModelConfig,
     Preset,
     TrainConfig,
-    get_preset,
-    override,
 )
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
@@ -166,20 +163,21 @@ def train_on(
 
 
 def import_checkpoint(
-    path: Path, folder: Path, preset: str, share: bool = True
-) -> GLSCL:
-    """Save a checkpoint of the released GLSCL code as a model of this package.
+    path: Path,
+    folder: Path,
+    preset: str | None = None,
+    method: str = "glscl",
+    changes: Mapping[str, Any] | None = None,
+) -> Retriever:
+    """Save a checkpoint of the released code as a model of this package.
 
-    ``preset``: the benchmark it was trained for, which gives what the file does not
-    hold: temperature, weight of the local score, words and frames. ``share``: whether
-    both modalities share queries and decoder. Raises what ``GLSCL.from_authors`` raises.
+    ``preset``, and ``changes`` of its settings: what the file does not hold, see
+    ``GLSCL.from_authors`` and ``EERCF.from_authors``, which say what is raised.
     """
-    chosen = get_preset(preset).model
-    assert isinstance(chosen, ModelConfig)
-    model = GLSCL.from_authors(path, share, chosen.temperature, chosen.local_weight)
-    names = ("max_words", "max_frames", "sample_fps")
-    lengths = {name: getattr(chosen, name) for name in names}
-    model.config = override(model.config, lengths)
+    kinds: dict[str, type[GLSCL | EERCF]] = {"glscl": GLSCL, "eercf": EERCF}
+    if method not in kinds:
+        raise ValueError(f"Cannot import {method!r}: expected one of {list(kinds)}.")
+    model = kinds[method].from_authors(path, preset=preset, **(changes or {}))
     model.save(folder)
     return model
 

@@ -1,10 +1,10 @@
 """Models on disk: the directories of this package, and the authors' checkpoints.
 
-A released GLSCL checkpoint is a ``torch.save``d state dict with CLIP in OpenAI's layout
-and other names for the rest. ``authors_name`` translates every name;
+A released checkpoint is a ``torch.save``d state dict with CLIP in OpenAI's layout and other
+names for the rest. ``authors_name`` translates every name, by ``AUTHORS_PREFIXES``;
 ``authors_config`` reads every size from the tensors.
 
-Source: the checkpoints that the released GLSCL code writes.
+Source: the checkpoints that the released code of GLSCL and EERCF writes.
 """
 
 import json
@@ -22,6 +22,20 @@ from glscl.util.state_dicts import own_names
 
 # OpenAI's CLIP gives every attention head 64 channels.
 HEAD_WIDTH = 64
+#: The start of a weight's name here, and in the released code.
+AUTHORS_PREFIXES = {
+    "backbone.clip.": "clip.",
+    "temporal.positions": "frame_position_embeddings.weight",
+    "temporal.resblocks.": "transformerClip.resblocks.",
+    # GLSCL
+    "lim_video.queries": "spatial_queries",
+    "lim_text.queries": "noun_queries",
+    "lim_video.decoder.": "transformer_decoder_spatial.",
+    "lim_text.decoder.": "transformer_decoder_noun.",
+    # EERCF
+    "video_map": "global_mat_weight",
+    "frame_mix": "frame_logit_weight",
+}
 # Weights of the release that no score uses (2.1, 8.4 and 12.6 M parameters at D = 512),
 # and those that it does not use where both modalities share queries and decoder.
 UNUSED = ("weight_fc.", "decoder_layer_noun.", "decoder_layer_spatial.")
@@ -92,20 +106,12 @@ def read_directory(directory: Path) -> SavedModel:
 
 
 def authors_name(name: str) -> str:
-    """The released code's name of a weight of ``GLSCL``.
+    """The released code's name of a weight of ``GLSCL`` or ``EERCF``.
 
     Weights that both modalities share are named ``lim_video`` here. In the release,
     shared queries are ``spatial_queries``; see ``authors_shared_name`` for the decoder.
     """
-    for prefix, released in (
-        ("backbone.clip.", "clip."),
-        ("temporal.positions", "frame_position_embeddings.weight"),
-        ("temporal.resblocks.", "transformerClip.resblocks."),
-        ("lim_video.queries", "spatial_queries"),
-        ("lim_text.queries", "noun_queries"),
-        ("lim_video.decoder.", "transformer_decoder_spatial."),
-        ("lim_text.decoder.", "transformer_decoder_noun."),
-    ):
+    for prefix, released in AUTHORS_PREFIXES.items():
         if name.startswith(prefix):
             return released + name.removeprefix(prefix)
     return name
@@ -117,18 +123,18 @@ def authors_shared_name(name: str) -> str:
 
 
 def authors_config(
-    state: Mapping[str, Tensor], source: str
+    state: Mapping[str, Tensor], source: str, method: str = "glscl"
 ) -> tuple[str, dict[str, Any], dict[str, int]]:
     """Name and open_clip configuration of the CLIP in a checkpoint, sizes of the rest.
 
-    Raises ``ValueError`` when ``state`` is no GLSCL checkpoint with a ViT.
+    Raises ``ValueError`` when ``state`` is no checkpoint of ``method`` with a ViT.
     """
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in state:
             raise ValueError(
-                f"{source} is not a released GLSCL checkpoint with a ViT: it lacks "
-                f"{key!r}."
+                f"{source} is not a released {method.upper()} checkpoint with a ViT: it "
+                f"lacks {key!r}."
             )
         return tuple(state[key].shape)
 
@@ -153,11 +159,12 @@ def authors_config(
             "layers": _count(state, "clip.transformer.resblocks."),
         },
     }
-    sizes = {
-        "temporal_layers": _count(state, "transformerClip.resblocks."),
-        "num_queries": shape("spatial_queries")[0],
-        "num_decoder_layers": _count(state, "transformer_decoder_noun.layers."),
-    }
+    sizes = {"temporal_layers": _count(state, "transformerClip.resblocks.")}
+    if method == "eercf":
+        sizes["max_frames"] = shape("frame_logit_weight")[0]
+    else:
+        sizes["num_queries"] = shape("spatial_queries")[0]
+        sizes["num_decoder_layers"] = _count(state, "transformer_decoder_noun.layers.")
     return _known_name(config), config, sizes
 
 

@@ -16,8 +16,10 @@ PAPER: dict[str, object] = {"alpha": 1e-4, "idl_sides": "both"}
 THEIRS = {
     "backbone": "base_encoder",
     "batch_size": "batch_size",
+    "eval_batch_size": "batch_size_val",
     "max_words": "max_words",
     "max_frames": "max_frames",
+    "sample_fps": "video_framerate",
     "temporal_layers": "num_hidden_layers",
     "temperature": "temp",
     "local_weight": "loss2_weight",

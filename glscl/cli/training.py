@@ -99,16 +99,24 @@ def train(
 def import_(
     file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
     out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
-    preset: Annotated[str, typer.Option(help="Benchmark it was trained for.")],
-    share: Annotated[
-        bool, typer.Option(help="One set of queries and one decoder for both sides.")
-    ] = True,
+    preset: Annotated[
+        str | None, typer.Option(help="Benchmark it was trained for.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="glscl or eercf.")] = "glscl",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="What the file does not say: dropout=0, share=false."
+        ),
+    ] = None,
 ) -> None:
     """Turn a checkpoint of the authors into a model that `eval` takes."""
     from glscl.runs import import_checkpoint
+    from glscl.util.settings import parse
 
-    model = import_checkpoint(file, out, preset, share)
-    typer.echo(f"{model.backbone.name}, {model.config.num_queries} queries: {out}")
+    model = import_checkpoint(file, out, preset, method, parse(changes or []))
+    settings = ", ".join(f"{k}={v}" for k, v in vars(model.config).items())
+    typer.echo(f"{out}: {method}, {settings}")
 
 
 @sentence_errors

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import torch
 
 
+#: A caption: a sentence, or its token ids.
+Caption = str | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class VideoItem:
     """A video file, or the segment of it from ``start`` to ``end`` (seconds)."""
@@ -26,11 +30,13 @@ class CaptionItem:
     """A sentence about the video with index ``video`` of its split.
 
     ``kind`` groups captions in reports (the built-in benchmark: single, double, all).
+    ``token_ids``: the BPE ids of a caption without text, from BOS to EOS.
     """
 
     text: str
     video: int
     kind: str = ""
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Split:
                     f"Split {self.name}: caption {position} names video "
                     f"{caption.video}, but there are {len(self.videos)} videos."
                 )
-            if not caption.text.strip():
+            if not (caption.text.strip() or caption.token_ids):
                 raise ValueError(f"Split {self.name}: caption {position} is empty.")
             described.add(caption.video)
         for index, video in enumerate(self.videos):
@@ -70,9 +76,9 @@ class Split:
                 )
 
     @cached_property
-    def texts(self) -> list[str]:
-        """The A captions, in order."""
-        return [caption.text for caption in self.captions]
+    def texts(self) -> list[Caption]:
+        """The A captions, in order: text, or the token ids of those that have them."""
+        return [caption.token_ids or caption.text for caption in self.captions]
 
     @cached_property
     def caption_to_video(self) -> torch.Tensor:

@@ -152,6 +152,13 @@ def test_an_imported_checkpoint_has_the_lengths_of_its_benchmark(tmp_path):
     result = runner.invoke(app, [*command, "imagenet"])
     assert result.exit_code == 1
     assert "Unknown preset" in result.output
+    more = ["--set", "beta=0.5", "--set", "dropout=0", "--set", "max_words=20"]
+    result = runner.invoke(app, [*command[:-1], *more])
+    assert result.exit_code == 0, result.output
+    config = load_model(tmp_path / "model").config
+    assert (config.beta, config.dropout, config.max_words) == (0.5, 0, 20)
+    result = runner.invoke(app, [*command, "msrvtt", "--method", "glccl"])
+    assert "Cannot import 'glccl': expected one of ['glscl', 'eercf']" in result.output
 
 
 SPEC = FrameSpec(3, 4.0, 16, (0.0,) * 3, (1.0,) * 3)

@@ -231,3 +231,26 @@ def test_openai_names_carry_quickgelu():
 def test_building_a_backbone_does_not_warn(recwarn):
     load_backbone("mini", pretrained=None)
     assert [str(w.message) for w in recwarn] == []
+
+
+def test_captions_may_be_token_ids():
+    backbone = load_backbone("mini")
+    texts = ["a red circle moves", "a star", "a blue square moves to the left slowly"]
+    ids, mask = backbone.tokenize(texts, 6)
+    # Whole captions, of which the last one is longer than six.
+    long, real = backbone.tokenize(texts, 20)
+    captions = [tuple(row[keep].tolist()) for row, keep in zip(long, real, strict=True)]
+    assert max(map(len, captions)) > 6
+    again, same_mask = backbone.tokenize(captions, 6)
+    assert torch.equal(again, ids)
+    assert torch.equal(same_mask, mask)
+    for wrong in ((1, 2, 1), (3,), (5, 10**6), (-1, 4)):
+        with pytest.raises(ValueError, match=r"must have ids below .* and end in"):
+            backbone.tokenize([wrong], 6)
+
+
+def test_sentences_need_a_backbone_whose_tokenizer_is_known():
+    backbone = Backbone("authors-clip", backbone_config("mini"))
+    with pytest.raises(ValueError, match=r"'authors-clip' .* give captions as token"):
+        backbone.tokenize(["a star"], 6)
+    assert backbone.tokenize([(1, 2)], 6)[0].tolist() == [[1, 2, 0, 0, 0, 0]]

@@ -11,9 +11,9 @@ from tiny_model import TINY, authors_state, text_batch, tiny_model, video_batch
 from torch import nn
 from torch.testing import assert_close
 
-from glscl import GLSCL
+from glscl import EERCF, GLSCL
 from glscl.backbone import Backbone, backbone_config
-from glscl.config import ModelConfig
+from glscl.config import EERCFConfig, ModelConfig
 from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import local_similarity
 from glscl.model import TextFeatures, VideoFeatures
@@ -421,6 +421,47 @@ def test_authors_checkpoints_compute_the_same(tmp_path, share, suffix):
     assert next(loaded.parameters()).dtype == torch.float32
 
 
+def test_what_a_checkpoint_does_not_say_is_given_and_saved(tmp_path):
+    model = tiny_model(mask_padding=False)
+    path = write(tmp_path / "model.bin", authors_state(model, share=True))
+    given = {"alpha": 0.5, "beta": 0.25, "dropout": 0.0, "max_words": 9}
+    loaded = GLSCL.from_authors(path, preset="lsmdc", max_frames=5, **given)
+    loaded.save(tmp_path / "saved")
+    config = GLSCL.load(tmp_path / "saved").config
+    assert {name: getattr(config, name) for name in given} == given
+    assert (config.max_frames, config.temperature) == (5, 5.0)
+    assert loaded.lim_video.decoder.layers[0].dropout.p == 0
+    assert config.num_queries == 3
+    with pytest.raises(ValueError, match=r"num_queries is read from .*: do not give"):
+        GLSCL.from_authors(path, num_queries=4)
+    with pytest.raises(ValueError, match="Unknown setting 'tau'"):
+        GLSCL.from_authors(path, tau=4)
+
+
+def test_a_checkpoint_of_eercf_computes_the_same(tmp_path):
+    torch.manual_seed(0)
+    settings = {"backbone": "tiny", "pretrained": None, "temporal_layers": 2}
+    config = EERCFConfig(**settings, max_frames=3, mask_padding=False)
+    model = EERCF(Backbone("tiny", TINY), config).eval()
+    for parameter in model.parameters():
+        parameter.data = (parameter + 0.02 * torch.randn_like(parameter)).half().float()
+    state = {authors_name(name): x for name, x in model.state_dict().items()}
+    assert {"global_mat_weight", "frame_logit_weight"} < state.keys()
+    path = write(tmp_path / "pytorch_model.bin.0", state)
+    loaded = EERCF.from_authors(path, max_words=7)
+    assert (loaded.config.max_frames, loaded.config.max_words) == (3, 7)
+    batch = text_batch(), video_batch(dtype=torch.float32)
+    with torch.no_grad():
+        same = [
+            m.similarity(m.encode_text(*batch[0]), m.encode_video(*batch[1]))
+            for m in (model, loaded)
+        ]
+    assert torch.equal(*same)
+    path = write(tmp_path / "glscl.bin", authors_state(tiny_model(), share=True))
+    with pytest.raises(ValueError, match=r"no.* released EERCF .* lacks 'frame_logit"):
+        EERCF.from_authors(path)
+
+
 def test_authors_names_are_those_of_the_release():
     names = {
         "backbone.clip.visual.proj": "clip.visual.proj",
@@ -428,6 +469,8 @@ def test_authors_names_are_those_of_the_release():
         "temporal.resblocks.1.ln_1.bias": "transformerClip.resblocks.1.ln_1.bias",
         "lim_video.queries": "spatial_queries",
         "lim_text.queries": "noun_queries",
+        "video_map": "global_mat_weight",
+        "frame_mix": "frame_logit_weight",
     }
     for name, released in names.items():
         assert authors_name(name) == released

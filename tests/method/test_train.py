@@ -22,6 +22,7 @@ from glscl.data.loader import FrameSpec, VideoDataset
 from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
 from glscl.data.split import Split
 from glscl.data.video import VideoError
+from glscl.evaluate import similarity_matrix
 from glscl.model import GLSCL
 from glscl.selection import History
 from glscl.train import NonFiniteError, RunOptions, _Run, fit
@@ -75,6 +76,22 @@ def test_same_seed_gives_the_same_bits_whatever_the_callers_generator():
         assert torch.equal(before, torch.get_rng_state())
         results.append(weights(model))
     assert same(*results)
+
+
+def test_a_split_of_token_ids_trains_and_is_evaluated_as_its_text():
+    model, recipe = toy_model(), toy_recipe(epochs=1)
+    plain, ids = toy_videos(), toy_videos()
+    tokens, real = model.backbone.tokenize(plain.split.texts, 32)
+    captions = tuple(
+        replace(caption, text="", token_ids=tuple(row[keep].tolist()))
+        for caption, row, keep in zip(plain.split.captions, tokens, real, strict=True)
+    )
+    ids.split = replace(ids.split, captions=captions)
+    expected = fit(model, plain, recipe, toy_videos(6, name="val"), QUIET)
+    other = toy_model()
+    found = fit(other, ids, recipe, toy_videos(6, name="val"), QUIET)
+    assert [s["total"] for s in found.steps] == [s["total"] for s in expected.steps]
+    assert torch.equal(similarity_matrix(model, plain), similarity_matrix(other, ids))
 
 
 def test_another_seed_gives_another_model():
