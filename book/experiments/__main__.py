@@ -18,6 +18,7 @@ from book.experiments.ablations import (
     run_all,
     stored_runs,
 )
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
@@ -28,6 +29,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The long runs whose results the book shows.",
 )
+Root = Annotated[Path, typer.Option("--data", help="Folder of the data.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Seeds = Annotated[int, typer.Option(help="Seeds, from 0.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of every run.")]
+Clips = Annotated[int, typer.Option(help="Training clips.")]
+Processes = Annotated[int, typer.Option(help="Runs at the same time.")]
 
 
 @app.callback()
@@ -38,16 +45,12 @@ def main() -> None:
 @app.command("ablate")
 @sentence_errors
 def ablate(
-    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
-        "data/mini"
-    ),
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(
-        "book/results"
-    ),
-    seeds: Annotated[int, typer.Option(help="Seeds, from 0.")] = 5,
-    epochs: Annotated[int, typer.Option(help="Epochs of every run.")] = 10,
-    train_clips: Annotated[int, typer.Option(help="Training clips.")] = 1500,
-    processes: Annotated[int, typer.Option(help="Runs at the same time.")] = 1,
+    root: Root = Path("data/mini"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = 10,
+    train_clips: Clips = 1500,
+    processes: Processes = 1,
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these.")
     ] = None,
@@ -71,9 +74,35 @@ def ablate(
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
     folder = out / "ablation"
     run_all(variants or [*VARIANTS, *more], range(seeds), folder, setup, processes)
+    _summarise(folder, setup)
+
+
+@app.command("arithmetic")
+@sentence_errors
+def arithmetic(
+    root: Root = Path("data/mini"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = 5,
+    train_clips: Clips = 1000,
+    processes: Processes = 1,
+) -> None:
+    """Train the mini model with the published learning rates, in three arithmetics.
+
+    And, with at most three seeds, with its own rates to compare. Writes arithmetic.json.
+    """
+    setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
+    folder = out / "arithmetic"
+    run_all(ARITHMETIC, range(seeds), folder, setup, processes)
+    run_all(MINI_RATES, range(min(seeds, 3)), folder, setup, processes)
+    _summarise(folder, setup)
+
+
+def _summarise(folder: Path, setup: Setup) -> None:
+    """Write the summary of the runs in ``folder`` beside it, and print its means."""
     command = shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
     summary = summarise(stored_runs(folder, setup), command)
-    write_json(out / "ablation.json", summary, indent=None)
+    write_json(folder.with_suffix(".json"), summary, indent=None)
     for name, row in summary["variants"].items():
         R1 = row["t2v"]["R1"]
         typer.echo(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES, Movement
 from book.experiments.concepts import concept_measures
 from book.experiments.hard_negatives import (
     HARD_NEGATIVE_KINDS,
@@ -31,13 +32,13 @@ from book.experiments.related_methods import related_measures
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import weights_digest
-from glscl.data.pairs import CachedVideos
+from glscl.data.pairs import CachedVideos, epoch_order
 from glscl.data.split import Split
 from glscl.evaluate import Retrieval, cached_videos, evaluate
 from glscl.metrics import by_kind, text_to_video_ranks
 from glscl.mini.synthetic import Benchmark, make_benchmark
 from glscl.model import GLSCL
-from glscl.optim import CLIP_PREFIX
+from glscl.optim import CLIP_PREFIX, freeze
 from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
@@ -96,7 +97,14 @@ LONGER: dict[str, dict[str, Any]] = {
     "together, positions, longer": {**_FAMILIES, **SWEEPS["positions"], "epochs": 20},
 }
 #: Every variant by name.
-ALL_VARIANTS = {**VARIANTS, **SWEEPS, **RELATED, **LONGER}
+ALL_VARIANTS = {
+    **VARIANTS,
+    **SWEEPS,
+    **RELATED,
+    **LONGER,
+    **ARITHMETIC,
+    **MINI_RATES,
+}
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,9 @@ def train_variant(
     """A variant of a mini model, trained with one seed, and the record of its run.
 
     ``changes``: the ``method`` (GLSCL by default), settings of its model and
-    recipe that differ from the mini preset, and the ``hard_negatives`` among the
-    training videos. ``videos``: as ``variant_videos`` gives them.
+    recipe that differ from the mini preset, the ``precision``, and the
+    ``hard_negatives`` among the training videos. ``videos``: as ``variant_videos``
+    gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
     on a CPU, where the model is at the end; it is trained on ``device``.
     """
@@ -190,8 +199,14 @@ def train_variant(
         torch.manual_seed(seed)
         backbone = load_backbone(config.backbone, config.pretrained)
         model = METHODS[method](backbone, config)
-    options = RunOptions(progress=progress, device=device)
-    history = fit(model, videos["train"], recipe, videos["val"], options)
+    precision = changes.get("precision", "fp32")
+    options = RunOptions(progress=progress, device=device, precision=precision)
+    freeze(model, recipe.freeze)
+    pairs = len(epoch_order(videos["train"].split, recipe, 0))
+    movement = Movement(model, max(1, pairs // recipe.batch_size))
+    history = fit(
+        model, videos["train"], recipe, videos["val"], options, movement.after_step
+    )
     model.to("cpu")
     best = history.best_epoch
     test = evaluate(model, videos["test"], recipe.eval_batch_size)
@@ -204,6 +219,7 @@ def train_variant(
         "best_epoch": best,
         "validation_R1": [e["validation"]["t2v"]["R1"] for e in history.epochs],
         "loss": [step["total"] for step in history.steps],
+        "movement": movement.sets,
         "seconds": time.perf_counter() - started,
         "val": None if best is None else history.epochs[best]["validation"],
         "test": result_record(test),
@@ -218,7 +234,7 @@ def train_variant(
 def settings_of(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The changes of a variant that are settings of the model, and of the recipe."""
     recipe = {field.name for field in fields(TrainConfig)}
-    others = {"method", "hard_negatives"}
+    others = {"method", "hard_negatives", "precision"}
     return (
         {k: v for k, v in changes.items() if k not in recipe | others},
         {k: v for k, v in changes.items() if k in recipe},

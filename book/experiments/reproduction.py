@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
+from book.kit.intervals import prediction_margin
 from glscl.config import Tag, get_preset
+from glscl.data.benchmarks import Dataset
 from glscl.runs import DataSource, evaluate_on, train_on
 from glscl.train import RunOptions
 from glscl.util import parallel
@@ -22,8 +23,6 @@ from glscl.util.files import write_json
 from glscl.util.provenance import provenance
 
 FEWEST_SEEDS = 3
-# Percentage points of a recall that count as equal, however close the seeds are.
-SMALLEST_TOLERANCE = 1.0
 RAW, QB_NORM = "raw", "QB-Norm, bank: training captions"
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 MEASURES = ("R1", "R5", "R10", "MdR", "MnR")
@@ -46,6 +45,7 @@ def reproduce(
     """
     if options.folder is None:
         raise ValueError("A reproduction needs options.folder, to keep its run in.")
+    videos = video_counts(source)
     changes = dict(changes or {})
     preset = get_preset(source.name, tag, method).changed(changes)
     recipe = preset.train
@@ -79,6 +79,7 @@ def reproduce(
         "best_epoch": history.best_epoch,
         "kept_by_rule": any(epoch["kept"] for epoch in history.epochs),
         "seconds": history.seconds,
+        "videos": videos,
         "notes": source.notes(hold_out=recipe.select_on == "validation"),
         "rows": rows,
         "provenance": provenance(),
@@ -87,6 +88,21 @@ def reproduce(
         path = folder / f"{_file_name(record)}.json"
         write_json(path, record)
     return record
+
+
+def video_counts(source: DataSource) -> dict[str, dict[str, int | None]]:
+    """Of every split how many videos are ``published``, were ``used`` and ``left_out``."""
+    data = source.open(hold_out=False)
+    if not isinstance(data, Dataset):
+        raise ValueError(f"{source.name!r} has no published results to reproduce.")
+    return {
+        count.split: {
+            "published": count.expected.videos,
+            "used": count.used.videos,
+            "left_out": len(data.left_out[count.split]),
+        }
+        for count in data.counts
+    }
 
 
 def _file_name(record: Mapping[str, Any]) -> str:
@@ -172,35 +188,43 @@ class Comparison(NamedTuple):
     """A published and a measured value: each seed, their mean, the tolerance, a verdict.
 
     ``tolerance``: percentage points to either side of ``mean``; None with fewer than
-    ``FEWEST_SEEDS`` seeds, where there is no verdict either.
+    ``FEWEST_SEEDS`` seeds, where ``reproduced`` is None as well.
     """
 
+    published: float
     each: tuple[float, ...]
-    mean: float | None
-    tolerance: float | None
-    verdict: str
+    mean: float | None = None
+    tolerance: float | None = None
+    reproduced: bool | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The fields in words."""
+        if self.mean is None:
+            return "not run here"
+        if self.reproduced is None:
+            return f"{len(self.each)} of {FEWEST_SEEDS} seeds"
+        if self.reproduced:
+            return "reproduced"
+        higher = self.mean > self.published
+        return "higher than published" if higher else "lower than published"
 
 
 def compare(published: float, each: Sequence[float]) -> Comparison:
-    """Whether a published recall is one that our seeds could have given.
+    """Whether a published recall is one that our runs could have given.
 
-    It is reproduced when it lies within max(1, 2 s √(1 + 1/n)) percentage points of the
-    mean of n seeds with the standard deviation s: two standard deviations of the
-    difference between their one run and our mean.
+    It is reproduced when it lies in the 95 % prediction interval of one more run: within
+    t s √(1 + 1/n) of the mean of n seeds with the standard deviation s, t being
+    Student's with n − 1 degrees of freedom.
     """
-    n = len(each)
-    if n == 0:
-        return Comparison((), None, None, "not run here")
-    if n < FEWEST_SEEDS:
-        verdict = f"{n} of {FEWEST_SEEDS} seeds"
-        return Comparison(tuple(each), mean(each), None, verdict)
-    tolerance = max(SMALLEST_TOLERANCE, 2 * stdev(each) * math.sqrt(1 + 1 / n))
-    difference = mean(each) - published
-    if abs(difference) <= tolerance:
-        verdict = "reproduced"
-    else:
-        verdict = "higher than published" if difference > 0 else "lower than published"
-    return Comparison(tuple(each), mean(each), tolerance, verdict)
+    found = Comparison(published, tuple(each))
+    if found.each:
+        found = found._replace(mean=mean(each))
+    if found.mean is None or len(each) < FEWEST_SEEDS:
+        return found
+    tolerance = prediction_margin(each)
+    reproduced = abs(found.mean - published) <= tolerance
+    return found._replace(tolerance=tolerance, reproduced=reproduced)
 
 
 def as_published(record: Mapping[str, Any]) -> bool:
@@ -221,7 +245,8 @@ def measured_values(
 ) -> list[float]:
     """Our values of ``measure`` for a published ``result``, one a seed.
 
-    Only runs by the published protocol of the benchmark count, with no video missing.
+    Only runs by the published protocol of the benchmark count, with no video left out
+    and the published number of test videos.
     """
     scores = QB_NORM if result.name.endswith("QB-Norm") else RAW
     backbone = {"ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16"}[result.backbone]
@@ -234,8 +259,15 @@ def measured_values(
         and record["method"] == result.method
         and record["backbone"].startswith(backbone)
         and as_published(record)
-        and not any("missing" in note for note in record["notes"])
+        and _complete(record["videos"])
         for row in record["rows"]
         if (row["scores"], row["direction"]) == (scores, result.direction)
         and row["captions"] in ("all captions", "caption groups")
     ]
+
+
+def _complete(videos: Mapping[str, Mapping[str, int | None]]) -> bool:
+    """Whether no split lacks a video, and the gallery has the published size."""
+    test = videos["test"]
+    same_gallery = test["published"] in (None, test["used"])
+    return same_gallery and not any(split["left_out"] for split in videos.values())

@@ -32,6 +32,10 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("together, positions", "hard negatives together"),
     ("together, positions, longer", "together, positions"),
     ("together, positions, longer", "all, longer"),
+    # The arithmetic at equal rates, then the mini preset's rates.
+    ("published rates, bf16", "published rates, float32"),
+    ("published rates, released", "published rates, float32"),
+    ("mini rates", "published rates, float32"),
     # A loss at another weight stands alone: its model is compared with that of none.
     *(
         (name, "GIM + LIM" if "icl_weight" in SWEEPS[name] else "all")
@@ -92,6 +96,17 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row["concepts"] = {
             name: _spread([run["concepts"][name] for run in runs])
             for name in runs[0]["concepts"]
+        }
+    if all("movement" in run for run in runs):
+        row["movement"] = {
+            name: {
+                "start": runs[0]["movement"][name]["start"],
+                **{
+                    what: _spread([run["movement"][name][what][-1] for run in runs])
+                    for what in ("distance", "moved")
+                },
+            }
+            for name in runs[0]["movement"]
         }
     name = "hard_negative_accuracy"
     measured = [run[name] for run in runs if name in run]

@@ -58,6 +58,13 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     return float(x.mean() - half), float(x.mean() + half)
 
 
+def prediction_margin(values: ArrayLike, level: float = LEVEL) -> float:
+    """How far from the mean of n ``values`` one more run lies: t s √(1 + 1/n)."""
+    x = _seeds(values)
+    spread = x.std(ddof=1) * (1 + 1 / len(x)) ** 0.5
+    return float(t_quantile((1 + level) / 2, len(x) - 1) * spread)
+
+
 def t_test(values: ArrayLike) -> float:
     """Two-sided p value of the hypothesis that ``values`` (S,) have the mean 0."""
     x = _seeds(values)

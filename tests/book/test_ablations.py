@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from toy import toy_videos
+from toy import toy_model, toy_videos
 from typer.testing import CliRunner
 
 from book.experiments import __main__ as command
@@ -20,6 +20,7 @@ from book.experiments.ablations import (
     stored_runs,
     train_variant,
 )
+from book.experiments.arithmetic import ARITHMETIC, MINI_RATES, Movement, weight_set
 from book.experiments.hard_negatives import HARD_NEGATIVE_KINDS
 from book.experiments.summary import PAIRS, difference, summarise
 from glscl.config import MODEL_CONFIGS, TrainConfig, override
@@ -197,8 +198,83 @@ def test_the_command_resumes_and_writes_the_summary(videos, tmp_path, monkeypatc
     assert list(summary["variants"]) == ["all"]
 
 
+def test_the_arithmetics_have_all_seeds_and_the_other_rates_at_most_three(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
+    monkeypatch.setattr(command, "stored_runs", lambda *_: [run])
+    asked, run = [], fake_run("mini rates", 0, [1, 1])
+    words = ["arithmetic", "--out", str(tmp_path)]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 0, result.output
+    runs = [(list(names), list(seeds)) for names, seeds, *_ in asked]
+    assert runs == [
+        (list(ARITHMETIC), [0, 1, 2, 3, 4]),
+        (list(MINI_RATES), [0, 1, 2]),
+    ]
+    assert asked[0][2] == tmp_path / "arithmetic"
+    summary = json.loads((tmp_path / "arithmetic.json").read_text())
+    assert list(summary["variants"]) == ["mini rates"]
+
+
 def test_an_unknown_variant_is_one_sentence(tmp_path):
     words = ["ablate", "--out", str(tmp_path), "--variant", "magic"]
     result = CliRunner().invoke(command.app, words)
     assert result.exit_code == 1
     assert "Unknown variant 'magic'" in result.output
+
+
+def test_movement_is_the_distance_from_the_start_at_the_end_of_every_epoch():
+    model = toy_model()
+    movement = Movement(model, steps_per_epoch=2)
+    weights = dict(model.named_parameters())
+    trained = {n: w.detach().clone() for n, w in weights.items() if w.requires_grad}
+    matrix = weights["backbone.clip.text_projection"]
+    for step, by in ((1, 3.0), (2, 0.5), (3, 0.25), (4, 0.0)):
+        with torch.no_grad():
+            matrix[0, :4] += by
+            weights["lim_video.queries"] += by
+        movement.after_step({"step": step})
+    clip = movement.sets["CLIP's matrices"]
+    assert clip["distance"] == pytest.approx([3.5 * 2, 3.75 * 2])
+    members = [n for n in trained if weight_set(n) == "CLIP's matrices"]
+    numbers = sum(trained[name].numel() for name in members)
+    assert clip["moved"] == pytest.approx([4 / numbers] * 2)
+    squares = sum(trained[name].double().square().sum() for name in members)
+    assert clip["start"] == pytest.approx(squares.sqrt().item())
+    queries = weights["lim_video.queries"].numel()
+    new = movement.sets["new modules"]
+    assert new["distance"][-1] == pytest.approx(3.75 * queries**0.5)
+    assert movement.sets["rest of CLIP"]["distance"] == [0, 0]
+
+
+def test_a_run_records_how_far_its_weights_moved(videos):
+    changes = {**MINI_RATES["mini rates"], "temporal_layers": 1, "epochs": 2}
+    changes |= {"num_decoder_layers": 1, "precision": "bf16"}
+    _, record = train_variant(changes, 0, videos, TINY)
+    _, exact = train_variant({**changes, "precision": "fp32"}, 0, videos, TINY)
+    assert record["loss"] != exact["loss"] == pytest.approx(record["loss"], rel=0.1)
+    for found in record["movement"].values():
+        assert len(found["distance"]) == len(found["moved"]) == 2
+        assert found["distance"][-1] > 0
+    row = summarise([fake_run("all", 0, [1, 1]) | record], "c")["variants"]["all"]
+    clip = record["movement"]["CLIP's matrices"]
+    assert row["movement"]["CLIP's matrices"]["distance"]["mean"] == clip["distance"][1]
+
+
+def test_the_matrices_of_clip_are_what_the_release_converts():
+    model = toy_model()
+    model.backbone.convert_weights()
+    trained = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
+    half = {name for name, w in trained if w.dtype == torch.float16}
+    assert half == {n for n, _ in trained if weight_set(n) == "CLIP's matrices"}
+
+
+def test_the_released_arithmetic_moves_the_matrices_of_clip_further(videos):
+    moved = {}
+    for arithmetic in ("float32", "released"):
+        changes = {**ARITHMETIC[f"published rates, {arithmetic}"], "epochs": 3}
+        changes |= {"temporal_layers": 1, "num_decoder_layers": 1, "batch_size": 4}
+        _, record = train_variant(changes, 0, videos, TINY)
+        moved[arithmetic] = record["movement"]["CLIP's matrices"]["distance"][-1]
+    assert moved["released"] > 5 * moved["float32"]

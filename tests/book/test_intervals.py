@@ -79,3 +79,13 @@ def test_holm_steps_down():
 def test_shapes_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_one_more_run_lies_within_the_margin_as_often_as_it_says(n):
+    draw, runs = np.random.default_rng(n), 4000
+    values = draw.normal(48.0, 0.6, (runs, n))
+    more = draw.normal(48.0, 0.6, runs)
+    margins = np.array([intervals.prediction_margin(row) for row in values])
+    share = (abs(more - values.mean(axis=1)) <= margins).mean()
+    assert share == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / runs) ** 0.5)

@@ -15,6 +15,7 @@ from book.experiments.reproduction import (
     published_results,
     read_records,
     reproduce,
+    video_counts,
 )
 from glscl.config import get_preset
 from glscl.runs import DataSource
@@ -63,6 +64,8 @@ def test_a_reproduction_leaves_a_record_of_what_was_run(
     assert record["selection"] == {"split": split, "looks": 2}
     assert record["settings"]["mask_padding"] is False
     assert {row["gallery"] for row in record["rows"]} == {replicas.TEST}
+    assert record["videos"]["test"]["used"] == replicas.TEST
+    assert not any(split["left_out"] for split in record["videos"].values())
     held_out = any("held out" in note for note in record["notes"])
     assert held_out == (name == "vatex")  # which has no validation list
     assert not as_published(record)  # tiny sizes
@@ -104,16 +107,35 @@ def test_eercf_is_compared_with_runs_of_eercf_on_the_same_gallery():
             assert found == ([47.0] if counts else [])
 
 
+def test_videos_without_a_file_are_counted_by_split(tmp_path, write_video, clips_root):
+    files = replicas.replica("msvd", tmp_path, write_video)
+    (tmp_path / "videos" / next(iter(files.values()))).unlink()
+    counts = video_counts(DataSource("msvd", tmp_path, missing="drop"))
+    assert sum(split["left_out"] for split in counts.values()) == 1
+    assert counts["test"]["published"] == 670
+    with pytest.raises(ValueError, match="'mini' has no published results"):
+        video_counts(DataSource("mini", clips_root))
+
+
 def test_a_verdict_needs_seeds_and_respects_their_spread():
     assert compare(48.0, []).verdict == "not run here"
-    assert compare(48.0, [47.0, 48.0]).verdict == "2 of 3 seeds"
-    close = compare(48.0, [47.4, 47.5, 47.6])
-    assert (close.verdict, close.tolerance) == ("reproduced", 1.0)
-    assert compare(49.0, [47.4, 47.5, 47.6]).verdict == "lower than published"
-    assert compare(46.0, [47.4, 47.5, 47.6]).verdict == "higher than published"
-    wide = compare(49.0, [46.5, 47.5, 48.5])
-    assert wide.tolerance == pytest.approx(2 * (1 + 1 / 3) ** 0.5)
-    assert wide.verdict == "reproduced"
+    few = compare(48.0, [47.0, 48.0])
+    assert (few.verdict, few.reproduced) == ("2 of 3 seeds", None)
+    assert (few.mean, few.tolerance) == (47.5, None)
+    close = compare(47.9, [47.4, 47.5, 47.6])
+    # 4.303: the tabulated t of two degrees of freedom.
+    assert close.tolerance == pytest.approx(4.303 * 0.1 * (4 / 3) ** 0.5, rel=1e-3)
+    assert (close.verdict, close.reproduced) == ("reproduced", True)
+    low = compare(48.1, [47.4, 47.5, 47.6])
+    assert (low.verdict, low.reproduced) == ("lower than published", False)
+    assert compare(46.9, [47.4, 47.5, 47.6]).verdict == "higher than published"
+    assert compare(51.0, [46.5, 47.5, 48.5]).reproduced
+
+
+VIDEOS = {
+    "train": {"published": 9000, "used": 9000, "left_out": 0},
+    "test": {"published": 1000, "used": 1000, "left_out": 0},
+}
 
 
 def settings(dataset="msrvtt", tag="released", method="glscl", **changes):
@@ -131,7 +153,8 @@ def run(**changes):
         "seed": 3,
         "settings": None,
         "kept_by_rule": True,
-        "notes": [],
+        "videos": VIDEOS,
+        "notes": ["a note that says missing, and decides nothing"],
         "rows": [{**row, "R1": 47.0}, {**row, "direction": "video to text", "R1": 1.0}],
     }
     record = {**record, **changes}
@@ -164,7 +187,10 @@ def run(**changes):
         ({"settings": settings(look_every=None, seed=3)}, False),
         ({"settings": settings("msvd", seed=3)}, False),
         ({"kept_by_rule": False}, False),
-        ({"notes": ["test: 3 videos are missing or unreadable, 997 remain."]}, False),
+        ({"videos": {**VIDEOS, "train": {**VIDEOS["train"], "left_out": 1}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "left_out": 3}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "used": 999}}}, False),
+        ({"videos": {**VIDEOS, "test": {**VIDEOS["test"], "published": None}}}, True),
     ],
 )
 def test_only_runs_of_the_published_setting_stand_beside_it(changes, counts):

@@ -31,6 +31,11 @@ def test_values_differ_where_the_sources_do():
     assert get_preset("didemo").train.batch_size == 32
     weights = {tag: get_preset("msrvtt", tag, "glccl").model.csc_weight for tag in TAGS}
     assert weights == {"released": 0.1, "readme": 0.5, "recommended": 0.5}
+    gpus = {
+        name: get_preset(name, "released").train.gradient_divisor
+        for name in ("msrvtt", "msvd", "didemo", "lsmdc", "activitynet")
+    }
+    assert gpus == {**dict.fromkeys(gpus, 4), "activitynet": 8}
 
 
 @pytest.mark.parametrize("method", ["glscl", "eercf", "glccl"])
