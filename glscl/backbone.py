@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -311,7 +312,8 @@ def load_backbone(
 
     ``pretrained``: ``"builtin"`` (the shipped weights, mini only), ``None`` (random),
     a weight tag of open_clip such as ``"openai"`` (downloads once), or the path of a
-    local file: ``.safetensors``, or a ``.pt``/``.bin`` state dict or TorchScript file.
+    local file: ``.safetensors``, a ``.pt``/``.bin`` state dict, or the TorchScript
+    archive that OpenAI published for ``name``.
 
     Raises ``ValueError`` for names and weights that do not fit, ``FileNotFoundError``
     for a missing file, ``ConnectionError`` when a download fails.
@@ -334,7 +336,13 @@ def load_backbone(
     if str(pretrained) in tags:
         state = _download(name, str(pretrained))
     else:
-        state = read_state_dict(_existing_file(name, Path(pretrained), tags))
+        file = _existing_file(name, Path(pretrained), tags)
+        state = read_state_dict(file, _published_archives(name))
+    if all(key in state for key in _NOT_WEIGHTS) and not backbone.quick_gelu:
+        raise ValueError(
+            f"{pretrained} has the form of OpenAI's weights, which need QuickGELU: use "
+            f"'{name}-quickgelu', not '{name}'."
+        )
     copy_weights(backbone.clip, state, str(pretrained), ignored=_NOT_WEIGHTS)
     return backbone.eval()
 
@@ -359,4 +367,13 @@ def _download(name: str, tag: str) -> dict[str, Tensor]:
             f"({type(error).__name__}); without a network give the path of a local "
             "file as pretrained."
         ) from error
-    return read_state_dict(Path(file))
+    return read_state_dict(Path(file), _published_archives(name))
+
+
+def _published_archives(name: str) -> list[str]:
+    """SHA-256 of the TorchScript archives that OpenAI published for a model.
+
+    It is a part of their addresses.
+    """
+    address = open_clip().get_pretrained_url(name, "openai")
+    return re.findall(r"(?<=/)[0-9a-f]{64}(?=/)", address)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,27 @@ import torch
 from torch import Tensor, nn
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file by name, floating ones in fp32; never unpickles code.
+def read_state_dict(path: Path, archives: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of a weight file by name, floating ones in fp32; runs no code of a file.
 
     Reads ``.safetensors``, a ``torch.save``d state dict (bare or under "state_dict"),
-    and TorchScript archives. Raises ``ValueError`` for anything else.
+    and the TorchScript archives, which may hold code, whose SHA-256 is in ``archives``.
+    Raises ``ValueError`` for anything else.
     """
+    script = _is_torchscript(path)
+    if script and hashlib.sha256(path.read_bytes()).hexdigest() not in archives:
+        raise ValueError(
+            f"{path} is a TorchScript archive, which can run code, and none that OpenAI "
+            "published for this model: save its state dict instead."
+        )
     try:
-        state = _load_file(path)
+        state = _load_file(path, script)
     except FileNotFoundError:
         raise
     except Exception as error:
         raise ValueError(
             f"Cannot read weights from {path} ({type(error).__name__}): expected "
-            "safetensors, a state dict of tensors, or a TorchScript archive."
+            "safetensors or a state dict of tensors."
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -37,17 +45,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path, script: bool) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            script = any(n.endswith("/constants.pkl") for n in archive.namelist())
-        if script:  # TorchScript, as OpenAI ships its weights; holds no pickled objects
-            return torch.jit.load(path, map_location="cpu").state_dict()
+    if script:
+        return torch.jit.load(path, map_location="cpu").state_dict()
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive as ``torch.jit.save`` writes it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def own_names(model: nn.Module) -> list[str]:

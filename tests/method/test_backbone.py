@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from glscl.backbone import (
     MINI_CONFIG,
     Backbone,
+    _published_archives,
     backbone_config,
     load_backbone,
     open_clip,
@@ -153,7 +155,8 @@ def test_local_weights_load_from_every_format(tmp_path, mini_state, form):
         assert torch.equal(loaded[key], value.float()), key
 
 
-def test_an_openai_archive_loads(tmp_path, mini_state):
+@pytest.fixture
+def archive(tmp_path, mini_state):
     """OpenAI ships TorchScript with three extra sizes in half precision."""
 
     class Archive(torch.nn.Module):
@@ -176,9 +179,55 @@ def test_an_openai_archive_loads(tmp_path, mini_state):
         module.register_buffer(leaf, value.half())
     path = tmp_path / "openai.pt"
     torch.jit.save(torch.jit.trace(archive, torch.zeros(1)), path)
-    loaded = load_backbone("mini", path).clip.state_dict()
+    return path
+
+
+def publish(monkeypatch, path):
+    """Take the archive at ``path`` for one that OpenAI published, of a QuickGELU model."""
+    address = f"https://openai/{hashlib.sha256(path.read_bytes()).hexdigest()}/clip.pt"
+    monkeypatch.setattr(open_clip(), "get_pretrained_url", lambda *_: address)
+
+
+def test_a_published_archive_of_openai_loads(archive, mini_state, monkeypatch):
+    publish(monkeypatch, archive)
+    monkeypatch.setitem(MINI_CONFIG, "quick_gelu", True)
+    loaded = load_backbone("mini", archive).clip.state_dict()
     for key, value in mini_state.items():
         assert torch.equal(loaded[key], value.half().float()), key
+
+
+def test_other_torchscript_is_refused_before_it_is_loaded(archive, monkeypatch):
+    monkeypatch.setattr(
+        torch.jit, "load", lambda *_, **__: pytest.fail("it was loaded")
+    )
+    with pytest.raises(
+        ValueError, match="is a TorchScript archive, which can run code"
+    ):
+        load_backbone("mini", archive)
+    with pytest.raises(
+        ValueError, match="is a TorchScript archive, which can run code"
+    ):
+        read_state_dict(archive)
+
+
+@pytest.mark.parametrize("form", ["archive", "state dict"])
+def test_openai_weights_without_quickgelu_are_refused(
+    archive, mini_state, tmp_path, monkeypatch, form
+):
+    publish(monkeypatch, archive)
+    path = archive
+    if form == "state dict":
+        path = tmp_path / "state.pt"
+        sizes = ("input_resolution", "context_length", "vocab_size")
+        torch.save({**mini_state, **{k: torch.tensor(7) for k in sizes}}, path)
+    with pytest.raises(ValueError, match="need QuickGELU: use 'mini-quickgelu'"):
+        load_backbone("mini", path)
+
+
+def test_the_archives_of_openai_are_known():
+    (published,) = _published_archives("ViT-B-32-quickgelu")
+    assert published.startswith("40d365715913c9da")
+    assert _published_archives("mini") == []
 
 
 class Payload:
