@@ -48,7 +48,8 @@ reproduce: .venv/.book
 	  { echo "Say what and where: make reproduce DATASET=msrvtt DATA=/path/to/msrvtt"; exit 1; }
 	for seed in $(SEEDS); do \
 	  $(BIN)/python book/build.py run --params gpu --only 12_reproduction_report --force \
-	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" --set "videos=$(VIDEOS)" \
+	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" \
+	    $(if $(VIDEOS),--set "videos=$(VIDEOS)") \
 	    --set "pretrained=$(PRETRAINED)" --set "method=$(METHOD)" \
 	    --set "micro_batch=$(MICRO_BATCH)" --set "missing=$(MISSING)" \
 	    --set "seed=$$seed" || exit 1; \

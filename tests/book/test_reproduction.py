@@ -1,5 +1,8 @@
 """Reproductions: what is run and kept, what counts, what is said without any."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,8 +23,10 @@ from book.experiments.reproduction import (
 from glscl.config import get_preset
 from glscl.runs import DataSource
 from glscl.train import RunOptions
+from glscl.util.settings import parse
 
-NUMBERS = Path(__file__).parents[2] / "book" / "paper_numbers.yml"
+ROOT = Path(__file__).parents[2]
+NUMBERS = ROOT / "book" / "paper_numbers.yml"
 TINY = {
     "backbone": "mini",
     "pretrained": None,
@@ -70,6 +75,27 @@ def test_a_reproduction_leaves_a_record_of_what_was_run(
     assert held_out == (name == "vatex")  # which has no validation list
     assert not as_published(record)  # tiny sizes
     print(name, record["tag"], record["clip_arithmetic"], record["selection"])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("more", [[], ["VIDEOS=/videos/small"]])
+def test_make_reproduce_sets_no_parameter_to_nothing(more):
+    command = [
+        "make",
+        "-n",
+        "-o",
+        ".venv/.book",
+        "reproduce",
+        "DATASET=msvd",
+        "DATA=/x",
+    ]
+    done = subprocess.run(
+        [*command, *more], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    values = parse(re.findall(r'--set "([^"$]+)"', done.stdout))
+    assert values.pop("videos", "absent") == ("/videos/small" if more else "absent")
+    assert values["dataset"] == "msvd"
+    assert all(value is not None for value in values.values())
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path):

@@ -88,9 +88,8 @@ def test_a_preset_is_changed_by_name_in_both_of_its_parts():
     changed = get_preset("msrvtt").changed({"beta": 0.1, "epochs": 2})
     assert (changed.model.beta, changed.train.epochs) == (0.1, 2)
     assert changed.settings()["beta"] == 0.1
-    assert len(changed.settings()) == len(
-        {**config_to_dict(changed.model), **config_to_dict(changed.train)}
-    )
+    parts = config_to_dict(changed.model), config_to_dict(changed.train)
+    assert len(changed.settings()) == sum(map(len, parts))  # no name is in both
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
