@@ -87,7 +87,7 @@ def arithmetic(
     train_clips: Clips = 1000,
     processes: Processes = 1,
 ) -> None:
-    """Train the mini model with the published learning rates, in three arithmetics.
+    """Train the mini model with the published learning rates, in three kinds of arithmetic.
 
     And, with at most three seeds, with its own rates to compare. Writes arithmetic.json.
     """

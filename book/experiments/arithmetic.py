@@ -1,4 +1,4 @@
-"""The published learning rates on the mini model, in three arithmetics of CLIP.
+"""The published learning rates on the mini model, in three kinds of arithmetic.
 
     python -m book.experiments arithmetic --seeds 5
 

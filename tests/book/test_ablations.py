@@ -198,7 +198,7 @@ def test_the_command_resumes_and_writes_the_summary(videos, tmp_path, monkeypatc
     assert list(summary["variants"]) == ["all"]
 
 
-def test_the_arithmetics_have_all_seeds_and_the_other_rates_at_most_three(
+def test_each_arithmetic_has_all_seeds_and_the_other_rates_at_most_three(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
