@@ -31,11 +31,10 @@ from glscl.eercf import EERCF
 from glscl.evaluate import (
     Retrieval,
     cached_videos,
-    encode_gallery,
     evaluate,
     frame_spec,
     result_table,
-    shared_scores,
+    scores_by_block,
     worst_queries,
 )
 from glscl.glccl import GLCCL
@@ -58,7 +57,8 @@ class DataSource(DataOptions):
     ``name``: ``"mini"`` or one of ``benchmarks.BENCHMARKS``. ``variant``, ``videos``,
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
     whose unreadable videos count as missing. ``cache``: where frames and features are
-    kept, by default ``root``/cache. Raises ``ValueError`` for a value of another type.
+    kept, by default ``root``/cache. ``frame_cache``: gigabytes of decoded frames that
+    are kept of a split at most; 0: none. Raises ``ValueError`` for a value of another type.
     """
 
     @property
@@ -165,7 +165,7 @@ def train_on(
         load_backbone(model_config.backbone, model_config.pretrained), model_config
     )
     train, validation = (
-        _videos(model, recipe, data.split(name), source.cache_folder, options)
+        _videos(model, recipe, data.split(name), source, options)
         for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
@@ -202,27 +202,40 @@ def _videos(
     model: Retriever,
     recipe: TrainConfig,
     split: Split,
-    cache: Path,
+    source: DataSource,
     options: RunOptions,
 ) -> Videos:
     if recipe.freeze == "visual" and recipe.augment is None:
-        return _encoded(model, split, cache, options.device, options.workers)
+        return _encoded(model, split, source, options.device, options.workers)
     spec = frame_spec(model.backbone, model.config)
     augment = recipe.augment if split.name == "train" else None
     return VideoDataset(
         split,
         spec,
-        FrameCache(cache / "frames"),
+        _frame_cache(model, split, source),
         rand_augment(augment, spec) if augment else None,
     )
 
 
 def _encoded(
-    model: Retriever, split: Split, cache: Path, device: str, workers: int
+    model: Retriever, split: Split, source: DataSource, device: str, workers: int
 ) -> CachedVideos:
     return cached_videos(
-        split, model.backbone, model.config, cache, model.uses_patches, device, workers
+        split,
+        model.backbone,
+        model.config,
+        source.cache_folder,
+        model.uses_patches,
+        device,
+        workers,
+        _frame_cache(model, split, source),
     )
+
+
+def _frame_cache(model: Retriever, split: Split, source: DataSource) -> FrameCache:
+    spec = frame_spec(model.backbone, model.config)
+    folder = source.cache_folder / "frames"
+    return FrameCache.limited(folder, split, spec, source.frame_cache)
 
 
 def evaluate_on(
@@ -244,15 +257,15 @@ def evaluate_on(
     data, device = source.open(hold_out=split == "val"), process_device(device)
     model = load_model(folder).to(device)
     chosen = data.split(split)
-    videos = _encoded(model, chosen, source.cache_folder, device, workers)
+    videos = _encoded(model, chosen, source, device, workers)
     result: Retrieval = evaluate(model, videos, device=device)
     scores = [("raw", result.similarity)]
     if with_dsl:
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))
     rows = result_table(scores, chosen)
     if with_qb_norm:
-        gallery = encode_gallery(model, videos, device=device)
-        bank = shared_scores(model, data.split("train").texts, gallery)
+        texts = data.split("train").texts
+        (bank,) = scores_by_block(model, videos, [texts], device=device)
         normed = result_table(
             [("QB-Norm, bank: training captions", qb_norm(result.similarity, bank))],
             chosen,
