@@ -169,6 +169,7 @@ class DataOptions(Settings):
     missing: Literal["refuse", "drop"] = "refuse"
     report: Path | None = None
     cache: Path | None = None
+    frame_cache: Annotated[float, Field(ge=0)] = 20.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glscl.backbone import Backbone
 from glscl.config import EncoderConfig
-from glscl.data.loader import FrameCache, FrameSpec, VideoDataset, cached_frame_features
+from glscl.data.loader import FrameCache, FrameSpec, VideoDataset, stored_features
 from glscl.data.pairs import CachedVideos, Videos, trim, video_batches
 from glscl.data.split import Caption, Split
 from glscl.metrics import (
@@ -26,6 +26,8 @@ from glscl.metrics import (
 from glscl.retriever import Retriever
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
+
+GALLERY_BYTES = 2 << 30  # of encoded videos that are in memory together
 
 
 class Retrieval(NamedTuple):
@@ -63,16 +65,40 @@ def similarity_matrix(
     """Similarity (A, B) on the CPU, in evaluation mode, which is left as it was.
 
     Processes of ``torchrun`` share the work and all get the result, so all must call.
-    Videos are encoded once; captions are encoded, scored and dropped ``batch_size`` at
-    a time, so memory grows with the frames of the gallery (B, F, D) and the result, not
-    with the tokens of the captions (A, L, D).
+    Videos are encoded once, in blocks of at most ``GALLERY_BYTES``; for each block all
+    captions are encoded, scored and dropped ``batch_size`` at a time. So memory grows
+    with the result, not with the features of videos or captions.
     """
     training = model.training
     model.to(device).eval()
-    gallery = encode_gallery(model, videos, batch_size, device, workers)
-    scores = shared_scores(model, videos.split.texts, gallery, batch_size)
+    scores = scores_by_block(
+        model, videos, [videos.split.texts], batch_size, device, workers
+    )
     model.train(training)
-    return scores
+    return scores[0]
+
+
+@torch.no_grad()
+def scores_by_block(
+    model: Retriever,
+    videos: Videos,
+    texts: Sequence[Sequence[Caption]],
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> list[Tensor]:
+    """Similarity (A, B) of each list of captions with all videos, encoded in blocks."""
+    one = encode_gallery(model, videos, 1, device, numbers=range(1))
+    size = sum(field.nbytes for field in one if field is not None)
+    numbers = range(len(videos.split.videos))
+    block = max(1, GALLERY_BYTES // size)
+    columns: list[list[Tensor]] = [[] for _ in texts]
+    for first in numbers[::block]:
+        part = numbers[first : first + block]
+        gallery = encode_gallery(model, videos, batch_size, device, workers, part)
+        for column, captions in zip(columns, texts, strict=True):
+            column.append(shared_scores(model, captions, gallery, batch_size))
+    return [torch.cat(column, dim=1) for column in columns]
 
 
 @torch.no_grad()
@@ -124,14 +150,16 @@ def encode_gallery(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    numbers: range | None = None,
 ) -> Any:
-    """All videos of a split, encoded once, ``batch_size`` at a time.
+    """The videos of a split, or those of ``numbers``, encoded ``batch_size`` at a time.
 
     Processes of ``torchrun`` share the work; each ends with the whole gallery.
     """
-    count, parts = len(videos.split.videos), []
-    numbers = parallel.rows_of_rank(count)
-    for content, mask in video_batches(videos, numbers, batch_size, workers):
+    numbers = range(len(videos.split.videos)) if numbers is None else numbers
+    count, parts = len(numbers), []
+    chosen = [numbers[i] for i in parallel.rows_of_rank(count)]
+    for content, mask in video_batches(videos, chosen, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
@@ -162,15 +190,16 @@ def cached_videos(
     patches: bool = False,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    frames: FrameCache | None = None,
 ) -> CachedVideos:
     """A split as features of the visual tower, kept in the folder ``cache``.
 
     ``patches``: whether patches come with the frames, see ``Retriever.uses_patches``.
+    ``frames``: where decoded frames are kept, if not all of them there, too.
     """
-    dataset = VideoDataset(
-        split, frame_spec(backbone, config), FrameCache(cache / "frames")
-    )
-    features = cached_frame_features(
+    frames = frames or FrameCache(cache / "frames")
+    dataset = VideoDataset(split, frame_spec(backbone, config), frames)
+    features = stored_features(
         backbone.to(device),
         dataset,
         cache,
@@ -178,7 +207,7 @@ def cached_videos(
         device=device,
         patches=patches,
     )
-    return CachedVideos(split, features)
+    return CachedVideos(split, *features)
 
 
 def result_table(

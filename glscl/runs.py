@@ -29,11 +29,10 @@ from glscl.eercf import EERCF
 from glscl.evaluate import (
     Retrieval,
     cached_videos,
-    encode_gallery,
     evaluate,
     frame_spec,
     result_table,
-    shared_scores,
+    scores_by_block,
     worst_queries,
 )
 from glscl.glccl import GLCCL
@@ -58,7 +57,8 @@ class DataSource(DataOptions):
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
     whose unreadable videos count as missing. ``cache``: where frames and features are
     kept, by default ``root``/cache where that can be written, see ``cache_folder``.
-    Raises ``ValueError`` for a value of another type.
+    ``frame_cache``: gigabytes of decoded frames that are kept of a split at most; 0:
+    none. Raises ``ValueError`` for a value of another type.
     """
 
     @property
@@ -156,7 +156,7 @@ def train_on(
         load_backbone(model_config.backbone, model_config.pretrained), model_config
     )
     train, validation = (
-        _videos(model, recipe, data.split(name), source.cache_folder, options)
+        _videos(model, recipe, data.split(name), source, options)
         for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
@@ -194,28 +194,41 @@ def _videos(
     model: Retriever,
     recipe: TrainConfig,
     split: Split,
-    cache: Path,
+    source: DataSource,
     options: RunOptions,
 ) -> Videos:
     if recipe.freeze == "visual" and recipe.augment is None:
-        return _encoded(model, split, cache, options.device, options.workers)
+        return _encoded(model, split, source, options.device, options.workers)
     spec = frame_spec(model.backbone, model.config)
     augment = recipe.augment if split.name == "train" else None
     return VideoDataset(
         split,
         spec,
-        FrameCache(cache / "frames"),
+        _frame_cache(model, split, source),
         rand_augment(augment) if augment else None,
         recipe.augment_on,
     )
 
 
 def _encoded(
-    model: Retriever, split: Split, cache: Path, device: str, workers: int
+    model: Retriever, split: Split, source: DataSource, device: str, workers: int
 ) -> CachedVideos:
     return cached_videos(
-        split, model.backbone, model.config, cache, model.uses_patches, device, workers
+        split,
+        model.backbone,
+        model.config,
+        source.cache_folder,
+        model.uses_patches,
+        device,
+        workers,
+        _frame_cache(model, split, source),
     )
+
+
+def _frame_cache(model: Retriever, split: Split, source: DataSource) -> FrameCache:
+    spec = frame_spec(model.backbone, model.config)
+    folder = source.cache_folder / "frames"
+    return FrameCache.limited(folder, split, spec, source.frame_cache)
 
 
 def evaluate_on(
@@ -238,15 +251,15 @@ def evaluate_on(
     data, device = source.open(hold_out=split == "val"), process_device(device)
     model = load_model(folder).to(device)
     chosen = data.split(split)
-    videos = _encoded(model, chosen, source.cache_folder, device, workers)
+    videos = _encoded(model, chosen, source, device, workers)
     result: Retrieval = evaluate(model, videos, device=device)
     scores = [("raw", result.similarity)]
     if with_dsl:
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))
     rows = result_table(scores, chosen)
     if with_qb_norm:
-        gallery = encode_gallery(model, videos, device=device)
-        bank = shared_scores(model, data.split("train").texts, gallery)
+        texts = data.split("train").texts
+        (bank,) = scores_by_block(model, videos, [texts], device=device)
         given = {} if with_qb_norm is True else with_qb_norm
         normed = qb_norm(result.similarity, bank, **given)
         table = result_table([("QB-Norm, bank: training captions", normed)], chosen)

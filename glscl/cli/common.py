@@ -25,6 +25,9 @@ Missing = Annotated[
 Report = Annotated[
     Path | None, typer.Option(help="Report of `data verify`: what it calls unreadable.")
 ]
+FrameCache = Annotated[
+    float, typer.Option(help="Gigabytes of decoded frames to keep; 0: none.", min=0)
+]
 #: As many processes as any machine has use for.
 Processes = Annotated[int, typer.Option(help="Processes.", min=1, max=256)]
 Loaders = Annotated[int, typer.Option(help="Processes that load data.", min=0, max=256)]

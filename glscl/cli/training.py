@@ -10,6 +10,7 @@ import typer
 from glscl.cli.common import (
     Cache,
     Dataset,
+    FrameCache,
     Loaders,
     Missing,
     Report,
@@ -41,6 +42,7 @@ def train(
     missing: Missing = "refuse",
     report: Report = None,
     cache: Cache = None,
+    frame_cache: FrameCache = 20.0,
     preset: Annotated[
         str | None, typer.Option(help="Model and recipe, if not those of DATASET.")
     ] = None,
@@ -67,7 +69,16 @@ def train(
     from glscl.util.settings import parse
 
     name = dataset or "mini"
-    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
+    source = DataSource(
+        name,
+        root,
+        variant,
+        videos,
+        missing,  # type: ignore[arg-type]
+        report,
+        cache,
+        frame_cache,
+    )
     options = RunOptions(
         device=device,
         precision=precision,  # type: ignore[arg-type]
@@ -132,6 +143,7 @@ def evaluate(
     missing: Missing = "refuse",
     report: Report = None,
     cache: Cache = None,
+    frame_cache: FrameCache = 20.0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
@@ -152,7 +164,16 @@ def evaluate(
     from glscl.util import parallel
 
     name = dataset or "mini"
-    source = DataSource(name, root, variant, videos, missing, report, cache)  # type: ignore[arg-type]
+    source = DataSource(
+        name,
+        root,
+        variant,
+        videos,
+        missing,  # type: ignore[arg-type]
+        report,
+        cache,
+        frame_cache,
+    )
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers
     )

@@ -375,7 +375,10 @@ def _decord() -> Any:
 
 def reason(error: Exception) -> str:
     """The first informative line of a decoder's message, without its file names."""
-    if "Check failed" in str(error):  # how decord's own code is written, not the file
+    # What decord and PyAV say of their own code says nothing of the file.
+    if "Check failed" in str(error) or isinstance(
+        error, (AttributeError, LookupError, UnicodeError)
+    ):
         return "the file is damaged"
     message = getattr(error, "strerror", None) or str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]

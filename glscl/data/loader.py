@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,17 +67,38 @@ class FrameCache:
     """Decoded, resized frames on disk, one uint8 file per video and sampling rule.
 
     Safe for any number of processes: the worst case is that two decode the same video.
-    A file that cannot be read back is decoded again.
+    A file that cannot be read back is decoded again. ``share``: of the videos that are
+    kept, chosen by their keys.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, share: float = 1.0):
+        self.folder, self.share = Path(folder), share
+
+    @classmethod
+    def limited(
+        cls, folder: Path, split: Split, spec: FrameSpec, gigabytes: float
+    ) -> FrameCache:
+        """At most about ``gigabytes`` for the videos of a split, 0: none; the size is
+        announced where it is more than a gigabyte.
+        """
+        frame = 3 * spec.image_size**2
+        needed = len(split.videos) * spec.max_frames * frame / 1e9
+        share = min(1.0, gigabytes / needed)
+        if needed > 1 and parallel.rank() == 0:
+            tqdm.write(
+                f"The frames of {split.name} take {needed:.1f} GB; {share * needed:.1f} "
+                f"GB of them are kept in {folder}.",
+                file=sys.stderr,
+            )
+        return cls(folder, share)
 
     def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
         """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
         key = _digest(
             [_file_state(item), spec.max_frames, spec.sample_fps, spec.image_size]
         )
+        if int(key[:8], 16) >= self.share * 2**32:
+            return decode(item, spec)
         path = self.folder / key[:2] / f"{key}.npy"
         try:
             return np.load(path, allow_pickle=False)
@@ -212,9 +234,26 @@ def cached_frame_features(
     workers: int = 0,
     device: torch.device | str = "cpu",
     patches: bool = False,
-    shard: int = 1024,
+    shard: int | None = None,
 ) -> FrameFeatures:
+    """``stored_features`` as one, in memory."""
+    parts = stored_features(encoder, dataset, folder, workers, device, patches, shard)
+    return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def stored_features(
+    encoder: ImageEncoder,
+    dataset: VideoDataset,
+    folder: str | Path,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    patches: bool = False,
+    shard: int | None = None,
+) -> list[FrameFeatures]:
     """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
+
+    Parts of ``shard`` videos (1024, with patches 64), which the system reads from disk
+    where they are used and drops where memory is short.
 
     A file holds ``shard`` videos, so a run that was killed resumes at the last file,
     and processes of ``torchrun``, which must all call, share the files among them. The
@@ -227,6 +266,7 @@ def cached_frame_features(
     weights, spec = weights_digest(encoder), asdict(dataset.spec)
     encode = encoder.encode_image_with_patches if patches else encoder.encode_image
     kind = ["patches"] if patches else []
+    shard = shard or (64 if patches else 1024)
     numbers = range(len(dataset))
     paths = {}
     for first in numbers[::shard]:
@@ -241,11 +281,7 @@ def cached_frame_features(
             with atomic_path(path) as temporary:
                 save_file(features._asdict(), temporary)
     parallel.barrier()
-    stored = [load_file(path) for path in paths]
-    return FrameFeatures(
-        torch.cat([tensors["frames"] for tensors in stored]),
-        torch.cat([tensors["frame_mask"] for tensors in stored]),
-    )
+    return [FrameFeatures(**load_file(path)) for path in paths]
 
 
 def _is_whole(path: Path) -> bool:

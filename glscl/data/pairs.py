@@ -42,20 +42,31 @@ class Videos(Protocol):
 class CachedVideos:
     """Videos as stored features of the frozen visual tower: items (F, D).
 
-    With patches items are (F, 1 + P, D).
+    With patches items are (F, 1 + P, D). ``features``: of all videos, or parts in order.
 
     Raises ``ValueError`` when the features are not those of the split.
     """
 
-    def __init__(self, split: Split, features: FrameFeatures):
-        axes = "B F D" if features.frames.ndim == 3 else "B F N D"
-        check_shape(features.frames, axes, "frames", B=len(split.videos))
-        self.split = split
-        self.features = features
+    def __init__(self, split: Split, *features: FrameFeatures):
+        axes = "B F D" if features[0].frames.ndim == 3 else "B F N D"
+        ends = np.cumsum([len(part.frames) for part in features])
+        rest = len(split.videos) - int(ends[-1]) + len(features[-1].frames)
+        check_shape(features[-1].frames, axes, "frames", B=rest)
+        self.split, self.parts, self.ends = split, features, ends
+
+    @property
+    def features(self) -> FrameFeatures:
+        """Those of all videos, in memory."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return FrameFeatures(*map(torch.cat, zip(*self.parts, strict=True)))
 
     def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
         """Features of the frames, never augmented, and ``frame_mask`` (F,)."""
-        return self.features.frames[video], self.features.frame_mask[video]
+        number = int(np.searchsorted(self.ends, video, side="right"))
+        part = self.parts[number]
+        row = video - int(self.ends[number])  # from the end of the part
+        return part.frames[row], part.frame_mask[row]
 
 
 @contextmanager

@@ -273,3 +273,23 @@ def test_caches_on_a_full_disk_say_so(tiny_disk, split):
         OSError, match=r"The disk is full: .*safetensors was not written"
     ):
         cached_frame_features(Wide(), dataset, tiny_disk)
+
+
+def test_a_limited_cache_keeps_a_share_and_says_the_size_first(split, tmp_path, capsys):
+    big = Split("big", split.videos, split.captions)
+    assert FrameCache.limited(tmp_path, big, SPEC, 20.0).share == 1.0
+    assert capsys.readouterr().err == ""
+    spec = FrameSpec(100, 8.0, 2000, SPEC.mean, SPEC.std)  # 3 videos of 1.2 GB
+    assert FrameCache.limited(tmp_path, big, spec, 1.8).share == pytest.approx(0.5)
+    said = capsys.readouterr().err
+    assert "The frames of big take 3.6 GB; 1.8 GB of them are kept" in said
+    video = split.videos[0]
+    none = FrameCache.limited(tmp_path / "none", big, SPEC, 0.0)
+    np.testing.assert_array_equal(none.get(video, SPEC), decode(video, SPEC))
+    assert not (tmp_path / "none").exists()
+    items = [VideoItem(str(i), video.path, end=1 + i / 10) for i in range(20)]
+    half = FrameCache(tmp_path / "half", 0.5)
+    for item in items:
+        half.get(item, SPEC)
+    kept = len(list((tmp_path / "half").rglob("*.npy")))
+    assert 0 < kept < 20

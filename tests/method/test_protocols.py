@@ -4,6 +4,8 @@ import pytest
 import torch
 from toy import toy_model, toy_recipe, toy_videos
 
+from glscl.data.loader import FrameFeatures
+from glscl.data.pairs import CachedVideos
 from glscl.evaluate import (
     encode_gallery,
     evaluate,
@@ -126,6 +128,34 @@ def test_scores_in_small_batches_are_the_scores_at_once(changes):
     for size in (1, 4, 27):
         found = similarity_matrix(model, videos, batch_size=size)
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("videos_of_a_block", [1, 2, 100])
+def test_scores_of_a_gallery_in_blocks_are_the_scores_at_once(
+    monkeypatch, videos_of_a_block
+):
+    videos, model = toy_videos(9, 3), toy_model().eval()
+    whole = similarity_matrix(model, videos)
+    one = encode_gallery(model, videos, numbers=range(1))
+    size = sum(field.nbytes for field in one if field is not None)
+    monkeypatch.setattr("glscl.evaluate.GALLERY_BYTES", videos_of_a_block * size)
+    found = similarity_matrix(model, videos)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_features_in_parts_are_the_features_at_once():
+    whole = toy_videos(9, 3)
+    sizes = [4, 4, 1]
+    parts = zip(*(x.split(sizes) for x in whole.features), strict=True)
+    videos = CachedVideos(whole.split, *(FrameFeatures(*part) for part in parts))
+    assert torch.equal(videos.features.frames, whole.features.frames)
+    for number in range(9):
+        for one, other in zip(
+            videos.load(number, 0), whole.load(number, 0), strict=True
+        ):
+            assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="frames"):
+        CachedVideos(whole.split, videos.parts[0], videos.parts[1])
 
 
 def test_evaluation_leaves_the_mode_and_needs_no_gradients():
