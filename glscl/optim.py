@@ -79,15 +79,19 @@ class BertAdam(torch.optim.Optimizer):
         g = torch._foreach_mul(gradients, factors.unbind())
         b1, b2 = group["betas"]
         # As tensors: on a CPU, in place, torch rounds a number to float16 first.
-        torch._foreach_mul_(m, torch.tensor(b1, dtype=torch.float64))
+        numbers = torch.tensor([b1, b2, group["eps"], group["lr"]], dtype=torch.float64)
+        decay1, decay2, eps, lr = numbers.unbind()
+        torch._foreach_mul_(m, decay1)
         torch._foreach_add_(m, g, alpha=1 - b1)
-        torch._foreach_mul_(v, torch.tensor(b2, dtype=torch.float64))
+        torch._foreach_mul_(v, decay2)
         torch._foreach_addcmul_(v, g, g, value=1 - b2)
-        denominators = torch._foreach_add(torch._foreach_sqrt(v), group["eps"])
+        denominators = torch._foreach_sqrt(v)
+        torch._foreach_add_(denominators, eps)
         update = torch._foreach_div(m, denominators)
         decayed = torch._foreach_mul(parameters, group["weight_decay"])
         torch._foreach_add_(update, decayed)
-        torch._foreach_sub_(parameters, torch._foreach_mul(update, group["lr"]))
+        torch._foreach_mul_(update, lr)
+        torch._foreach_sub_(parameters, update)
 
 
 def _parts(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
