@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -253,10 +252,10 @@ class _PyAV:
             out.append(_upright(frame))
         return np.stack(out)
 
-    def _frame(self, index: int) -> Any:
+    def _frame(self, index: int, back: float = 0.0) -> Any:
         ahead = self.times[index] - (self.times[self.at] if self.at >= 0 else 0.0)
-        if index <= self.at or (self.seekable and ahead > JUMP):
-            self._go_before(index)
+        if back or index <= self.at or (self.seekable and ahead > JUMP):
+            self._go_before(float(self.times[index]) - back)
         shown = frame = None
         for frame in self.frames:
             if frame.is_corrupt:
@@ -267,6 +266,9 @@ class _PyAV:
             if self.at > index:
                 break
             shown = frame
+        # A seek goes by decoding times: where frames are reordered it may pass this one.
+        if self.seekable and shown is None and back < self.times[index]:
+            return self._frame(index, 8 * back + 1)
         # A stream that was cut out of another may start with frames nothing can decode.
         if self.seekable or frame is None or (shown is None and index > 0):
             raise ValueError(f"frame {index} is missing")
@@ -289,23 +291,17 @@ class _PyAV:
         # The nearest: the times of a constant rate are exact, timestamps are rounded.
         return int(np.searchsorted(self.middles, seconds))
 
-    def _go_before(self, index: int) -> None:
-        """To the key frame before a frame, or to the start."""
+    def _go_before(self, second: float) -> None:
+        """To the key frame before a second of the time axis, or to the start."""
         if not self.seekable:
             self.container.close()
             self._open()
             return
         unit = float(self.stream.time_base or 1)
+        offset = int((max(second, 0.0) + self.start) / unit)
+        self.container.seek(offset, stream=self.stream, backward=True, any_frame=False)
+        self.frames = self.container.decode(self.stream)
         self.at = -1
-        # A seek goes by decoding times: where frames are reordered it may pass this one.
-        for back in (0.0, 1.0, JUMP, self.times[index]):
-            offset = int((max(self.times[index] - back, 0.0) + self.start) / unit)
-            self.container.seek(offset, stream=self.stream)
-            frames = self.container.decode(self.stream)
-            first = next(frames, None)
-            if first is not None and self._number(first) <= index:
-                break
-        self.frames = frames if first is None else chain([first], frames)
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
