@@ -9,7 +9,7 @@ import signal
 from glscl.data import decoders, video
 
 PROGRAM = "faulty_decoders"
-_timeline = decoders._timeline
+read_timeline = decoders.read_timeline
 
 
 def _faulty(path, watch):
@@ -22,11 +22,11 @@ def _faulty(path, watch):
         os.kill(os.getpid(), signal.SIGSEGV)
     if "memory" in name:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _timeline(path, watch)
+    return read_timeline(path, watch)
 
 
 def serve():
-    decoders._timeline = _faulty
+    decoders.read_timeline = _faulty
     decoders.serve()
 
 

@@ -1,7 +1,5 @@
 """The decoders of videos, in a process of their own that may hang or crash.
 
-Seconds are presentation timestamps of the container, counted from its start; what an
-edit list hides is not there. A frame is shown from its own timestamp until the next.
 decord reads constant-rate H.264 and the like in MP4, MOV, Matroska and WebM, where its
 frames are provably the same and its seeking is fast; PyAV reads every other file, and
 all files where decord has no wheel. ``video.VideoReader`` starts the process and asks.
@@ -17,52 +15,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Containers and codecs whose packets carry their timestamps, as decord needs them.
-DECORD_CONTAINERS = ("mov", "matroska")
-DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+from glscl.data.timeline import SLACK, UNTIMED, Timeline, read_timeline
+
 #: Where seeking to a key frame gives the same frames as decoding from the start.
 SEEKABLE = ("mov", "matroska")
-#: Where packets carry no time of their own: frames follow each other at one rate.
-UNTIMED = ("avi",)
-SLACK = 0.25  # seconds by which a decoder's timestamp may be off in a stream
-GRACE = 1e-4  # seconds by which a time may be rounded, below the length of any frame
 JUMP = 5.0  # seconds ahead from which a seek is tried instead of decoding on
 PART_BYTES = 1 << 25  # of frames that are sent together
 SLOWEST = 50.0  # frames a second that any machine decodes
 #: Errors of the system that are none of the file.
 MACHINE = {errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 MACHINE |= {errno.ENOSPC, errno.EIO}
-
-
-class Timeline(NamedTuple):
-    """When each frame is shown.
-
-    ``times``: (n,) seconds, ascending, of all frames that a player shows; ``end``: the
-    second at which the last one ends; ``fps``: frames a second, the mean; ``constant``:
-    whether all last equally long and the first is shown at once.
-    """
-
-    times: NDArray[np.float64]
-    end: float
-    fps: float
-    constant: bool
-
-    @classmethod
-    def regular(cls, count: int, fps: float) -> Timeline:
-        """``count`` frames at a constant ``fps``."""
-        return cls(np.arange(count) / fps, count / fps, fps, True)
-
-    def index_at(self, seconds: NDArray[np.floating]) -> NDArray[np.int64]:
-        """The number (k,) of the frame that is shown at each of ``seconds`` (k,)."""
-        # A small grace, since containers round timestamps to their clock.
-        times = np.asarray(seconds, np.float64) + GRACE
-        return (np.searchsorted(self.times, times, side="right") - 1).clip(min=0)
 
 
 class Watch:
@@ -95,7 +62,7 @@ class OpenVideo:
 
     def __init__(self, path: str, watch: Watch):
         self.path, self.watch = path, watch
-        self.timeline, trusted, self.frame_bytes = _timeline(path, watch)
+        self.timeline, trusted, self.frame_bytes = read_timeline(path, watch)
         if not len(self.timeline.times):
             raise ValueError("it has no frames")
         decord = _decord() if trusted and self.timeline.constant else None
@@ -141,96 +108,6 @@ class OpenVideo:
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f"damaged after {good} frames: {reason(error)}") from error
         return good
-
-
-def _timeline(path: str, watch: Watch) -> tuple[Timeline, bool, int]:
-    """The time axis of a file, whether decord may read it if it is constant, and how
-    many bytes a frame has.
-    """
-    import av
-
-    with av.open(path) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
-        stream = container.streams.video[0]
-        frame_bytes = max(1, 3 * stream.width * stream.height)
-        container_name = container.format.name.split(",")[0]
-        codec = stream.codec_context.codec.canonical_name
-        trusted = container_name in DECORD_CONTAINERS and codec in DECORD_CODECS
-        if trusted and container_name == "mov":
-            constant = _constant_index(container, stream)
-            if constant is not None:
-                return constant, True, frame_bytes
-        start = (container.start_time or 0) / av.time_base
-        # A file without a length, as recorders pipe it, and one of which an edit list
-        # hides a part, are none that decord understands.
-        trusted &= container.duration is not None
-        stamps, last = [], None
-        for packet in container.demux(stream):
-            watch()
-            if packet.is_discard:
-                trusted = False
-            elif packet.size:
-                stamps.append(packet.pts)
-                last = packet.duration or last
-        unit = float(stream.time_base or 0)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-    if None in stamps or container_name in UNTIMED:
-        return Timeline.regular(len(stamps), rate), False, frame_bytes
-    times = np.sort(np.array(stamps, dtype=np.float64)) * unit - start
-    if container_name == "mpeg":
-        # Its stamps are those of packets, not frames, and wrong by a frame or two.
-        smooth = np.linspace(times[0], times[-1], len(times))
-        times = smooth if np.abs(times - smooth).max() < SLACK else times
-    timeline = _measured(times, unit, (last or 0) * unit, rate)
-    return timeline, trusted, frame_bytes
-
-
-def _constant_index(container: Any, stream: Any) -> Timeline | None:
-    """The time axis of an MP4 whose own index says that its rate is constant."""
-    entries = stream.index_entries
-    n = len(entries)
-    if n < 2 or n != stream.frames or container.start_time or stream.start_time:
-        return None
-    clock = np.array([entry.timestamp for entry in entries])
-    steps = np.diff(clock)
-    if (steps != steps[0]).any() or steps[0] <= 0:
-        return None
-    if any(entry.is_discard for entry in entries):
-        return None
-    step = int(steps[0]) * stream.time_base
-    # An edit list that cuts shows in a duration that is not that of all frames.
-    duration = stream.duration
-    if duration is None or abs(duration * stream.time_base - n * step) > step:
-        return None
-    return Timeline.regular(n, float(1 / step))
-
-
-def _measured(
-    times: NDArray[np.float64], unit: float, last: float, rate: float
-) -> Timeline:
-    """A timeline from timestamps; rounding to a clock of ``unit`` is no change of rate.
-
-    ``rate``: what the file states, taken where it agrees with the timestamps; ``last``:
-    seconds that the last frame is shown, 0 if not stated.
-    """
-    n = len(times)
-    if n < 2:
-        end = float(times[-1]) + (last or 1 / rate) if n else 0.0
-        return Timeline(times, end, n / max(end, GRACE), False)
-    if abs(times[0]) < 1e-3 and _agrees(times, unit, rate):
-        return Timeline.regular(n, rate)
-    fps = (n - 1) / float(times[-1] - times[0])
-    if abs(times[0]) < 1e-3 and _agrees(times, unit, fps):
-        return Timeline.regular(n, fps)
-    end = float(times[-1]) + (last or 1 / fps)
-    return Timeline(times, end, n / end, False)
-
-
-def _agrees(times: NDArray[np.float64], unit: float, fps: float) -> bool:
-    """Whether ``times`` are those of a constant rate, rounded to a clock of ``unit``."""
-    even = times[0] + np.arange(len(times)) / fps
-    return bool(np.abs(times - even).max() <= 1.01 * unit)
 
 
 def _opened(
@@ -288,10 +165,10 @@ class _PyAV:
     def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
         return np.stack([_upright(self._frame(index)) for index in indices.tolist()])
 
-    def _frame(self, index: int) -> Any:
+    def _frame(self, index: int, back: float = 0.0) -> Any:
         ahead = self.times[index] - (self.times[self.at] if self.at >= 0 else 0.0)
-        if index <= self.at or (self.seekable and ahead > JUMP):
-            self._go_before(index)
+        if back or index <= self.at or (self.seekable and ahead > JUMP):
+            self._go_before(float(self.times[index]) - back)
         shown = frame = None
         for frame in self.frames:
             self.watch()
@@ -304,6 +181,9 @@ class _PyAV:
             if self.at > index:
                 break
             shown = frame
+        # A seek goes by decoding times: where frames are reordered it may pass this one.
+        if self.seekable and shown is None and back < self.times[index]:
+            return self._frame(index, 8 * back + 1)
         # A stream that was cut out of another may start with frames nothing can decode.
         if self.seekable or frame is None or (shown is None and index > 0):
             raise ValueError(f"frame {index} is missing")
@@ -326,23 +206,17 @@ class _PyAV:
         # The nearest: the times of a constant rate are exact, timestamps are rounded.
         return int(np.searchsorted(self.middles, seconds))
 
-    def _go_before(self, index: int) -> None:
-        """To the key frame before a frame, or to the start."""
+    def _go_before(self, second: float) -> None:
+        """To the key frame before a second of the time axis, or to the start."""
         if not self.seekable:
             self.container.close()
             self._open()
             return
         unit = float(self.stream.time_base or 1)
+        offset = int((max(second, 0.0) + self.start) / unit)
+        self.container.seek(offset, stream=self.stream, backward=True, any_frame=False)
+        self.frames = self.container.decode(self.stream)
         self.at = -1
-        # A seek goes by decoding times: where frames are reordered it may pass this one.
-        for back in (0.0, 1.0, JUMP, self.times[index]):
-            offset = int((max(self.times[index] - back, 0.0) + self.start) / unit)
-            self.container.seek(offset, stream=self.stream)
-            frames = self.container.decode(self.stream)
-            first = next(frames, None)
-            if first is not None and self._number(first) <= index:
-                break
-        self.frames = frames if first is None else chain([first], frames)
 
 
 def _threads(stream: Any) -> str:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glscl.data.decoders import Timeline
+from glscl.data.timeline import Timeline
 from glscl.data.video import VideoError, VideoReader
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.data.decoders import Timeline
+from glscl.data.timeline import Timeline
 from glscl.util.files import printable
 
 LIMIT = 30.0  # seconds without a decoded frame after which a decoder is ended

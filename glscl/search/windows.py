@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from glscl.data.decoders import Timeline
 from glscl.data.frames import resize_crop, sample_timeline
 from glscl.data.loader import FrameSpec
+from glscl.data.timeline import Timeline
 from glscl.data.video import VideoError, VideoReader
 from glscl.util.settings import Settings
 from glscl.util.threads import streams

@@ -7,9 +7,9 @@ import pytest
 from odd_videos import KINDS, Kind
 
 from glscl.data import decoders
-from glscl.data.decoders import Timeline
 from glscl.data.frames import check_video, read_frames, resampled, sample_timeline
 from glscl.data.loader import FrameSpec
+from glscl.data.timeline import Timeline
 from glscl.data.video import VideoError, VideoReader
 from glscl.search.windows import Windows, read_chunks
 

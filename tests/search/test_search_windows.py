@@ -7,7 +7,7 @@ import pytest
 
 from glscl.data.frames import read_frames, resize_crop, sample_indices
 from glscl.data.loader import FrameSpec
-from glscl.data.video import Timeline
+from glscl.data.timeline import Timeline
 from glscl.search.windows import Windows, cut, decoded_chunks, read_chunks
 
 SPEC = FrameSpec(6, 2.0, 32, (0.5,) * 3, (0.5,) * 3)

@@ -1,0 +1,136 @@
+"""When each frame of a video is shown: the time axis of a file, as a player has it.
+
+Seconds are presentation timestamps of the container, counted from its start; what an
+edit list hides is not there. A frame is shown from its own timestamp until the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Containers and codecs whose packets carry their timestamps, as decord needs them.
+DECORD_CONTAINERS = ("mov", "matroska")
+DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+#: Where packets carry no time of their own: frames follow each other at one rate.
+UNTIMED = ("avi",)
+SLACK = 0.25  # seconds by which a decoder's timestamp may be off in a stream
+GRACE = 1e-4  # seconds by which a time may be rounded, below the length of any frame
+
+
+class Timeline(NamedTuple):
+    """When each frame is shown.
+
+    ``times``: (n,) seconds, ascending, of all frames that a player shows; ``end``: the
+    second at which the last one ends; ``fps``: frames a second, the mean; ``constant``:
+    whether all last equally long and the first is shown at once.
+    """
+
+    times: NDArray[np.float64]
+    end: float
+    fps: float
+    constant: bool
+
+    @classmethod
+    def regular(cls, count: int, fps: float) -> Timeline:
+        """``count`` frames at a constant ``fps``."""
+        return cls(np.arange(count) / fps, count / fps, fps, True)
+
+    def index_at(self, seconds: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The number (k,) of the frame that is shown at each of ``seconds`` (k,)."""
+        # A small grace, since containers round timestamps to their clock.
+        times = np.asarray(seconds, np.float64) + GRACE
+        return (np.searchsorted(self.times, times, side="right") - 1).clip(min=0)
+
+
+def read_timeline(path: str, watch: Callable[[], None]) -> tuple[Timeline, bool, int]:
+    """The time axis of a file, whether decord may read it if it is constant, and how
+    many bytes a frame has. ``watch`` is called for every packet. Raises what PyAV does.
+    """
+    import av
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        frame_bytes = max(1, 3 * stream.width * stream.height)
+        container_name = container.format.name.split(",")[0]
+        codec = stream.codec_context.codec.canonical_name
+        trusted = container_name in DECORD_CONTAINERS and codec in DECORD_CODECS
+        if trusted and container_name == "mov":
+            constant = _constant_index(container, stream)
+            if constant is not None:
+                return constant, True, frame_bytes
+        start = (container.start_time or 0) / av.time_base
+        # A file without a length, as recorders pipe it, and one of which an edit list
+        # hides a part, are none that decord understands.
+        trusted &= container.duration is not None
+        stamps, last = [], None
+        for packet in container.demux(stream):
+            watch()
+            if packet.is_discard:
+                trusted = False
+            elif packet.size:
+                stamps.append(packet.pts)
+                last = packet.duration or last
+        unit = float(stream.time_base or 0)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+    if None in stamps or container_name in UNTIMED:
+        return Timeline.regular(len(stamps), rate), False, frame_bytes
+    times = np.sort(np.array(stamps, dtype=np.float64)) * unit - start
+    if container_name == "mpeg":
+        # Its stamps are those of packets, not frames, and wrong by a frame or two.
+        smooth = np.linspace(times[0], times[-1], len(times))
+        times = smooth if np.abs(times - smooth).max() < SLACK else times
+    timeline = _measured(times, unit, (last or 0) * unit, rate)
+    return timeline, trusted, frame_bytes
+
+
+def _constant_index(container: Any, stream: Any) -> Timeline | None:
+    """The time axis of an MP4 whose own index says that its rate is constant."""
+    entries = stream.index_entries
+    n = len(entries)
+    if n < 2 or n != stream.frames or container.start_time or stream.start_time:
+        return None
+    clock = np.array([entry.timestamp for entry in entries])
+    steps = np.diff(clock)
+    if (steps != steps[0]).any() or steps[0] <= 0:
+        return None
+    if any(entry.is_discard for entry in entries):
+        return None
+    step = int(steps[0]) * stream.time_base
+    # An edit list that cuts shows in a duration that is not that of all frames.
+    duration = stream.duration
+    if duration is None or abs(duration * stream.time_base - n * step) > step:
+        return None
+    return Timeline.regular(n, float(1 / step))
+
+
+def _measured(
+    times: NDArray[np.float64], unit: float, last: float, rate: float
+) -> Timeline:
+    """A timeline from timestamps; rounding to a clock of ``unit`` is no change of rate.
+
+    ``rate``: what the file states, taken where it agrees with the timestamps; ``last``:
+    seconds that the last frame is shown, 0 if not stated.
+    """
+    n = len(times)
+    if n < 2:
+        end = float(times[-1]) + (last or 1 / rate) if n else 0.0
+        return Timeline(times, end, n / max(end, GRACE), False)
+    if abs(times[0]) < 1e-3 and _agrees(times, unit, rate):
+        return Timeline.regular(n, rate)
+    fps = (n - 1) / float(times[-1] - times[0])
+    if abs(times[0]) < 1e-3 and _agrees(times, unit, fps):
+        return Timeline.regular(n, fps)
+    end = float(times[-1]) + (last or 1 / fps)
+    return Timeline(times, end, n / end, False)
+
+
+def _agrees(times: NDArray[np.float64], unit: float, fps: float) -> bool:
+    """Whether ``times`` are those of a constant rate, rounded to a clock of ``unit``."""
+    even = times[0] + np.arange(len(times)) / fps
+    return bool(np.abs(times - even).max() <= 1.01 * unit)
