@@ -26,7 +26,7 @@ from glscl.util.threads import streams
 
 UNCUT = 1.5  # a video up to so many windows long is not cut
 WINDOWS_AT_ONCE = 32  # windows of a long video that are decoded together
-FRAMES_AT_ONCE = 32  # frames of full size held in memory
+FRAMES_AT_ONCE = 16  # frames of full size held in memory
 
 
 @dataclass(frozen=True)
