@@ -79,14 +79,13 @@ class BertAdam(torch.optim.Optimizer):
         g = torch._foreach_mul(gradients, factors.unbind())
         b1, b2 = group["betas"]
         # As tensors: on a CPU, in place, torch rounds a number to float16 first.
-        numbers = torch.tensor([b1, b2, group["eps"], group["lr"]], dtype=torch.float64)
-        decay1, decay2, eps, lr = numbers.unbind()
+        numbers = torch.tensor([b1, b2, group["lr"]], dtype=torch.float64)
+        decay1, decay2, lr = numbers.unbind()
         torch._foreach_mul_(m, decay1)
         torch._foreach_add_(m, g, alpha=1 - b1)
         torch._foreach_mul_(v, decay2)
         torch._foreach_addcmul_(v, g, g, value=1 - b2)
-        denominators = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominators, eps)
+        denominators = torch._foreach_add(torch._foreach_sqrt(v), group["eps"])
         update = torch._foreach_div(m, denominators)
         decayed = torch._foreach_mul(parameters, group["weight_decay"])
         torch._foreach_add_(update, decayed)
