@@ -42,7 +42,7 @@ def index(
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option(help="I/N: the I-th of N shares of the files, from 0; see below."),
+        typer.Option(help="I/N: take the I-th of N shares of the files, from 0."),
     ] = None,
 ) -> None:
     """Index a folder of videos; of an indexed folder, only what has changed.

@@ -163,10 +163,10 @@ def _opened(path: str, table: str) -> lance.LanceDataset:
 
 
 class Snapshot:
-    """One version of an index, for reading. A *row* numbers its windows from 0.
+    """The last version of an index, for reading. A *row* numbers its windows from 0.
 
-    ``version``: by default the last one. Raises ``FileNotFoundError`` where there is no
-    index, ``ValueError`` for one of another format.
+    Raises ``FileNotFoundError`` where there is no index, ``ValueError`` for one of
+    another format.
     """
 
     def __init__(self, path: str):

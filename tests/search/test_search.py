@@ -1,6 +1,7 @@
 """Indexing a folder and searching it: what is encoded, what is found, what is refused."""
 
 import datetime
+import errno
 import os
 import shutil
 import signal
@@ -14,11 +15,13 @@ import pytest
 import torch
 from toy import toy_model
 
+from glscl.data.video import VideoError
 from glscl.gim import frame_weights
 from glscl.retriever import VideoFeatures
 from glscl.search import VideoIndex, Where, Windows, table
 from glscl.search.build import check_model, search_model, update
 from glscl.search.table import Snapshot
+from glscl.search.windows import read_chunks
 
 WINDOWS = Windows(1.5, 0.5)
 
@@ -149,6 +152,64 @@ def test_broken_files_are_named_and_not_tried_again(folder, model, monkeypatch):
     (folder / "broken.mkv").write_bytes((folder / "first/clip 3.mp4").read_bytes())
     report = build(folder, model).report
     assert (report.added, report.broken) == (["broken.mkv"], {})
+
+
+def test_another_decoder_tries_broken_files_again(folder, model, monkeypatch):
+    (folder / "broken.mkv").write_bytes(b"no video")
+    build(folder, model)
+    (folder / "second/clip 0.mp4").touch()  # so that something else is written, too
+    monkeypatch.setattr("glscl.search.build.decoder_version", lambda: "newer 1")
+    monkeypatch.setattr(
+        "glscl.search.windows.read_chunks",
+        lambda path, file, *_: opened.append(path.name) or read_chunks(path, file, *_),
+    )
+    opened, path = [], str(folder.parent / "index")
+    assert list(build(folder, model).report.broken) == ["broken.mkv"]
+    assert sorted(opened) == ["broken.mkv", "clip 0.mp4"]
+    assert table.read_files(path)["broken.mkv"].decoder == "newer 1"
+
+
+def test_what_this_machine_cannot_read_now_is_named_and_not_remembered(
+    folder, model, monkeypatch
+):
+    build(folder, model)
+    before = content(folder.parent / "index")
+    shutil.copy(folder / "second/clip 0.mp4", folder / "new.mp4")
+    (folder / "first/clip 1.mp4").touch()
+
+    def refused(path):
+        raise VideoError(f"Video {path} cannot be read: no memory.", "machine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("glscl.search.windows.VideoReader", refused)
+        report = build(folder, model).report
+    assert report.broken.keys() == {"new.mp4", "first/clip 1.mp4"}
+    assert (report.added, report.changed, report.unchanged) == ([], [], 5)
+    assert content(folder.parent / "index") == before  # the old windows stay
+    report = build(folder, model).report
+    assert (report.added, report.changed, report.broken) == (
+        ["new.mp4"],
+        ["first/clip 1.mp4"],
+        {},
+    )
+
+
+def test_videos_of_a_folder_that_cannot_be_listed_stay(folder, model, monkeypatch):
+    build(folder, model)
+    before, scandir = content(folder.parent / "index"), os.scandir
+
+    def forbidden(path):
+        if os.path.basename(path) == "first":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", forbidden)
+        report = build(folder, model).report
+    assert report.broken == {"first": "Permission denied"}
+    assert (report.removed, report.unchanged) == ([], 3)
+    assert content(folder.parent / "index") == before
+    assert build(folder, model).report.unchanged == 6
 
 
 def test_a_video_that_breaks_leaves_the_index(folder, model):
