@@ -93,6 +93,11 @@ def test_a_chapter_shows_things_only_with_words(name):
         assert "alt" in call, call
 
 
+@each_notebook
+def test_a_chapter_that_is_opened_alone_makes_its_data(name):
+    assert "load_benchmark(" not in code(name)
+
+
 def glued():
     """Names that chapters glue, by chapter; a name made by a loop counts as prefix."""
     found = {}
