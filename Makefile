@@ -50,7 +50,7 @@ reproduce: .venv/.build
 	@test -n "$(DATASET)" && test -n "$(DATA)" || \
 	  { echo "Say what and where: make reproduce DATASET=msrvtt DATA=/path/to/msrvtt"; exit 1; }
 	for seed in $(SEEDS); do \
-	  $(BIN)/python book/build.py run --params gpu --only 12_reproduction_report --force \
+	  $(BIN)/python book/build.py run --params gpu --only 15_reproduction_report --force \
 	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" \
 	    $(if $(VIDEOS),--set "videos=$(VIDEOS)") \
 	    --set "pretrained=$(PRETRAINED)" --set "method=$(METHOD)" \

@@ -38,7 +38,7 @@ def main() -> None:
         page.goto((Path(folder) / "glscl-book/index.html").as_uri())
         page.wait_for_selector("article h1")
         read_all_pages(page)
-        sort(page, Path(folder) / "glscl-book/notebooks/08_results.html")
+        sort(page, Path(folder) / "glscl-book/notebooks/09_results.html")
         search(page, Path(folder) / "glscl-book/book/intro.html")
         change_theme(page)
         chromium.close()

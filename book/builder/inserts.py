@@ -2,7 +2,7 @@
 
 A comment on a line of its own says what is inserted::
 
-    <!-- output: 06_full_model opening -->
+    <!-- output: 07_full_model opening -->
     <!-- drawing: method -->
     <!-- record: provenance -->
     <!-- claims: table -->
@@ -23,16 +23,16 @@ _MARK = re.compile(r"^<!-- (output|drawing|record|claims): (.+?) -->$", re.MULTI
 CHAPTERS = {
     "sentence": "01_task_and_data",
     "video": "01_task_and_data",
-    "text tower": "02_clip_adaptation",
-    "image tower": "02_clip_adaptation",
-    "temporal": "02_clip_adaptation",
-    "global": "03_gim",
-    "local": "04_lim",
-    "score": "06_full_model",
-    "losses": "05_auxiliary_losses",
-    "training": "07_training",
-    "ranks": "08_results",
-    "search": "11_search",
+    "text tower": "03_clip_adaptation",
+    "image tower": "03_clip_adaptation",
+    "temporal": "03_clip_adaptation",
+    "global": "04_gim",
+    "local": "05_lim",
+    "score": "07_full_model",
+    "losses": "06_auxiliary_losses",
+    "training": "08_training",
+    "ranks": "09_results",
+    "search": "14_search",
 }
 MAP = (
     "From top to bottom: a sentence goes through CLIP's text tower, the frames of a "

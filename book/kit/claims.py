@@ -38,7 +38,7 @@ def claim(
     ``ValueError`` for a name, a verdict or a value that cannot be recorded.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(f"a claim's name looks like 'ch03_mass', got {name!r}.")
+        raise ValueError(f"a claim's name looks like 'ch04_mass', got {name!r}.")
     if says not in VERDICTS:
         raise ValueError(f"{name}: says is one of {VERDICTS}, got {says!r}.")
     if not refuted_by.strip():

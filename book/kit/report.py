@@ -45,7 +45,7 @@ def glue(name: str, value: Any) -> None:
     from IPython.display import display
 
     if not _NAME.fullmatch(name):
-        raise ValueError(f"a glued name looks like 'ch03_mean_rank', got {name!r}.")
+        raise ValueError(f"a glued name looks like 'ch04_mean_rank', got {name!r}.")
     plain = value.item() if hasattr(value, "item") else value
     if not isinstance(plain, (bool, int, float, str)):
         kind = type(plain).__name__

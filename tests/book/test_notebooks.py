@@ -148,7 +148,7 @@ def test_a_chapter_fits_its_values_to_the_machine_when_run_by_hand(name):
 
 
 #: Chapters that run no model, and so need no device.
-WITHOUT_MODEL = {"01_task_and_data", "09_flops", "a3_how_we_know"}
+WITHOUT_MODEL = {"01_task_and_data", "11_flops", "a3_how_we_know"}
 
 
 @each_notebook
