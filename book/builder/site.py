@@ -23,6 +23,7 @@ from book.builder import (
     pictures,
     records,
     sources,
+    visible,
     web,
 )
 from book.builder.imports import file_of
@@ -90,7 +91,7 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
         if shown:
             downloads.add_links(notebook, name)
             records.fill_runtime(notebook, entries[name])
-        sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
+        sources.write(visible.fold(notebook), tree / "notebooks" / f"{name}.ipynb")
     return tree
 
 
