@@ -119,13 +119,19 @@ class VideoIndex:
         path: str | Path,
         model: GLSCL,
         windows: Windows | None = None,
-        **options: Any,
+        source: str | None = None,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        progress: bool = True,
+        retry_broken: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
-        ``options`` are those of ``glscl.search.build.update``, whose errors this raises.
+        Arguments and errors are those of ``glscl.search.build.update``.
         """
-        report = update(path, Path(folder), model, windows, **options)
+        how = (source, device, workers, progress, retry_broken, shard)
+        report = update(path, Path(folder), model, windows, *how)
         return cls(path, model, report)
 
     @classmethod
