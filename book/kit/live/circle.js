@@ -86,8 +86,9 @@ const circleOf = (Q) => {
       "stroke-opacity": 0.35,
     }));
   }
-  const line = (y, words, colour = "currentColor") => svg.append(
-    shape("text", { x: side / 2, y, fill: colour, "text-anchor": "middle" }, words));
+  const line = (y, words, colour) => svg.append(
+    shape("text", { x: side / 2, y, "text-anchor": "middle" },
+      shape("tspan", { fill: colour ?? "none" }, colour ? "● " : ""), words));
   line(140, "outer circle: video", COLOUR.video);
   line(160, "inner circle: text", COLOUR.text);
   line(180, `a shape for each of ${Q} concepts`);
