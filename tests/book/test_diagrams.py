@@ -17,6 +17,7 @@ DRAWINGS = {
     "lim": lambda: diagrams.local(5, 2),
     "one concept": lambda: diagrams.local(1, 1),
     "losses": lambda: diagrams.losses(3),
+    "towers": diagrams.towers,
     "method": diagrams.method,
 }
 
