@@ -330,6 +330,50 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
     return drawn
 
 
+def towers(patches: int = 16) -> Drawing:
+    """CLIP's two towers: which tokens enter each, and which output is its feature.
+
+    ``patches``: how many patches a picture is cut into.
+    """
+    left, right = 90.0, WIDTH - 90
+    drawn = Drawing(330)
+    drawn.text(left, 16, "caption")
+    drawn.text(right, 16, "picture")
+    shown = ["CLS", "1", "2", "…", str(patches)]
+    text_cells = _tokens(drawn, left, ["BOS", "a", "red", "circle", "EOS"], 4, TEXT)
+    image_cells = _tokens(drawn, right, shown, 0, VIDEO)
+    drawn.text(right + 17, 70, f"{patches} patches", SMALL)
+    for x, words, colour, at in (
+        (left, ["each token attends to", "itself and those before"], TEXT, text_cells),
+        (right, ["all tokens attend to", "each other"], VIDEO, image_cells),
+    ):
+        side = "text" if colour == TEXT else "image"
+        drawn.line((x, 76), (x, 96), colour, heads=1)
+        drawn.box(x, 96, 168, [f"{side} transformer", *words], colour)
+        drawn.line((at, 154), (at, 196), colour, heads=1)
+        drawn.box(x, 196, 168, ["linear layer", "D channels"], colour)
+    drawn.text(text_cells - 34, 180, "output at EOS", SMALL)
+    drawn.text(image_cells + 50, 180, "output at CLS", SMALL)
+    for x, name, colour in ((left, "captions_{a}", TEXT), (right, "frames_{b}", VIDEO)):
+        drawn.line((x, 239), ((x + WIDTH / 2) / 2, 282), colour, heads=1)
+        drawn.text(x, 262, f"{name}  (D)", SMALL)
+    drawn.box(WIDTH / 2, 284, 300, ["S_{ab} = unit(caption) · unit(picture)"], SCORE)
+    return drawn
+
+
+def _tokens(
+    drawn: Drawing, middle: float, names: Sequence[str], main: int, colour: str
+) -> float:
+    """A row of tokens, the one whose output counts stronger; its centre is returned."""
+    width = 34.0
+    first = middle - width * (len(names) - 1) / 2
+    for place, name in enumerate(names):
+        x = first + width * place
+        drawn.cell(x - 16, 26, 32, 26, colour, 0.45 if place == main else 0.12)
+        drawn.text(x, 44, name, SMALL)
+    return first + width * main
+
+
 def method(links: Mapping[str, str] | None = None) -> Drawing:
     """The whole method, from a sentence and a video to ranks.
 

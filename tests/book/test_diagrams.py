@@ -18,6 +18,7 @@ DRAWINGS = {
     "one concept": lambda: diagrams.local(1, 1),
     "frame transformer": lambda: diagrams.frame_transformer(2, 5, 3),
     "losses": lambda: diagrams.losses(3),
+    "towers": diagrams.towers,
     "method": diagrams.method,
 }
 
