@@ -137,7 +137,8 @@ def source_of(kind: type, name: str, default: object) -> str:
 
     if not issubclass(kind, (EncoderConfig, TrainConfig)):
         return OURS
-    method = next((key for key, own in MODEL_CONFIGS.items() if own is kind), "glscl")
+    methods = [key for key, own in MODEL_CONFIGS.items() if own is kind]
+    method = "glscl" if kind is EncoderConfig or not methods else methods[0]
     released = get_preset("msrvtt", "released", method).settings()[name]
     if default != released:
         return f"{OURS}; as released: ``{shown(released)}``"
