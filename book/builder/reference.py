@@ -17,7 +17,7 @@ from typing import Any
 HEAD = ("setting", "values", "default", "meaning", "source")
 OPEN_NAMES = ("**changes", "**settings")
 LAMBDA = re.compile(r"<function [^<>]*<lambda>>")
-OURS = "this project"
+PROJECT = "this project"
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -136,12 +136,12 @@ def source_of(kind: type, name: str, default: object) -> str:
     from glscl.config import MODEL_CONFIGS, EncoderConfig, TrainConfig, get_preset
 
     if not issubclass(kind, (EncoderConfig, TrainConfig)):
-        return OURS
+        return PROJECT
     methods = [key for key, own in MODEL_CONFIGS.items() if own is kind]
     method = "glscl" if kind is EncoderConfig or not methods else methods[0]
     released = get_preset("msrvtt", "released", method).settings()[name]
     if default != released:
-        return f"{OURS}; as released: ``{shown(released)}``"
+        return f"{PROJECT}; as released: ``{shown(released)}``"
     theirs = THEIRS.get(name) if method == "glscl" else None
     return f"as released, ``--{theirs}``" if theirs else "as released"
 
