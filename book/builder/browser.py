@@ -41,8 +41,8 @@ MAX_LOADED = 6_000_000
 REDIRECT = 'http-equiv="Refresh"'
 _LAYOUT = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
 _READY = """() => document.readyState === 'complete' &&
-  (!document.querySelector('span.math, div.math') ||
-   document.querySelector('mjx-container'))"""
+  document.querySelectorAll('mjx-container').length >=
+  document.querySelectorAll('span.math, div.math').length"""
 
 _PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 

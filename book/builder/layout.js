@@ -22,8 +22,8 @@
     return right;
   };
   const cut = all(
-    "h1, h2, h3, p, li, dt, th, td, pre, table, figure, img, video, svg, summary, " +
-      "mjx-container, div.math, .glscl-figure, .glscl-table-box",
+    "h1, h2, h3, p, li, dt, th, td, pre, table, figure, img, video, summary, " +
+      "svg:not(mjx-container *), mjx-container, div.math, .glscl-figure, .glscl-table-box",
   ).filter((e) => !scrolls(e) && e.getBoundingClientRect().right > limit(e) + 1);
 
   const longer = (e) => scrolls(e) && e.scrollWidth > e.clientWidth + 2;

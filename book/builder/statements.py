@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 #: Names by which drawing code is recognised.
 DRAWN = {"plots", "fig", "ax", "axes"}
+LIVE = "book.kit.live"
 FUNCTIONS = (ast.FunctionDef, ast.ClassDef)
 BLOCKS = (ast.For, ast.With, ast.If)
 #: Nodes of a value that is looked up or written down, not computed.
@@ -142,8 +143,8 @@ def _calls(node: ast.AST) -> set[str]:
 
 
 def _drawing(top: Iterable[ast.stmt]) -> set[str]:
-    """Names by which drawing is recognised: ``plots``, its figures and their axes, and
-    the functions of the chapter that use ``report``, ``plots`` or axes."""
+    """Names by which drawing is recognised: ``plots``, its figures and their axes, live
+    figures, and the functions of the chapter that use ``report``, ``plots`` or axes."""
     found = set(DRAWN)
     for node in top:
         if isinstance(node, FUNCTIONS):
@@ -151,6 +152,8 @@ def _drawing(top: Iterable[ast.stmt]) -> set[str]:
                 found.add(node.name)
         elif "plots.figure" in _calls(node):
             found |= _assigned(node)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith(LIVE):
+            found |= {alias.asname or alias.name for alias in node.names}
     return found
 
 

@@ -35,6 +35,13 @@ def test_all_chapters_are_clean_and_in_the_table_of_contents():
     assert [source.name for source in sources.load(PROJECT)]
 
 
+def test_the_first_page_names_every_chapter():
+    text = (PROJECT.book / "intro.md").read_text()
+    table = text.partition("## The chapters")[2]
+    named = re.findall(r"^\| \{doc\}`/notebooks/(\w+)`", table, re.M)
+    assert named == sources.chapters(PROJECT)
+
+
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu"])
 def test_every_parameter_set_fits_the_chapters(name):
     defaults = {source.name: source.defaults for source in sources.load(PROJECT)}

@@ -59,6 +59,13 @@ def test_a_function_that_draws_and_its_calls_are_folded():
     assert open_code(function, "show(1)") == ["", ""]
 
 
+def test_a_live_figure_is_folded_by_its_import():
+    imported = "from book.kit.live.one import figure_of\nx = f(1)"
+    above, below = shown(imported, "figure_of(x)")
+    assert above.source == imported
+    assert below.metadata["mystnb"]["code_prompt_show"] == "How this figure is drawn"
+
+
 def test_what_a_drawing_computes_on_the_way_is_not_lost():
     cell = "fig, ax = plots.figure()\nfor a in b:\n    c = f(a)\n    draw(ax, c)\n"
     (folded,) = shown(cell + "print(c)")
