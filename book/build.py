@@ -32,6 +32,7 @@ from book.builder import (
     sources,
     tree,
     uncovered,
+    visible,
 )
 from book.builder.project import BuildError, Project
 from glscl.util.provenance import commit, versions
@@ -209,6 +210,8 @@ def check_sources(project: Project, options: argparse.Namespace) -> int:
     for path in sorted((project.notebooks / "params").glob("*.yaml")):
         parameters.read_set(path, defaults)
     check_prose(project)
+    if too_long := list(visible.check(project)):
+        raise BuildError("\n".join(too_long))
     stated = len(claims.declared(project))
     open_ones = uncovered.write(project)
     where = project.show(project.build / uncovered.NAME)

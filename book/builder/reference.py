@@ -22,7 +22,7 @@ PROJECT = "this project"
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", add_settings)
-    app.connect("autodoc-process-signature", without_lambdas)
+    app.connect("autodoc-process-signature", readable)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -41,16 +41,19 @@ def skip(
     return True if in_table and name in parent.__dataclass_fields__ else None
 
 
-def without_lambdas(
+def readable(
     app: Any,
     what: str,
     name: str,
-    subject: object,
+    subject: Any,
     options: Any,
     signature: str | None,
     result: str | None,
 ) -> tuple[str | None, str | None]:
-    """A default that is a function without a name is shown as an ellipsis."""
+    """Settings without their types, which the table has; functions as an ellipsis."""
+    if what == "class" and is_settings(subject):
+        names = (f"{field.name}={shown(field.default)}" for field in fields(subject))
+        return f"({', '.join(names)})", None
     return LAMBDA.sub("…", signature) if signature else signature, result
 
 
@@ -99,7 +102,7 @@ def table(kind: type) -> Iterator[str]:
     for field in fields(kind):
         value = shown(field.default)
         source = source_of(kind, field.name, field.default)
-        allowed = described(types[field.name])
+        allowed = re.sub(r"'(\w+)'", r"``\1``", described(types[field.name]))
         yield from _row(
             (f"``{field.name}``", allowed, f"``{value}``", said[field.name], source)
         )

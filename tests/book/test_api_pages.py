@@ -124,8 +124,13 @@ def test_a_field_that_python_describes_is_left_out():
     assert reference.skip(None, "class", "total", Losses.total, False, None)
     assert reference.skip(None, "class", "save", GLSCL.save, False, None) is None
     text = "(names=<function Benchmark.<lambda>>, seconds=None)"
-    found = reference.without_lambdas(None, "class", "x", None, None, text, None)
+    found = reference.readable(None, "function", "x", None, None, text, None)
     assert found == ("(names=…, seconds=None)", None)
+
+
+def test_the_signature_of_settings_has_no_types():
+    found = reference.readable(None, "class", "x", Windows, None, "(…)", None)
+    assert found == ("(seconds=10.0, overlap=0.5)", None)
 
 
 # ---- the rendered pages ----------------------------------------------------------------

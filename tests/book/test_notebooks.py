@@ -1,5 +1,6 @@
 """The chapters are clean, share one shape, and quote only what they have computed."""
 
+import ast
 import json
 import re
 from collections import Counter
@@ -178,3 +179,20 @@ def test_a_chapter_hides_no_progress(name):
 def test_a_chapter_is_small(name):
     content = json.dumps(NOTEBOOKS[name])
     assert len(content) < 200_000
+
+
+def helpers(source):
+    """Names of the functions and classes that some code defines."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+def test_no_two_chapters_define_a_helper_of_one_name():
+    owners = {}
+    for name, notebook in NOTEBOOKS.items():
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and "bootstrap" not in sources.tags(cell):
+                for helper in helpers(cell.source):
+                    owners.setdefault(helper, set()).add(name)
+    common = {helper: found for helper, found in owners.items() if len(found) > 1}
+    assert common == {}
