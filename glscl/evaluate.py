@@ -23,7 +23,7 @@ from glscl.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from glscl.retriever import Retriever
+from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
 
@@ -98,6 +98,7 @@ def scores_by_block(
         gallery = encode_gallery(model, videos, batch_size, device, workers, part)
         for column, captions in zip(columns, texts, strict=True):
             column.append(shared_scores(model, captions, gallery, batch_size))
+        del gallery  # before the next block takes its room
     return [torch.cat(column, dim=1) for column in columns]
 
 
@@ -157,18 +158,23 @@ def encode_gallery(
     Processes of ``torchrun`` share the work; each ends with the whole gallery.
     """
     numbers = range(len(videos.split.videos)) if numbers is None else numbers
-    count, parts = len(numbers), []
+    count, rows, done = len(numbers), None, 0
     chosen = [numbers[i] for i in parallel.rows_of_rank(count)]
     for content, mask in video_batches(videos, chosen, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
-        parts.append(encode(content.to(device), mask.to(device)))
-    fields = zip(*parts, strict=True)
-    return type(parts[0])._make(
-        None if values[0] is None else parallel.gather(torch.cat(values))[:count]
-        for values in fields
-    )
+        part = encode(content.to(device), mask.to(device))
+        # Written where they stay, since a list of parts and its sum take twice the room.
+        rows = rows or map_features(
+            lambda field: field.new_empty(len(chosen), *field.shape[1:]), part
+        )
+        for whole, field in zip(rows, part, strict=True):
+            if field is not None:
+                whole[done : done + len(field)] = field
+        done += len(mask)
+    assert rows is not None
+    return map_features(lambda field: parallel.gather(field)[:count], rows)
 
 
 def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:
