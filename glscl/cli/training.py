@@ -53,7 +53,13 @@ def train(
     tag: Annotated[
         str, typer.Option(help="Whose settings: recommended, released or readme.")
     ] = "recommended",
-    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
+            "drl, dicosa."
+        ),
+    ] = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
