@@ -220,6 +220,47 @@ def _bars(
     drawn.line((10, bottom), (WIDTH - 10, bottom))
 
 
+def frame_transformer(num_layers: int = 4, frames: int = 6, real: int = 5) -> Drawing:
+    """The frame transformer: positions, blocks of self-attention, a residual path.
+
+    ``frames`` of which the first ``real`` are real; padding attends, but no frame
+    attends to it.
+    """
+    cell = (WIDTH - 60) / frames
+    middles = 40 + cell * (np.arange(frames) + 0.5)
+    there = np.arange(frames) < real
+    drawn = Drawing(388)
+
+    def row(y: float, name: str) -> None:
+        _row(drawn, middles, y, cell, there)
+        drawn.text(WIDTH / 2, y + 44, name, SMALL)
+
+    row(4, "frames_{b}  (F, D)")
+    drawn.text(WIDTH / 2, 72, "+")
+    for f, x in enumerate(middles):
+        drawn.cell(x - 0.42 * cell, 80, 0.84 * cell, 24, PLAIN, 0.05)
+        drawn.text(x, 97, f"{f + 1}", SMALL)
+    drawn.text(WIDTH / 2, 120, "position embeddings pos  (F, D)", SMALL)
+    drawn.cell(20, 130, WIDTH - 28, 128, PLAIN, 0.03)
+    drawn.text(WIDTH / 2 + 6, 148, f"T: {num_layers} blocks, each")
+    for x in middles:
+        for to in middles[there]:
+            drawn.line((x, 194), (to, 162), VIDEO, 0.9, 0.45)
+    drawn.text(WIDTH / 2 + 6, 212, "self-attention; padding is no key", SMALL)
+    words = "and feed-forward layer, frame by frame"
+    drawn.text(WIDTH / 2 + 6, 230, words, SMALL)
+    drawn.text(WIDTH / 2 + 6, 248, "both with LayerNorm and residual path", SMALL)
+    drawn.line((WIDTH / 2, 258), (WIDTH / 2, 282), VIDEO, heads=1)
+    drawn.box(WIDTH / 2, 282, 36, ["+"], VIDEO)
+    # The residual path around T: the frames without positions.
+    drawn.line((36, 18), (8, 18), VIDEO)
+    drawn.line((8, 18), (8, 296), VIDEO)
+    drawn.line((8, 296), (WIDTH / 2 - 18, 296), VIDEO, heads=1)
+    drawn.line((WIDTH / 2, 310), (WIDTH / 2, 334), VIDEO, heads=1)
+    row(338, "frames'_{b}  (F, D)")
+    return drawn
+
+
 def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
     """The local interaction module: one decoder for text and video, Q cosines.
 

@@ -1,11 +1,4 @@
 /* The contrastive loss of a batch, as glscl.losses.info_nce, and its gradient. */
-const softmax = (values) => {
-  const most = Math.max(...values);
-  const powers = values.map((value) => Math.exp(value - most));
-  const sum = powers.reduce((total, power) => total + power, 0);
-  return powers.map((power) => power / sum);
-};
-
 const transpose = (matrix) => matrix[0].map((_, place) => matrix.map((row) => row[place]));
 
 /* Minus the mean logarithm of the softmax on the diagonal: stable for any logits. */

@@ -47,7 +47,9 @@ const build = ({ similarities, captions, hardNegative, kappa }) => {
   const paint = (cell, value, most, digits, pair) => {
     const colour = value < 0 ? COLOUR.video : COLOUR.text;
     const alpha = Math.round(150 * Math.min(1, Math.abs(value) / most));
-    cell.textContent = decimals(value, digits);
+    // Without its zero a number fits a cell of a telephone.
+    const words = decimals(value, digits).replace(/^(−?)0\./, "$1.");
+    cell.textContent = words === "−.00" ? ".00" : words;
     cell.style.cssText = `border:0;padding:.45em 0;text-align:center;` +
       `font-variant-numeric:tabular-nums;` +
       `background:${colour}${alpha.toString(16).padStart(2, "0")};` +

@@ -60,7 +60,7 @@ def info_nce_figure(
     drawn = _matrix(cosines[:count, :count], kappa).svg(alt)
     sentences = "".join(f"<li>{html.escape(x)}</li>" for x in captions[:count])
     still = f'{drawn}<ol style="margin:.3rem 0;padding-left:1.6rem">{sentences}</ol>'
-    show_live(["contrast.js", "info_nce.js"], data, still, alt, caption)
+    show_live(["softmax.js", "contrast.js", "info_nce.js"], data, still, alt, caption)
 
 
 def _matrix(cosines: np.ndarray, kappa: float) -> Drawing:
