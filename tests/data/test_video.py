@@ -69,7 +69,7 @@ def test_a_search_reports_the_second_of_each_frame(made):
     _, path, times, frames = made
     spec = FrameSpec(6, 2.0, 48, (0.5,) * 3, (0.5,) * 3)
     chunks = [*read_chunks(path, 0, spec, Windows(1.5, 0.5))]
-    assert not any(chunk.problem for chunk in chunks)
+    assert not any(chunk.error for chunk in chunks)
     windows = 0
     for chunk in chunks:
         for slots, seconds in zip(chunk.frame_slots, chunk.times, strict=True):
