@@ -15,7 +15,7 @@ from typing import Literal
 from glscl.data.annotations import Captions
 from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.videofiles import find_videos
+from glscl.data.videofiles import by_file_name, first_of
 
 __all__ = ["BENCHMARKS", "Count", "Dataset", "Size", "load", "read_benchmark"]
 
@@ -154,12 +154,12 @@ def load(
     benchmark, variant = find_benchmark(name, variant)
     annotated = read_benchmark(name, root, variant)
     folder = Path(root) / "videos" if videos is None else Path(videos)
-    files, end = find_videos(folder), benchmark.seconds
+    files, end = by_file_name(folder), benchmark.seconds
     start = None if end is None else 0.0
     items: dict[str, VideoItem] = {}
     for captions in annotated.values():
         for video in captions:
-            path = files.get(benchmark.names(video))
+            path = first_of(benchmark.names(video), files)
             if path is not None and video not in unreadable:
                 items[video] = VideoItem(video, path, start, end)
     splits, held_out = dict(annotated), 0

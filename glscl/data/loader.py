@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
@@ -208,17 +208,7 @@ def encode_frames(
     return FrameFeatures(torch.cat(chunks), torch.cat(masks))
 
 
-class ImageEncoder(Protocol):
-    """What ``cached_frame_features`` needs of a backbone."""
-
-    def encode_image(self, pixels: Tensor, /) -> Tensor: ...
-
-    def encode_image_with_patches(self, pixels: Tensor, /) -> Tensor: ...
-
-    def state_dict(self) -> Mapping[str, Tensor]: ...
-
-
-def weights_digest(module: ImageEncoder) -> str:
+def weights_digest(module: nn.Module) -> str:
     """A hash of every weight, so that features of other weights are never reused."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
@@ -228,7 +218,7 @@ def weights_digest(module: ImageEncoder) -> str:
 
 
 def cached_frame_features(
-    encoder: ImageEncoder,
+    encoder: Any,
     dataset: VideoDataset,
     folder: str | Path,
     workers: int = 0,
@@ -242,7 +232,7 @@ def cached_frame_features(
 
 
 def stored_features(
-    encoder: ImageEncoder,
+    encoder: Any,
     dataset: VideoDataset,
     folder: str | Path,
     workers: int = 0,
@@ -250,7 +240,7 @@ def stored_features(
     patches: bool = False,
     shard: int | None = None,
 ) -> list[FrameFeatures]:
-    """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
+    """``encode_frames`` of a ``Backbone``, with or without ``patches``, kept on disk.
 
     Parts of ``shard`` videos (1024, with patches 64), which the system reads from disk
     where they are used and drops where memory is short.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".mkv", ".webm"}
@@ -15,30 +15,6 @@ def without_suffix(name: str) -> str:
     """``name`` without the suffix of a video; other dots are part of a name."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
-
-
-class VideoFiles:
-    """Paths by file name without suffix."""
-
-    def __init__(self, paths: Iterable[Path]):
-        self.paths: dict[str, list[Path]] = {}
-        for path in paths:
-            self.paths.setdefault(without_suffix(path.name), []).append(path)
-
-    def get(self, names: Iterable[str]) -> Path | None:
-        """The file named by the first of ``names`` that exists, None if none does.
-
-        Raises ``ValueError`` where two files have that name.
-        """
-        for name in names:
-            found = self.paths.get(name, [])
-            if len(found) > 1:
-                raise ValueError(
-                    f"Two files are named {name}: {found[0]} and {found[1]}; leave one."
-                )
-            if found:
-                return found[0]
-        return None
 
 
 def list_videos(
@@ -91,6 +67,24 @@ def by_relative_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def find_videos(folder: str | Path) -> VideoFiles:
-    """The videos below ``folder``, by name."""
-    return VideoFiles(list_videos(folder))
+def by_file_name(folder: str | Path) -> dict[str, list[Path]]:
+    """The videos below ``folder`` by file name without suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in list_videos(folder):
+        found.setdefault(without_suffix(path.name), []).append(path)
+    return found
+
+
+def first_of(names: Iterable[str], files: Mapping[str, list[Path]]) -> Path | None:
+    """The file named by the first of ``names`` that exists, None if none does.
+
+    Raises ``ValueError`` where two ``files`` have that name.
+    """
+    for name in names:
+        if paths := files.get(name):
+            if len(paths) > 1:
+                raise ValueError(
+                    f"Two files are named {name}: {paths[0]} and {paths[1]}; leave one."
+                )
+            return paths[0]
+    return None

@@ -21,12 +21,7 @@ from glscl.data.encode import ENCODER, encode_mp4
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.mini.grammar import Caption, captions_of
 from glscl.mini.render import render_clip
-from glscl.mini.scenes import (
-    FPS,
-    SPLITS,
-    Clip,
-    draw_clip,
-)
+from glscl.mini.scenes import FPS, SPLITS, Clip, draw_clip
 from glscl.util.files import atomic_path
 
 #: To be raised whenever a clip or a caption changes: old folders are then refused.
@@ -191,21 +186,10 @@ def _signature(clip: Clip) -> str:
 def _is_whole(root: Path, clip: Clip) -> bool:
     """Whether the file of ``clip`` is there, complete, and shows this very clip."""
     try:
-        data = clip_path(root, clip).read_bytes()
+        # FFmpeg writes the comment last, so a file that ends with it is complete.
+        return clip_path(root, clip).read_bytes().endswith(_signature(clip).encode())
     except OSError:
         return False
-    return _signature(clip).encode() in data and _boxes_are_complete(data)
-
-
-def _boxes_are_complete(data: bytes) -> bool:
-    """Whether the top-level MP4 boxes (4 bytes of size, 4 of type) fill the file."""
-    position = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position : position + 4], "big")
-        if size < 8:
-            return False
-        position += size
-    return position == len(data)
 
 
 def _write(path: Path, data: bytes) -> None:

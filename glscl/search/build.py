@@ -92,7 +92,7 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
         **asdict(model.config),
         "method": model.method,
         "backbone": model.backbone.name,
-        "digest": weights_digest(model),  # type: ignore[arg-type]
+        "digest": weights_digest(model),
     }
 
 
