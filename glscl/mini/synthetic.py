@@ -149,10 +149,6 @@ def write_clips(
     """
     from tqdm import tqdm
 
-    try:
-        (root / "clips").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(f"Could not write {root}: {error.strerror}.") from error
     _sweep(root / "clips")
     missing = [clip for clip in clips if not _is_whole(root, clip)]
     # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from torch.nn.functional import normalize
 from glscl.evaluate import caption_batches
 from glscl.gim import frame_weights
 from glscl.model import GLSCL
-from glscl.retriever import TextFeatures, VideoFeatures
+from glscl.retriever import TextFeatures, VideoFeatures, map_features
 from glscl.search.build import Report, check_model, search_model, update
 from glscl.search.table import (
     Features,
@@ -105,14 +106,14 @@ class VideoIndex:
         folder: str | Path,
         path: str | Path,
         model: GLSCL,
-        windows: Windows | None = None,
+        *rest: Any,
         **options: Any,
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
-        ``options`` are those of ``glscl.search.build.update``, whose errors this raises.
+        ``windows`` and more: see ``glscl.search.build.update``, whose errors this raises.
         """
-        report = update(path, Path(folder), model, windows, **options)
+        report = update(path, Path(folder), model, *rest, **options)
         return cls(path, model, report)
 
     @classmethod
@@ -207,7 +208,7 @@ class VideoIndex:
         ranked = []
         for a, query in enumerate(queries):
             rows = np.sort(self.snapshot.nearest(query, shortlist, where.condition))
-            one = TextFeatures._make(None if x is None else x[a : a + 1] for x in text)
+            one = map_features(itemgetter(slice(a, a + 1)), text)
             scores = self.scores(one, self.snapshot.features(rows))[0]
             ranked.append(_best(rows, scores, k))
         return ranked
