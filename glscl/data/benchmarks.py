@@ -210,7 +210,9 @@ def load_table(
         if path is not None and video not in unreadable:
             items[video] = VideoItem(video, path)
     sizes = dict.fromkeys(annotated, Size(None, None))
-    return _dataset(table_name(table), "", Path(root), annotated, sizes, items, missing, hold_out)
+    return _dataset(
+        table_name(table), "", Path(root), annotated, sizes, items, missing, hold_out
+    )
 
 
 def _dataset(
