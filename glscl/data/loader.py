@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from glscl.data.frames import normalise, pad_frames, read_frames, resize_crop
 from glscl.data.split import Split, VideoItem
+from glscl.data.videofiles import file_state
 from glscl.util import parallel
 from glscl.util.files import atomic_path
 
@@ -56,11 +57,8 @@ def _digest(value: object) -> str:
 
 def _file_state(item: VideoItem) -> list[object]:
     """What decides the frames of a video: its path, size, time of change and ``CLOCK``."""
-    path = Path(item.path)
-    if not path.exists():
-        return [str(path), None, None, item.start, item.end, CLOCK]
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns, item.start, item.end, CLOCK]
+    state = file_state(item.path) if item.path.exists() else (None, None)
+    return [str(item.path), *state, item.start, item.end, CLOCK]
 
 
 class FrameCache:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+State = tuple[int, int]  # of a file: bytes, and nanoseconds of its last change
 SUFFIXES = {".mp4", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".mkv", ".webm"}
 SUFFIXES |= {".wmv", ".flv", ".ogv", ".mts", ".m2ts"}
 
@@ -15,6 +16,18 @@ def without_suffix(name: str) -> str:
     """``name`` without the suffix of a video; other dots are part of a name."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
+
+
+def file_state(path: Path) -> State:
+    """The present state of a file; of a link that leads nowhere, that of the link.
+
+    Raises ``OSError`` where there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        stat = path.lstat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def list_videos(

@@ -24,12 +24,12 @@ from glscl.data.frames import normalise
 from glscl.data.loader import weights_digest
 from glscl.data.pairs import stable_seed
 from glscl.data.video import decoder_version
-from glscl.data.videofiles import list_videos
+from glscl.data.videofiles import State, file_state, list_videos
 from glscl.evaluate import frame_spec
 from glscl.model import GLSCL
 from glscl.retriever import VideoFeatures
 from glscl.search import table
-from glscl.search.table import About, FileRecord, Snapshot, State
+from glscl.search.table import About, FileRecord, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
@@ -220,7 +220,7 @@ def _opened(
 def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
     """Every video below ``folder`` with its state, and why folders cannot be listed."""
     unreadable = dict[Path, str]()
-    found = {path: table.file_state(path) for path in list_videos(folder, unreadable)}
+    found = {path: file_state(path) for path in list_videos(folder, unreadable)}
     if not found and not unreadable:
         raise ValueError(f"There is no video below {folder}.")
 

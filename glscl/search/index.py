@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from glscl.data.videofiles import State
 from glscl.evaluate import caption_batches
 from glscl.gim import frame_weights
 from glscl.model import GLSCL
@@ -29,7 +30,6 @@ from glscl.search.table import (
     Features,
     Rows,
     Snapshot,
-    State,
     named_path,
     quoted,
     sentences,

@@ -26,9 +26,9 @@ from starlette.routing import Route
 
 from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
+from glscl.data.videofiles import file_state
 from glscl.search.index import Moment, VideoIndex
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
-from glscl.search.table import file_state
 from glscl.util.files import printable
 
 MAX_QUERY = 200  # characters of a sentence

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glscl.data.videofiles import State
+
 try:
     import lance
     import pyarrow as pa
@@ -52,19 +54,6 @@ READ_ROWS = 4096  # windows in memory while all are read
 RETRIES = 20  # of a transaction that other writers come before
 
 Rows = NDArray[np.int64]  # numbers of windows in one version of the table, from 0
-State = tuple[int, int]  # of a file: bytes, and nanoseconds of its last change
-
-
-def file_state(path: Path) -> State:
-    """The present state of a file; of a link that leads nowhere, that of the link.
-
-    Raises ``OSError`` where there is no such file.
-    """
-    try:
-        stat = path.stat()
-    except OSError:
-        stat = path.lstat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 class FileRecord(NamedTuple):
