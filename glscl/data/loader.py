@@ -31,6 +31,7 @@ from glscl.util.files import atomic_path
 #: How seconds become frames. Both caches depend on it, so that frames and features of
 #: another rule are never reused.
 CLOCK = "presentation time"
+SHARD = {"frames": 1024, "patches": 64}  # videos whose features are in one file
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,10 @@ def cached_frame_features(
     encoder: Any,
     dataset: VideoDataset,
     folder: str | Path,
-    workers: int = 0,
     device: torch.device | str = "cpu",
-    patches: bool = False,
-    shard: int | None = None,
 ) -> FrameFeatures:
     """``stored_features`` as one, in memory."""
-    parts = stored_features(encoder, dataset, folder, workers, device, patches, shard)
+    parts = stored_features(encoder, dataset, folder, device=device)
     return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -236,25 +234,22 @@ def stored_features(
     workers: int = 0,
     device: torch.device | str = "cpu",
     patches: bool = False,
-    shard: int | None = None,
 ) -> list[FrameFeatures]:
     """``encode_frames`` of a ``Backbone``, with or without ``patches``, kept on disk.
 
-    Parts of ``shard`` videos (1024, with patches 64), which the system reads from disk
-    where they are used and drops where memory is short.
-
-    A file holds ``shard`` videos, so a run that was killed resumes at the last file,
-    and processes of ``torchrun``, which must all call, share the files among them. The
-    key of a file covers the weights of ``encoder``, its videos and the sampling; one
-    that cannot be read back is made again. Augmented datasets are refused
-    (``ValueError``).
+    Parts of so many videos as ``SHARD`` says, each a file, which the system reads from
+    disk where they are used and drops where memory is short. So a run that was killed
+    resumes at the last file, and processes of ``torchrun``, which must all call, share
+    the files among them. The key of a file covers the weights of ``encoder``, its videos
+    and the sampling; one that cannot be read back is made again. Augmented datasets are
+    refused (``ValueError``).
     """
     if dataset.augment is not None:
         raise ValueError("Features of augmented frames must not be cached.")
     weights, spec = weights_digest(encoder), asdict(dataset.spec)
     encode = encoder.encode_image_with_patches if patches else encoder.encode_image
     kind = ["patches"] if patches else []
-    shard = shard or (64 if patches else 1024)
+    shard = SHARD["patches" if patches else "frames"]
     numbers = range(len(dataset))
     paths = {}
     for first in numbers[::shard]:

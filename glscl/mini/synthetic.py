@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -220,39 +220,21 @@ def _write_index(benchmark: Benchmark) -> None:
     _write(benchmark.root / INDEX, text.encode())
 
 
-def load_benchmark(
-    root: str | Path,
-    train: int | None = None,
-    val: int | None = None,
-    test: int | None = None,
-) -> Benchmark:
+def load_benchmark(root: str | Path) -> Benchmark:
     """The benchmark that ``make_benchmark`` left under ``root``.
 
-    The sizes take the first clips of a split, by default all. Raises ``BenchmarkError``
-    when the index is missing, damaged, of another version, or smaller than asked, or
+    Raises ``BenchmarkError`` when the index is missing, damaged or of another version, or
     when a clip is gone.
     """
-    root = Path(root)
-    benchmark = _read_index(root)
-    wanted = {"train": train, "val": val, "test": test}
-    for name, size in wanted.items():
-        there = benchmark.sizes[name]
-        if size is not None and not 1 <= size <= there:
-            raise BenchmarkError(
-                f"{root} holds {there} {name} clips, asked for {size}: make it again "
-                "with the sizes you need."
-            )
-    contents = {
-        name: items[: wanted[name]] for name, items in benchmark.contents.items()
-    }
-    for items in contents.values():
-        for clip, _ in items:
-            if not clip_path(root, clip).is_file():
+    benchmark = _read_index(Path(root))
+    for split in benchmark.contents:
+        for clip in benchmark.clips(split):
+            path = clip_path(benchmark.root, clip)
+            if not path.is_file():
                 raise BenchmarkError(
-                    f"{clip_path(root, clip)} is missing: make the benchmark again, "
-                    "whole clips are kept."
+                    f"{path} is missing: make the benchmark again, whole clips are kept."
                 )
-    return replace(benchmark, contents=contents)
+    return benchmark
 
 
 def _read_index(root: Path) -> Benchmark:

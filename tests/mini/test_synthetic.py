@@ -92,7 +92,6 @@ def test_smaller_benchmark_is_a_prefix_and_its_files_are_kept(benchmark, tmp_pat
     # The index never shrinks: another process may be reading the larger benchmark.
     make_benchmark(tmp_path, train=1, val=1, test=1, progress=False)
     assert load_benchmark(tmp_path) == larger
-    assert load_benchmark(tmp_path, train=1).sizes["train"] == 1
 
 
 def test_every_frame_of_a_shot_shows_its_object_moving_as_said():
@@ -269,8 +268,6 @@ def test_unknown_names_and_sizes_are_refused(benchmark, tmp_path):
     for bad in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="val must be a whole number from 1"):
             make_benchmark(tmp_path, val=bad)
-    with pytest.raises(BenchmarkError, match="holds 4 train clips, asked for 5"):
-        load_benchmark(benchmark.root, train=5)
 
 
 def test_index_gives_back_what_was_made(benchmark):
