@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glscl.data.encode import decode_mp4, encode_mp4
+from book.experiments.mini_clip import decode_mp4
+from glscl.data.encode import encode_mp4
 from glscl.data.frames import read_frames
 from glscl.mini.grammar import KINDS, captions_of
 from glscl.mini.render import render_clip, render_shot
