@@ -1,4 +1,4 @@
-"""Six public benchmarks and your own tables behind one interface, with a validation split.
+"""Public benchmarks and your own tables behind one interface, with a validation split.
 
 ``load("msrvtt", root)`` reads the annotations under ``root``, finds the videos by name,
 and reports where it found anything other than the published counts. ``load_table`` reads
