@@ -98,8 +98,8 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
 
 def check_model(about: About, model: GLSCL, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    ours, theirs = model_fingerprint(model), about.model
-    differ = [name for name, value in ours.items() if theirs[name] != value]
+    present, stored = model_fingerprint(model), about.model
+    differ = [name for name, value in present.items() if stored[name] != value]
     if differ:
         raise ValueError(
             f"The index {path} was made with a model of another {', '.join(differ)}: "
