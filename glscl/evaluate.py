@@ -97,21 +97,13 @@ def scores_by_block(
         part = numbers[first : first + block]
         gallery = encode_gallery(model, videos, batch_size, device, workers, part)
         for column, captions in zip(columns, texts, strict=True):
-            column.append(shared_scores(model, captions, gallery, batch_size))
+            share = [captions[i] for i in parallel.rows_of_rank(len(captions))]
+            scores = caption_scores(model, share, gallery, batch_size)
+            if parallel.world_size() > 1:
+                scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
+            column.append(scores[: len(captions)])
         del gallery  # before the next block takes its room
     return [torch.cat(column, dim=1) for column in columns]
-
-
-@torch.no_grad()
-def shared_scores(
-    model: Retriever, texts: Sequence[Caption], gallery: Any, batch_size: int = 64
-) -> Tensor:
-    """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
-    part = [texts[i] for i in parallel.rows_of_rank(len(texts))]
-    scores = caption_scores(model, part, gallery, batch_size)
-    if parallel.world_size() == 1:
-        return scores
-    return parallel.gather(scores.to(gallery.frames.device)).cpu()[: len(texts)]
 
 
 @torch.no_grad()

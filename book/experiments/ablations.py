@@ -29,6 +29,7 @@ from book.experiments.hard_negatives import (
     with_hard_negatives,
 )
 from book.experiments.related_methods import related_measures
+from book.kit.provenance import provenance
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import weights_digest
@@ -43,7 +44,6 @@ from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
 from glscl.util.files import cache_folder, write_json
-from glscl.util.provenance import provenance
 
 NO_LOSSES: dict[str, Any] = {"icl_weight": 0.0, "alpha": 0.0}
 BASELINE: dict[str, Any] = {"pooling": "mean", "local": False}

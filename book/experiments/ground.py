@@ -35,6 +35,7 @@ from book.experiments.ablations import (
     run_path,
     settings_of,
 )
+from book.kit.provenance import provenance
 from glscl.backbone import load_backbone
 from glscl.config import get_preset, override
 from glscl.data.pairs import CachedVideos
@@ -44,7 +45,6 @@ from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
 from glscl.util.files import write_json
-from glscl.util.provenance import provenance
 
 Changes = dict[str, Any]
 EPOCHS, TRIAL_EPOCHS = 8, 3
