@@ -109,7 +109,8 @@ def heads(
     trial_epochs: Annotated[
         int, typer.Option(help="Epochs of every trial of the search.")
     ] = TRIAL_EPOCHS,
-    train_clips: Clips = 1500,
+    train_clips: Clips = 800,
+    val_clips: Annotated[int, typer.Option(help="Validation clips.")] = 100,
     test_clips: Annotated[int, typer.Option(help="Test clips.")] = 1000,
     processes: Processes = 1,
     methods: Annotated[
@@ -120,7 +121,7 @@ def heads(
 
     Stored trials and runs are kept.
     """
-    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    setup = Setup(str(root), train_clips, val_clips, test_clips, epochs)
     ground = Ground(setup, trial_epochs)
     run_all_heads(methods or GROUND, range(seeds), out / "heads", ground, processes)
 
