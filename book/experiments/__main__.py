@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from book.experiments.ablations import (
@@ -19,9 +21,11 @@ from book.experiments.ablations import (
     stored_runs,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
+from book.experiments.mini_model import best_variant, train
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
+from glscl.util.provenance import provenance
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -95,6 +99,21 @@ def arithmetic(
     folder = out / "arithmetic"
     run_all(ARITHMETIC | MINI_RATES, range(seeds), folder, setup, processes)
     _summarise(folder, setup)
+
+
+@app.command("mini_model")
+@sentence_errors
+def mini_model(
+    root: Root = Path("data/mini"),
+    run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
+        "runs/mini_model"
+    ),
+) -> None:
+    """Train the mini GLSCL of the package; a run that was stopped goes on."""
+    torch.set_num_threads(1)
+    variant, setup = best_variant()
+    _, record = train(variant, replace(setup, data=str(root)), run)
+    write_json(run / "record.json", {**record, "provenance": provenance()})
 
 
 def _summarise(folder: Path, setup: Setup) -> None:
