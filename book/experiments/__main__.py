@@ -19,13 +19,14 @@ from book.experiments.ablations import (
     Setup,
     run_all,
     stored_runs,
+    variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
-from book.experiments.mini_model import best_variant, train
+from book.experiments.mini_model import FOLDER, best_variant, package, train
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
-from glscl.util.provenance import provenance
+from glscl.util.tables import markdown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,18 +109,28 @@ def mini_model(
     run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
         "runs/mini_model"
     ),
+    out: Annotated[Path, typer.Option(help="Folder of the model.")] = FOLDER,
 ) -> None:
-    """Train the mini GLSCL of the package; a run that was stopped goes on."""
-    torch.set_num_threads(1)
+    """Train the mini GLSCL of the package, and store it with its test table.
+
+    A run that was stopped goes on.
+    """
+    torch.set_num_threads(1)  # sums are then taken in one order
     variant, setup = best_variant()
-    _, record = train(variant, replace(setup, data=str(root)), run)
-    write_json(run / "record.json", {**record, "provenance": provenance()})
+    setup = replace(setup, data=str(root))
+    model, found = train(variant, setup, run)
+    about = {"command": _command(), "variant": variant}
+    stored = package(model, found, variant_videos(variant, setup), about, out)
+    typer.echo(markdown(stored.record["test"]))
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
 
 
 def _summarise(folder: Path, setup: Setup) -> None:
     """Write the summary of the runs in ``folder`` beside it, and print its means."""
-    command = shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
-    summary = summarise(stored_runs(folder, setup), command)
+    summary = summarise(stored_runs(folder, setup), _command())
     write_json(folder.with_suffix(".json"), summary, indent=None)
     for name, row in summary["variants"].items():
         R1 = row["t2v"]["R1"]
