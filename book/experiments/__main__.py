@@ -22,6 +22,8 @@ from book.experiments.ablations import (
     variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
+from book.experiments.ground import EPOCHS, GROUND, TRIAL_EPOCHS, Ground
+from book.experiments.ground import run_all as run_all_heads
 from book.experiments.mini_model import FOLDER, best_variant, package, train
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
@@ -100,6 +102,32 @@ def arithmetic(
     folder = out / "arithmetic"
     run_all(ARITHMETIC | MINI_RATES, range(seeds), folder, setup, processes)
     _summarise(folder, setup)
+
+
+@app.command("heads")
+@sentence_errors
+def heads(
+    root: Root = Path("data/heads"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = EPOCHS,
+    trial_epochs: Annotated[
+        int, typer.Option(help="Epochs of every trial of the search.")
+    ] = TRIAL_EPOCHS,
+    train_clips: Clips = 1500,
+    test_clips: Annotated[int, typer.Option(help="Test clips.")] = 1000,
+    processes: Processes = 1,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="Only these.")
+    ] = None,
+) -> None:
+    """Every similarity head on one ground, equally searched, × seeds.
+
+    Stored trials and runs are kept.
+    """
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    ground = Ground(setup, trial_epochs)
+    run_all_heads(methods or GROUND, range(seeds), out / "heads", ground, processes)
 
 
 @app.command("mini_model")

@@ -7,10 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from book.experiments import counters
-from book.experiments.counted_heads import Texts, Videos
 from book.experiments.counters import PhaseMacs, fvcore_macs, phase_macs, torch_macs
 from book.experiments.shipped_heads import (
     EERCFHead,
+    Texts,
+    Videos,
     eercf_model,
     glccl_model,
     reference_heads,

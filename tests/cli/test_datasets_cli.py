@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import replicas
 import torch
@@ -241,3 +242,24 @@ def test_a_benchmark_with_unreadable_videos_is_a_status_and_not_an_error(tmp_pat
     result = runner.invoke(app, verify)
     assert result.exit_code == 1
     assert "glscl:" not in result.output
+
+
+def test_a_table_of_ones_own_is_trained_on_and_evaluated(tmp_path, write_video):
+    lines = ["path,caption"]
+    for i in range(12):
+        frames = np.full((8, 48, 64, 3), 20 * i, np.uint8)
+        write_video(tmp_path / f"clip {i}.mp4", frames)
+        lines += [f"clip {i}.mp4,a thing moves {i} times"]
+    table, run = tmp_path / "table.csv", tmp_path / "run"
+    table.write_text("\n".join([*lines, "gone.mp4,nobody knows"]))
+    data = ["--dataset", str(table), "--data", str(tmp_path)]
+    result = runner.invoke(app, ["train", *data, "--out", str(run), *settings()])
+    assert result.exit_code == 1
+    assert "gone.mp4" in result.output
+    data += ["--missing", "drop"]
+    result = runner.invoke(app, ["train", *data, "--out", str(run), *settings()])
+    assert result.exit_code == 0, result.output
+    assert "glscl, msrvtt, recommended" in result.output
+    result = runner.invoke(app, ["eval", str(run / "best-000"), *data])
+    assert result.exit_code == 0, result.output
+    assert "held out as val" not in result.output
