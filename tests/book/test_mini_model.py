@@ -90,7 +90,7 @@ def test_the_digest_sees_files_and_captions(splits):
     assert digest([split]) == first
     other = CaptionItem("another sentence", 0)
     assert digest([replace(split, captions=(other, *split.captions[1:]))]) != first
-    split.videos[2].path.write_bytes(b"another film")
+    split.videos[2].path.write_bytes(b"another video")
     assert digest([split]) != first
 
 
