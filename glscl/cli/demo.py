@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from glscl.mini.scenes import Clip, Shot
     from glscl.search.moment import Moment
 
-SENTENCE = "a red star spins, then a turquoise triangle falls"
+SENTENCE = (
+    "a red triangle turns around, then a pink star falls, then a green triangle shrinks"
+)
 DRAWN, CLIPS = 500, 24  # clips of the test split that are looked at, and that are made
 SHOWN = 5
 BARS = "▁▂▃▄▅▆▇█"
