@@ -35,7 +35,7 @@ from book.builder import (
     visible,
 )
 from book.builder.project import BuildError, Project
-from glscl.util.provenance import commit, versions
+from book.kit.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 
