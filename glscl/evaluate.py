@@ -26,6 +26,7 @@ from glscl.metrics import (
 from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
+from glscl.util.tables import markdown
 
 GALLERY_BYTES = 2 << 30  # of encoded videos that are in memory together
 
@@ -102,6 +103,7 @@ def scores_by_block(
             if parallel.world_size() > 1:
                 scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
             column.append(scores[: len(captions)])
+        del gallery  # before the next block takes its room
     return [torch.cat(column, dim=1) for column in columns]
 
 
@@ -149,14 +151,23 @@ def encode_gallery(
     Processes of ``torchrun`` share the work; each ends with the whole gallery.
     """
     numbers = range(len(videos.split.videos)) if numbers is None else numbers
-    count, parts = len(numbers), []
+    count, rows, done = len(numbers), None, 0
     chosen = [numbers[i] for i in parallel.rows_of_rank(count)]
     for content, mask in video_batches(videos, chosen, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
-        parts.append(encode(content.to(device), mask.to(device)))
-    return map_features(lambda *x: parallel.gather(torch.cat(x))[:count], *parts)
+        part = encode(content.to(device), mask.to(device))
+        # Written where they stay, since a list of parts and its sum take twice the room.
+        rows = rows or map_features(
+            lambda field: field.new_empty(len(chosen), *field.shape[1:]), part
+        )
+        for whole, field in zip(rows, part, strict=True):
+            if field is not None:
+                whole[done : done + len(field)] = field
+        done += len(mask)
+    assert rows is not None
+    return map_features(lambda field: parallel.gather(field)[:count], rows)
 
 
 def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:
@@ -257,22 +268,6 @@ def worst_queries(result: Retrieval, count: int = 10) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with the same keys as a Markdown table; numbers with up to two decimals."""
-
-    def cell(value: Any) -> str:
-        plain = (
-            f"{value:.2f}".rstrip("0").rstrip(".")
-            if isinstance(value, float)
-            else value
-        )
-        return str(plain).replace("|", "\\|")
-
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[cell(value) for value in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_tables(

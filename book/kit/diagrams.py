@@ -340,7 +340,7 @@ def towers(patches: int = 16) -> Drawing:
     drawn.text(left, 16, "caption")
     drawn.text(right, 16, "picture")
     shown = ["CLS", "1", "2", "…", str(patches)]
-    text_cells = _tokens(drawn, left, ["BOS", "a", "red", "circle", "EOS"], 4, TEXT)
+    text_cells = _tokens(drawn, left, ["BOS", "the", "red", "circle", "EOS"], 4, TEXT)
     image_cells = _tokens(drawn, right, shown, 0, VIDEO)
     drawn.text(right + 17, 70, f"{patches} patches", SMALL)
     for x, words, colour, at in (
@@ -352,11 +352,14 @@ def towers(patches: int = 16) -> Drawing:
         drawn.box(x, 96, 168, [f"{side} transformer", *words], colour)
         drawn.line((at, 154), (at, 196), colour, heads=1)
         drawn.box(x, 196, 168, ["linear layer", "D channels"], colour)
-    drawn.text(text_cells - 34, 180, "output at EOS", SMALL)
+    drawn.text(text_cells - 46, 180, "output at EOS", SMALL)
     drawn.text(image_cells + 50, 180, "output at CLS", SMALL)
-    for x, name, colour in ((left, "captions_{a}", TEXT), (right, "frames_{b}", VIDEO)):
-        drawn.line((x, 239), ((x + WIDTH / 2) / 2, 282), colour, heads=1)
-        drawn.text(x, 262, f"{name}  (D)", SMALL)
+    for x, name, colour, aside in (
+        (left, "captions_{a}", TEXT, 50),
+        (right, "frames_{b}", VIDEO, -48),
+    ):
+        drawn.line((x, 239), (x, 284), colour, heads=1)
+        drawn.text(x + aside, 266, f"{name}  (D)", SMALL)
     drawn.box(WIDTH / 2, 284, 300, ["S_{ab} = unit(caption) · unit(picture)"], SCORE)
     return drawn
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from glscl.data.annotations import AnnotationError, Captions
 from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.tables import is_table, read_table, table_name
+from glscl.data.tables import ALL, is_table, read_table, table_name
 from glscl.data.videofiles import by_file_name, first_of
 
 if TYPE_CHECKING:
@@ -201,8 +201,8 @@ def load_table(
     Raises ``AnnotationError`` as ``read_table`` does, and for too few videos to split.
     """
     annotated = read_table(table, root)
-    if annotated.keys() == {"train"}:
-        annotated["train"], annotated["test"] = _hold_out(annotated["train"])
+    if ALL in annotated:
+        annotated["train"], annotated["test"] = _hold_out(annotated.pop(ALL))
     items: dict[str, VideoItem] = {}
     for video in (video for captions in annotated.values() for video in captions):
         names = (Path(root, video), Path(root, f"{video}.mp4"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glscl.data.videofiles import State
 from glscl.evaluate import caption_batches
 from glscl.gim import frame_weights
 from glscl.model import GLSCL
 from glscl.retriever import TextFeatures, VideoFeatures, map_features
 from glscl.search.build import Report, check_model, search_model, update
+from glscl.search.moment import Moment
 from glscl.search.table import (
     Features,
     Rows,
@@ -39,24 +39,6 @@ from glscl.search.windows import Windows
 
 Scores = NDArray[np.float32]
 Ranking = tuple[Rows, Scores]  # best first
-
-
-class Moment(NamedTuple):
-    """A window that was found: seconds ``start`` to ``end`` of the video at ``path``.
-
-    ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) the
-    attention weights of the sentence on them; ``row`` is its number in this version of
-    the index, ``state`` that of the file when it was indexed.
-    """
-
-    path: Path
-    start: float
-    end: float
-    score: float
-    frame_times: NDArray[np.float32]
-    frame_weights: NDArray[np.float32]
-    row: int
-    state: State
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from starlette.routing import Route
 from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
 from glscl.data.videofiles import file_state
-from glscl.search.index import Moment, VideoIndex
+from glscl.search.index import VideoIndex
+from glscl.search.moment import Moment
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
 from glscl.util.files import printable
 
