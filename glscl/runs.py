@@ -15,11 +15,7 @@ from typing import Any
 import torch
 
 from glscl.backbone import load_backbone
-from glscl.config import (
-    DataOptions,
-    Preset,
-    TrainConfig,
-)
+from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
 from glscl.data.pairs import CachedVideos, Videos, rand_augment

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from book.experiments.ablations import (
@@ -17,13 +19,17 @@ from book.experiments.ablations import (
     Setup,
     run_all,
     stored_runs,
+    variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
 from book.experiments.ground import EPOCHS, GROUND, TRIAL_EPOCHS, Ground
 from book.experiments.ground import run_all as run_all_heads
+from book.experiments.ground_summary import summarise as summarise_heads
+from book.experiments.mini_model import FOLDER, best_variant, package, train
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
+from glscl.util.tables import markdown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,7 +115,8 @@ def heads(
     trial_epochs: Annotated[
         int, typer.Option(help="Epochs of every trial of the search.")
     ] = TRIAL_EPOCHS,
-    train_clips: Clips = 1500,
+    train_clips: Clips = 800,
+    val_clips: Annotated[int, typer.Option(help="Validation clips.")] = 100,
     test_clips: Annotated[int, typer.Option(help="Test clips.")] = 1000,
     processes: Processes = 1,
     methods: Annotated[
@@ -118,17 +125,44 @@ def heads(
 ) -> None:
     """Every similarity head on one ground, equally searched, × seeds.
 
-    Stored trials and runs are kept.
+    Stored trials and runs are kept. Writes heads.json.
     """
-    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    setup = Setup(str(root), train_clips, val_clips, test_clips, epochs)
     ground = Ground(setup, trial_epochs)
-    run_all_heads(methods or GROUND, range(seeds), out / "heads", ground, processes)
+    folder = out / "heads"
+    run_all_heads(methods or GROUND, range(seeds), folder, ground, processes)
+    summary = summarise_heads(folder, ground, _command())
+    write_json(folder.with_suffix(".json"), summary, indent=None)
+    for name, row in summary["methods"].items():
+        R1 = row["t2v"]["R1"]
+        typer.echo(f"{name:14s} R@1 {R1['mean']:5.1f} ± {R1['std']:.1f} %")
+
+
+@app.command("mini_model")
+@sentence_errors
+def mini_model(
+    root: Root = Path("data/mini"),
+    run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
+        "runs/mini_model"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the model.")] = FOLDER,
+) -> None:
+    """Train the mini GLSCL of the package, and store it with its test table.
+
+    A run that was stopped goes on.
+    """
+    torch.set_num_threads(1)  # sums are then taken in one order
+    variant, setup = best_variant()
+    setup = replace(setup, data=str(root))
+    model, found = train(variant, setup, run)
+    about = {"command": _command(), "variant": variant}
+    stored = package(model, found, variant_videos(variant, setup), about, out)
+    typer.echo(markdown(stored.record["test"]))
 
 
 def _summarise(folder: Path, setup: Setup) -> None:
     """Write the summary of the runs in ``folder`` beside it, and print its means."""
-    command = shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
-    summary = summarise(stored_runs(folder, setup), command)
+    summary = summarise(stored_runs(folder, setup), _command())
     write_json(folder.with_suffix(".json"), summary, indent=None)
     for name, row in summary["variants"].items():
         R1 = row["t2v"]["R1"]
@@ -142,6 +176,10 @@ def _summarise(folder: Path, setup: Setup) -> None:
             f"{pair['variant']} − {pair['baseline']}: {pair['mean']:+.1f} "
             f"[{low:+.1f}, {high:+.1f}]"
         )
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
-from glscl.config import MODEL_CONFIGS, EERCFConfig, GLCCLConfig
+from glscl.config import MODEL_CONFIGS, EERCFConfig, GLCCLConfig, override
 from glscl.costs.formulas import Sizes
 from glscl.eercf import EERCF, EERCFText, EERCFVideo
 from glscl.gim import global_similarity, gram_form
@@ -221,7 +221,8 @@ def glccl_model(sizes: Sizes) -> GLCCL:
 def head_model(method: str, sizes: Sizes, **changes: Any) -> HeadModel:
     """A head of ``glscl.heads`` for features of these sizes, without padding."""
     lengths = {"max_words": sizes.L, "max_frames": sizes.F, "temporal_layers": 0}
-    config = MODEL_CONFIGS[method](mask_padding=False, **lengths, **changes)
+    settings = {**lengths, "mask_padding": False, **changes}
+    config = override(MODEL_CONFIGS[method](), settings)
     model = METHODS[method](stub_backbone(sizes), config)
     assert isinstance(model, HeadModel)
     return model.eval()

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from book.kit.strips import Strips
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
-
-    from book.kit.strips import Strips
 
 #: Distinguishable with any colour vision; contrast of at least 3:1 on both pages.
 COLOURS = ("#2b7fd4", "#d87807", "#00a463", "#d60030", "#892afb", "#a74984")
@@ -138,8 +137,6 @@ def frame_strip(
     are put above the F frames of a single video, or above each of the B rows. The bars
     of all rows share one scale from 0. ``ValueError`` for another shape or type.
     """
-    from book.kit.strips import Strips
-
     pictures = np.asarray(frames)
     single = pictures.ndim == 4
     pictures = pictures[None] if single else pictures
@@ -159,6 +156,7 @@ def frame_strip(
         pictures,
         real,
         bars,
+        COLOURS[0],
         title=title,
         row_labels=None if single else above,
         frame_labels=above if single else None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.util.provenance import PACKAGES, commit, versions
+from book.kit.provenance import PACKAGES, commit, versions
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:

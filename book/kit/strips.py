@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from book.kit.plots import COLOURS
 from glscl.data.encode import jpeg
 
 _WIDTH = 44  # pixels of the narrowest frame
@@ -31,6 +30,7 @@ class Strips(NamedTuple):
     pictures: NDArray[np.uint8]  # (B, F, H, W, 3)
     real: NDArray[np.bool_]  # (B, F)
     weights: NDArray | None  # (B, F)
+    colour: str  # of the weights
     title: str | None = None
     row_labels: list[str] | None = None  # B
     frame_labels: list[str] | None = None  # F
@@ -42,7 +42,7 @@ class Strips(NamedTuple):
         widest = self.pictures.shape[1] * _WIDEST
         return (
             f'<div role="group" aria-label="{html.escape(alt)}" '
-            f'style="max-width:{widest}px">{head}{rows}</div>'
+            f'style="max-width:{widest}px;font-size:.92rem">{head}{rows}</div>'
         )
 
     def _row(self, row: int) -> str:
@@ -78,6 +78,6 @@ class Strips(NamedTuple):
         high = max(1.0, _BAR * weight / most)
         return (
             f'<div style="height:{_BAR}px;display:flex;align-items:flex-end">'
-            f'<div style="width:100%;height:{high:.1f}px;background:{COLOURS[0]}"></div>'
+            f'<div style="width:100%;height:{high:.1f}px;background:{self.colour}"></div>'
             f"</div>{100 * weight:.0f} %"
         )

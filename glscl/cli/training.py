@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,15 +80,9 @@ def train(
     from glscl.util.settings import parse
 
     name = dataset or "mini"
+    if_missing: Any = missing  # checked by DataSource
     source = DataSource(
-        name,
-        root,
-        variant,
-        videos,
-        missing,  # type: ignore[arg-type]
-        report,
-        cache,
-        frame_cache,
+        name, root, variant, videos, if_missing, report, cache, frame_cache
     )
     options = RunOptions(
         device=device,
@@ -169,20 +163,15 @@ def evaluate(
     workers: Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""
-    from glscl.evaluate import markdown, write_tables
+    from glscl.evaluate import write_tables
     from glscl.runs import DataSource, evaluate_on
     from glscl.util import parallel
+    from glscl.util.tables import markdown
 
     name = dataset or "mini"
+    if_missing: Any = missing  # checked by DataSource
     source = DataSource(
-        name,
-        root,
-        variant,
-        videos,
-        missing,  # type: ignore[arg-type]
-        report,
-        cache,
-        frame_cache,
+        name, root, variant, videos, if_missing, report, cache, frame_cache
     )
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers

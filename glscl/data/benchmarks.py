@@ -1,4 +1,4 @@
-"""Six public benchmarks and your own tables behind one interface, with a validation split.
+"""Public benchmarks and your own tables behind one interface, with a validation split.
 
 ``load("msrvtt", root)`` reads the annotations under ``root``, finds the videos by name,
 and reports where it found anything other than the published counts. ``load_table`` reads
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from glscl.data.annotations import AnnotationError, Captions
 from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.tables import is_table, read_table, table_name
-from glscl.data.videofiles import find_videos
+from glscl.data.tables import ALL, is_table, read_table, table_name
+from glscl.data.videofiles import by_file_name, first_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -173,12 +173,12 @@ def load(
     benchmark, variant = find_benchmark(name, variant)
     annotated = read_benchmark(name, root, variant)
     folder = Path(root) / "videos" if videos is None else Path(videos)
-    files, end = find_videos(folder), benchmark.seconds
+    files, end = by_file_name(folder), benchmark.seconds
     start = None if end is None else 0.0
     items: dict[str, VideoItem] = {}
     for captions in annotated.values():
         for video in captions:
-            path = files.get(benchmark.names(video))
+            path = first_of(benchmark.names(video), files)
             if path is not None and video not in unreadable:
                 items[video] = VideoItem(video, path, start, end)
     sizes = benchmark.sizes[variant]
@@ -201,8 +201,8 @@ def load_table(
     Raises ``AnnotationError`` as ``read_table`` does, and for too few videos to split.
     """
     annotated = read_table(table, root)
-    if annotated.keys() == {"train"}:
-        annotated["train"], annotated["test"] = _hold_out(annotated["train"])
+    if ALL in annotated:
+        annotated["train"], annotated["test"] = _hold_out(annotated.pop(ALL))
     items: dict[str, VideoItem] = {}
     for video in (video for captions in annotated.values() for video in captions):
         names = (Path(root, video), Path(root, f"{video}.mp4"))

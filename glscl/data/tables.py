@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".json", ".jsonl")
 SPLITS = ("train", "val", "test")
+ALL = "all"  # of a table that names no splits
 
 
 def is_table(name: str) -> bool:
@@ -40,7 +41,7 @@ def read_table(table: str | Path | DataFrame, root: str | Path) -> dict[str, Cap
 
     ``table``: a CSV file with a header, a JSON file with a list of objects, a JSONL file
     with an object a line, or a pandas ``DataFrame``. Without a column ``split`` every
-    video is in ``train``.
+    video is in the split ``ALL``.
 
     Raises ``AnnotationError`` for a missing file or column, an empty path or caption, a
     path outside ``root``, an unknown split, a row that is there twice, a video that is
@@ -55,8 +56,8 @@ def read_table(table: str | Path | DataFrame, root: str | Path) -> dict[str, Cap
     for where, row in rows:
         video = _below(root, field(row, "path", str, where), where)
         text = caption(field(row, "caption", str, where), where)
-        split = field(row, "split", str, where).strip() if with_split else "train"
-        if split not in SPLITS:
+        split = field(row, "split", str, where).strip() if with_split else ALL
+        if with_split and split not in SPLITS:
             raise AnnotationError(
                 f"{where}: split {split!r}, expected one of {list(SPLITS)}."
             )

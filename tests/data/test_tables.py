@@ -72,6 +72,8 @@ def test_a_column_names_the_splits_and_only_validation_is_held_out(tmp_path):
     assert len(data.split("val").videos) == 2
     only = load_table(pd.DataFrame(rows[:1]), tmp_path)
     assert list(only.splits) == ["test"]
+    rest = load_table(pd.DataFrame(rows[1:]), tmp_path, hold_out=False)
+    assert list(rest.splits) == ["train"]
 
 
 def test_missing_and_unreadable_videos_are_refused_or_left_out(tmp_path):

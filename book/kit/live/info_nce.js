@@ -24,8 +24,8 @@ const build = ({ similarities, captions, hardNegative, kappa }) => {
   const cells = members().map(() => members().map(() => element("td")));
   const heading = element("th", {
     colspan: count + 1, scope: "colgroup",
-    style: "border:0;padding:0 0 .3rem;text-align:left;font-weight:600",
-  });
+    style: "border:0;padding:0 0 .3rem;text-align:left;font-weight:400",
+  }, "Rows: captions t. Columns: videos v. Framed: the pairs.");
   const NUMBER = "border:0;padding:.2rem 0;text-align:center;background:none;";
   const numbers = members().map((b) =>
     element("th", { scope: "col", style: NUMBER }, `v${b + 1}`));
@@ -60,11 +60,10 @@ const build = ({ similarities, captions, hardNegative, kappa }) => {
     const chosen = members();
     const cosines = chosen.map((a) => chosen.map((b) => similarities[a][b]));
     const found = infoNce(times(cosines, state.kappa));
-    const [name, quantity] = QUANTITIES[state.shown];
+    const [, quantity] = QUANTITIES[state.shown];
     const values = quantity(found, cosines);
     const percents = state.shown === 1 || state.shown === 2;
     const most = percents ? 100 : state.shown ? 1 : Math.max(...cosines.flat().map(Math.abs));
-    heading.textContent = `${name}: captions t, videos v`;
     values.forEach((row, a) => row.forEach((value, b) =>
       paint(cells[a][b], value, most, percents ? 0 : 2, a === b)));
     list.replaceChildren(...chosen.map((place) =>

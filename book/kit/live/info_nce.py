@@ -72,7 +72,7 @@ def _matrix(cosines: np.ndarray, kappa: float) -> Drawing:
     drawn = Drawing(math.ceil(46 + count * side))
     drawn.text(WIDTH / 2, 14, "softmax over videos, text→video, in %", SMALL)
     for a, row in enumerate(shares):
-        middle = 50 + (a + 0.5) * side
+        middle = 45 + (a + 0.5) * side
         drawn.text(14, middle, f"t{a + 1}", SMALL)
         drawn.text(30 + (a + 0.5) * side, 34, f"v{a + 1}", SMALL)
         for b, share in enumerate(row):
