@@ -26,6 +26,7 @@ from glscl.metrics import (
 from glscl.retriever import Retriever
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
+from glscl.util.tables import markdown
 
 GALLERY_BYTES = 2 << 30  # of encoded videos that are in memory together
 
@@ -269,22 +270,6 @@ def worst_queries(result: Retrieval, count: int = 10) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with the same keys as a Markdown table; numbers with up to two decimals."""
-
-    def cell(value: Any) -> str:
-        plain = (
-            f"{value:.2f}".rstrip("0").rstrip(".")
-            if isinstance(value, float)
-            else value
-        )
-        return str(plain).replace("|", "\\|")
-
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[cell(value) for value in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_tables(

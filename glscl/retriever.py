@@ -17,12 +17,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from glscl.backbone import Backbone, load_backbone
+from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
 from glscl.config import (
     MODEL_CONFIGS,
     EncoderConfig,
@@ -33,12 +35,15 @@ from glscl.config import (
     override,
 )
 from glscl.temporal import FrameTransformer
+from glscl.util.files import write_text
+from glscl.util.hub import download, model_card, upload
 from glscl.util.numeric import validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
 from glscl.weights import (
     authors_backbone,
     authors_config,
+    own_weights,
     read_directory,
     save_directory,
 )
@@ -103,6 +108,8 @@ class Retriever(nn.Module, ABC):
     uses_patches = False
     #: See ``TrainConfig.gradient_divisor``, which training sets it to.
     gradient_divisor = 1
+    #: How the model was trained and measured, see ``hub.model_card``; saved with it.
+    record: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, backbone: Backbone, config: EncoderConfig):
         super().__init__()
@@ -302,7 +309,11 @@ class Retriever(nn.Module, ABC):
 
         Takes effect as a whole or not at all, also where an older model is replaced.
         """
-        description = {
+        save_directory(Path(path), self.description(), own_weights(self))
+
+    def description(self) -> dict[str, Any]:
+        """What ``config.json`` says of the model."""
+        return {
             "method": self.method,
             "backbone": {
                 "name": self.backbone.name,
@@ -310,8 +321,50 @@ class Retriever(nn.Module, ABC):
                 "config": self.backbone.config,
             },
             "model": config_to_dict(self.config),
+            "record": dict(self.record),
         }
-        save_directory(Path(path), description, self)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model to the directory ``path`` as the Hugging Face Hub has models.
+
+        The files are ``model.safetensors``, ``config.json`` and the model card
+        ``README.md``, whose numbers are those of ``record``.
+        """
+        description = self.description()
+        weights = own_weights(self)
+        save_directory(Path(path), description, weights, "model.safetensors")
+        write_text(Path(path) / "README.md", model_card(description))
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """``save_pretrained`` to the Hugging Face Hub; returns the address of the model.
+
+        ``repo_id``: ``owner/name``, made if it is not there. ``token``: by default that
+        of ``hf auth login``. Raises ``ConnectionError`` where the Hub refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private, token)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """A trained model, in evaluation mode, on the CPU.
+
+        ``name``: ``"mini"``, the one that comes with the package; a folder that ``save``
+        or ``save_pretrained`` wrote; or ``owner/name`` on the Hugging Face Hub, which is
+        downloaded once. Raises ``ValueError`` where the package has no such model,
+        ``ConnectionError`` where a download fails, and what ``load`` raises.
+        """
+        if name != MINI:
+            return cls.load(name if Path(name).is_dir() else download(str(name)))
+        folder = ASSETS / cls.method
+        if not folder.is_dir():
+            raise ValueError(
+                f"No trained mini model of {cls.__name__} comes with the package: train "
+                f"one with `glscl train --method {cls.method}`."
+            )
+        return cls.load(folder)
 
     @classmethod
     def load(cls, path: str | Path, backbone: str | None = None) -> Self:
@@ -334,5 +387,10 @@ class Retriever(nn.Module, ABC):
             )
         config = config_from_dict(MODEL_CONFIGS[cls.method], saved.settings)
         model = cls(Backbone(saved.backbone, saved.clip_config), config)
-        copy_weights(model, read_state_dict(saved.weights), str(saved.weights))
+        state = read_state_dict(saved.weights)
+        if saved.built_in_clip:
+            clip = load_backbone(saved.backbone).state_dict()
+            state = {f"backbone.{name}": x for name, x in clip.items()} | state
+        copy_weights(model, state, str(saved.weights))
+        model.record = saved.record
         return model.eval()

@@ -46,20 +46,29 @@ CONFIG_FILE = "config.json"
 FORMAT = "glscl model 1"
 
 
+def own_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of ``model`` as its files have them, each one once."""
+    state = model.state_dict()
+    return {name: state[name].contiguous() for name in own_names(model)}
+
+
 def save_directory(
-    directory: Path, description: Mapping[str, Any], model: nn.Module
+    directory: Path,
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    name: str | None = None,
 ) -> None:
-    """Write ``model``: weights as safetensors, ``description`` as ``config.json``.
+    """Write a model: ``weights`` as safetensors, ``description`` as ``config.json``.
 
     An older model there stays readable until the new one is complete: the weights get a
-    new file name, and ``config.json``, which refers to it, is replaced last.
+    new file name, unless ``name`` gives it, and ``config.json``, which refers to it, is
+    replaced last.
     """
     from safetensors.torch import save_file
 
-    file = directory / f"weights-{secrets.token_hex(4)}.safetensors"
-    state = model.state_dict()
+    file = directory / (name or f"weights-{secrets.token_hex(4)}.safetensors")
     with atomic_path(file) as partial:
-        save_file({n: state[n].contiguous() for n in own_names(model)}, partial)
+        save_file(dict(weights), partial, metadata={"format": "pt"})
     described = {"format": FORMAT, **description, "weights": file.name}
     write_json(directory / CONFIG_FILE, described, indent=2)
     for old in directory.glob("weights-*"):
@@ -69,13 +78,15 @@ def save_directory(
 
 class SavedModel(NamedTuple):
     """A model on disk: its method, its CLIP by name and sizes, its settings, its weights'
-    path."""
+    path; whether what these leave out is that of the built-in CLIP; its record."""
 
     method: str
     backbone: str
     clip_config: dict[str, Any]
     settings: dict[str, Any]
     weights: Path
+    built_in_clip: bool
+    record: dict[str, Any]
 
 
 def read_directory(directory: Path) -> SavedModel:
@@ -90,13 +101,15 @@ def read_directory(directory: Path) -> SavedModel:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         found, backbone = content["format"], content["backbone"]
-        weights = directory / content["weights"]
+        weights = directory / Path(content["weights"]).name  # never outside
         saved = SavedModel(
             content.get("method", "glscl"),  # older files do not say
             backbone["name"],
             backbone["config"],
             content["model"],
             weights,
+            content.get("built_in_clip", False),
+            content.get("record", {}),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} does not describe a model of glscl.") from error

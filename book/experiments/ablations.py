@@ -178,6 +178,7 @@ def train_variant(
     setup: Setup | None = None,
     progress: bool = True,
     device: str = "cpu",
+    folder: Path | None = None,
 ) -> tuple[Retriever, dict[str, Any]]:
     """A variant of a mini model, trained with one seed, and the record of its run.
 
@@ -186,7 +187,8 @@ def train_variant(
     ``hard_negatives`` among the training videos. ``videos``: as ``variant_videos``
     gives them.
     The seed decides the new modules' start, the data order and dropout. Deterministic
-    on a CPU, where the model is at the end; it is trained on ``device``.
+    on a CPU, where the model is at the end; it is trained on ``device``. ``folder``: of
+    the checkpoints, from which a run that was stopped goes on.
     """
     setup = setup or Setup()
     method = changes.get("method", "glscl")
@@ -200,7 +202,9 @@ def train_variant(
         backbone = load_backbone(config.backbone, config.pretrained)
         model = METHODS[method](backbone, config)
     precision = changes.get("precision", "fp32")
-    options = RunOptions(progress=progress, device=device, precision=precision)
+    options = RunOptions(
+        progress=progress, device=device, precision=precision, folder=folder
+    )
     freeze(model, recipe.freeze)
     pairs = len(epoch_order(videos["train"].split, recipe, 0))
     movement = Movement(model, max(1, pairs // recipe.batch_size))

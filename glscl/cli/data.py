@@ -72,8 +72,8 @@ def _every_video(
     from glscl.data.benchmarks import Dataset
     from glscl.data.split import VideoItem
     from glscl.data.videofiles import by_relative_name, list_videos
-    from glscl.evaluate import markdown
     from glscl.runs import DataSource
+    from glscl.util.tables import markdown
 
     if dataset is None:
         folder = videos or root
@@ -115,7 +115,7 @@ def data_verify(
     missing or cannot be read.
     """
     from glscl.data.verify import verify
-    from glscl.evaluate import markdown
+    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos)
     report = verify(items, workers=workers, thorough=thorough)
@@ -150,7 +150,7 @@ def data_prepare(
     Copies that are there already stay. Ends with status 1 when a video cannot be read.
     """
     from glscl.data.prepare import prepare
-    from glscl.evaluate import markdown
+    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos, leave_out=out)
     done = prepare(items, out, fps, size, workers)

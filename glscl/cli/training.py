@@ -159,9 +159,10 @@ def evaluate(
     workers: Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""
-    from glscl.evaluate import markdown, write_tables
+    from glscl.evaluate import write_tables
     from glscl.runs import DataSource, evaluate_on
     from glscl.util import parallel
+    from glscl.util.tables import markdown
 
     name = dataset or "mini"
     source = DataSource(

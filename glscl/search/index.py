@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ from glscl.gim import frame_weights
 from glscl.model import GLSCL
 from glscl.retriever import TextFeatures, VideoFeatures
 from glscl.search.build import Report, check_model, search_model, update
+from glscl.search.moment import FileState, Moment
 from glscl.search.table import (
     PROBED,
     Features,
-    FileState,
     Rows,
     Snapshot,
     named_path,
@@ -38,24 +38,6 @@ from glscl.search.windows import Windows
 
 Scores = NDArray[np.float32]
 Ranking = tuple[Rows, Scores]  # best first
-
-
-class Moment(NamedTuple):
-    """A window that was found: seconds ``start`` to ``end`` of the video at ``path``.
-
-    ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) the
-    attention weights of the sentence on them; ``row`` is its number in this version of
-    the index, ``state`` that of the file when it was indexed.
-    """
-
-    path: Path
-    start: float
-    end: float
-    score: float
-    frame_times: NDArray[np.float32]
-    frame_weights: NDArray[np.float32]
-    row: int
-    state: FileState
 
 
 @dataclass(frozen=True)

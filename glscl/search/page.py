@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from glscl.data.encode import encode_mp4, jpeg
 from glscl.data.frames import resize_shorter
 from glscl.data.video import VideoError, VideoReader
-from glscl.search.index import Moment
+from glscl.search.moment import Moment
 from glscl.search.windows import read_resized
 from glscl.util.files import printable, write_text
 

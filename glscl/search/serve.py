@@ -24,9 +24,9 @@ from starlette.routing import Route
 
 from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
-from glscl.search.index import Moment, VideoIndex
+from glscl.search.index import VideoIndex
+from glscl.search.moment import FileState, Moment
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
-from glscl.search.table import FileState
 from glscl.util.files import printable
 
 MAX_QUERY = 200  # characters of a sentence

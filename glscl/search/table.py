@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glscl.search.moment import FileState
+
 try:
     import lance
     import pyarrow as pa
@@ -54,25 +56,6 @@ NAMES_AT_ONCE = 500  # file names in one condition
 
 Rows = NDArray[np.int64]  # numbers of windows in one version of the table, from 0
 Half = NDArray[np.float16]
-
-
-class FileState(NamedTuple):
-    """By what a changed file is recognised: bytes, and nanoseconds of its last change."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileState:
-        """The present state; of a link that leads nowhere, that of the link.
-
-        Raises ``OSError`` where there is no such file.
-        """
-        try:
-            stat = path.stat()
-        except OSError:
-            stat = path.lstat()
-        return cls(stat.st_size, stat.st_mtime_ns)
 
 
 class FileRecord(NamedTuple):

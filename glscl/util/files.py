@@ -27,9 +27,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     mask = os.umask(0)
     os.umask(mask)
-    temporary.chmod(0o666 & ~mask)  # mkstemp hides it from everybody else
     try:
         yield temporary
+        # mkstemp hides it from everybody else, and so does safetensors.
+        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException as error:
         full = isinstance(error, Exception) and _is_full(temporary, error)
