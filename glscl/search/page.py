@@ -60,7 +60,7 @@ def preview(moment: Moment) -> bytes:
 
 
 def moment_html(moment: Moment, rank: int) -> str:
-    """A moment as a card, with the markup of ``card.js``; or why its file cannot be read."""
+    """A moment as a card, marked up as by ``card.js``; or why its file is unreadable."""
     name = html.escape(printable(moment.path.name))
     where = f"{clock(moment.start)} to {clock(moment.end)}"
     head = (

@@ -22,7 +22,8 @@ const resultCard = (() => {
       const image = picture && element("img", { alt, src: picture, loading: "lazy" });
       return element("li", {}, ...(image ? [image] : []), bar, number);
     });
-    const list = element("ol", { className: "glscl-frames", tabIndex: 0 }, ...items);
+    const list = element("ol", { className: "glscl-frames" }, ...items);
+    if (frames[0].picture) list.tabIndex = 0;  // with pictures it may have to be scrolled
     list.setAttribute("aria-label", "frames and their weights");
     return list;
   }
