@@ -55,7 +55,7 @@ ANSWERED = "performance.getEntriesByName('playground answered')[0].startTime"
 def main() -> None:
     """Compare and measure; exit with a message at the first failure."""
     folder = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "_build/html"
-    benchmark = load_benchmark(ROOT / "_build/playground/clips")
+    benchmark = load_benchmark(ROOT / "_build/playground/benchmark")
     texts = [caption.text for caption in benchmark.captions("test")]
     chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, CAPTIONS).astype(int)]
     with sync_playwright() as play:

@@ -54,7 +54,7 @@ def add(project: Project, book: Path) -> None:
 
         print("    data  the playground", flush=True)
         model = GLSCL.from_pretrained("mini")
-        benchmark = make_benchmark(made / "clips", 1, 1, progress=False)
+        benchmark = make_benchmark(made / "benchmark", 1, 1, progress=False)
         write(model, encode_videos(model, benchmark), benchmark, made / "scripts")
         write_json(record, now)
     shutil.copytree(made / "scripts", book / FOLDER, dirs_exist_ok=True)
@@ -94,16 +94,15 @@ def write(
 
 
 def encode_videos(model: GLSCL, benchmark: Benchmark) -> VideoFeatures:
-    """The test videos, encoded by ``model``."""
-    from glscl.data.loader import VideoDataset
-    from glscl.evaluate import encode_gallery, frame_spec
+    """The test videos, encoded by ``model``; what its image tower gives is kept on disk."""
+    from glscl.evaluate import cached_videos, encode_gallery
 
-    spec = frame_spec(model.backbone, model.config)
-    dataset = VideoDataset(benchmark.split("test"), spec)
-    videos = encode_gallery(model, dataset)
-    if not videos.mask.all():
+    split, cache = benchmark.split("test"), benchmark.root / "cache"
+    videos = cached_videos(split, model.backbone, model.config, cache)
+    found = encode_gallery(model, videos)
+    if not found.mask.all():
         raise ValueError("The playground has no padded frames: expected equal clips.")
-    return videos
+    return found
 
 
 def tensors(model: GLSCL, videos: VideoFeatures) -> dict[str, Tensor]:

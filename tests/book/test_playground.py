@@ -46,7 +46,7 @@ ODD = ["a dog's ball!", "Ünïcode ☂ 1234", "A  RED circle", " ".join(["purple
 def made(tmp_path_factory):
     """A folder with the playground alone, its model, benchmark and encoded videos."""
     root = tmp_path_factory.mktemp("playground")
-    benchmark = make_benchmark(root / "clips", 1, 1, CLIPS, progress=False)
+    benchmark = make_benchmark(root / "benchmark", 1, 1, CLIPS, progress=False)
     model = GLSCL.from_pretrained("mini")
     book = ROOT / "book"
     shutil.copytree(book / "_static", root / "_static")
@@ -93,9 +93,17 @@ def test_tokens_are_those_of_open_clip(opened):
         "async (texts) => texts.map((await playground).tokenize)", texts
     )
     ids = mini_tokenizer()(texts)
-    for text, row, ours in zip(texts, ids, found, strict=True):
-        assert ours == row[: len(ours)].tolist(), text
-        assert not row[len(ours) :].any()
+    for text, row, given in zip(texts, ids, found, strict=True):
+        assert given == row[: len(given)].tolist(), text
+        assert not row[len(given) :].any()
+
+
+@pytest.mark.browser
+def test_the_words_offered_as_known_are_those_of_training_captions(opened):
+    clips = (draw_clip("train", i) for i in range(300))
+    texts = [c.text.replace(",", " ") for clip in clips for c in captions_of(clip)]
+    known = opened[0].evaluate("PLAYGROUND_CLIPS.known.filter((word) => word !== ',')")
+    assert set(known) == {word for text in texts for word in text.split()}
 
 
 @pytest.mark.browser
@@ -165,7 +173,7 @@ def test_a_reader_types_chooses_and_compares(opened, made):
     state = page.get_by_role("status").first
     page.get_by_label("Sentence", exact=True).fill("a red circle dances")
     page.get_by_role("status").get_by_text("not known").wait_for()
-    assert page.get_by_text("trained on: dances.").is_visible()
+    assert page.get_by_text("of the benchmark: dances.").is_visible()
     assert cards.count() == 12
     caption = made[2].captions("test")[0].text
     page.get_by_label("Sentence", exact=True).fill(caption)

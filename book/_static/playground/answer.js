@@ -76,7 +76,7 @@ const makeAnswer = (section, { model, tokenize, grammar, clips, videos }) => {
     state.textContent = summary(truth, matching);
     const words = strange(text);
     unknown.textContent = words.length
-      ? `Not in any caption that the model was trained on: ${words.join(", ")}.` : "";
+      ? `Not in any caption of the benchmark: ${words.join(", ")}.` : "";
     const shown = ranked.slice(0, BEST);
     if (matching.length && matching[0].rank > BEST) shown.push(matching[0]);
     list.replaceChildren(...shown.map((found) => card(found, truth)));

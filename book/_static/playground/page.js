@@ -97,3 +97,8 @@ const playground = (async () => {
   performance.mark("playground answered");
   return { ...parts, sizes: model.sizes, show };
 })();
+
+playground.catch((error) => {
+  const said = `The playground could not start in this browser: ${error.message}`;
+  document.getElementById("playground").append(resultCard.element("p", { textContent: said }));
+});
