@@ -21,7 +21,8 @@ const makeAnswer = (section, { model, tokenize, grammar, clips, videos }) => {
   const player = (clip) => {
     if (!players.has(clip)) {
       const src = URL.createObjectURL(videos[clip]);
-      const video = element("video", { muted: true, loop: true, playsInline: true, tabIndex: 0, src });
+      const video = element("video",
+        { muted: true, loop: true, playsInline: true, preload: "auto", tabIndex: 0, src });
       video.setAttribute("aria-label", clips.shots[clip].map(inWords).join(", then "));
       players.set(clip, video);
     }

@@ -2,7 +2,7 @@
 "use strict";
 
 const playground = (async () => {
-  const root = document.getElementById("playground");
+  const root = document.getElementById("playground-app");
   const form = root.querySelector("form");
   const { first, second, pooling, temperature, another, motion } = form.elements;
   const { element } = resultCard;
@@ -100,5 +100,5 @@ const playground = (async () => {
 
 playground.catch((error) => {
   const said = `The playground could not start in this browser: ${error.message}`;
-  document.getElementById("playground").append(resultCard.element("p", { textContent: said }));
+  document.getElementById("playground-app").append(resultCard.element("p", { textContent: said }));
 });
