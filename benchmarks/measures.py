@@ -20,8 +20,14 @@ from benchmarks.fused import compile_for, fused_similarity
 from benchmarks.memory import CASES, GALLERY, extra_mib
 from benchmarks.released import released_macs, released_scores, unused_mlp
 from benchmarks.timing import fastest, rounds, typical_ratio
-from book.experiments.counted_heads import Head, State, Texts, Videos
-from book.experiments.shipped_heads import reference_heads
+from book.experiments.shipped_heads import (
+    Head,
+    State,
+    Texts,
+    Videos,
+    part_of,
+    reference_heads,
+)
 from glscl.backbone import load_backbone
 from glscl.costs import formulas
 from glscl.costs.formulas import Sizes
@@ -174,7 +180,7 @@ def _new_memory(*shape: int) -> Tensor:
 
 def in_chunks(head: Head, query: State, video: State, size: int) -> Tensor:
     """The pair phase, ``size`` videos at a time."""
-    parts = zip(*(x.split(size) for x in video), strict=True)
+    parts = (part_of(video, slice(i, i + size)) for i in range(0, len(video[0]), size))
     return torch.cat([head.per_pair(query, part) for part in parts], dim=1)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import clock_name
+from book.kit.provenance import commit
 from glscl.util.files import write_json, write_text
-from glscl.util.provenance import commit
 
 
 def provenance(threads: int, small: bool, module: str = "benchmarks") -> dict[str, Any]:

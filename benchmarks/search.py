@@ -111,7 +111,7 @@ def timed(run: Callable[[int], Any], count: int, before: Callable[[], None]) -> 
 
 def coarse_stage(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
     """The shortlists of unit ``queries`` (A, D), one by one."""
-    return [index.nearest(query, k) for query in queries]
+    return [index.snapshot.nearest(query, k) for query in queries]
 
 
 def latencies(index: VideoIndex, text: TextFeatures, count: int) -> Data:
@@ -133,7 +133,7 @@ def latencies(index: VideoIndex, text: TextFeatures, count: int) -> Data:
     parts: dict[str, tuple[Callable[[int], Any], Callable[[], None]]] = {
         "cold": (search, cold),
         "warm": (search, nothing),
-        "coarse": (lambda a: index.nearest(queries[a], 100), nothing),
+        "coarse": (lambda a: index.snapshot.nearest(queries[a], 100), nothing),
         "reading, cold": (lambda a: read(found[a]), cold),
         "reading, warm": (lambda a: read(found[a]), nothing),
         "scoring": (lambda a: index.scores(one(text, a), features[a]), nothing),
@@ -198,15 +198,17 @@ def probed(
     if not index.snapshot.indexed:
         return []
     queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
-    usual, rows = index.probe, []
+    usual, rows = tables.PROBED, []
     for share in PROBES:
-        index.probe = share
+        tables.PROBED = share
         found = [rows for rows, _ in index.ranked(text, 100, BEST)]
         cost = timed(
-            lambda a: index.nearest(queries[a], 100), len(queries), lambda: None
+            lambda a: index.snapshot.nearest(queries[a], 100),
+            len(queries),
+            lambda: None,
         )
         rows.append({"share": share, **cost, "kept": kept(found, wanted)})
-    index.probe = usual
+    tables.PROBED = usual
     return rows
 
 
@@ -266,7 +268,8 @@ def measure_index(
     sizes = Sizes(D=about.D, F=about.F, Q=about.Q)
     before = resident_mb()
     begin = time.perf_counter()
-    index = VideoIndex(path, scoring_model(sizes), probe=probe)
+    tables.PROBED = probe
+    index = VideoIndex(path, scoring_model(sizes))
     opened = time.perf_counter() - begin
     text = load_queries(path)
     for a in range(WARM_UP):  # threads and libraries start, clusters are read once

@@ -122,7 +122,7 @@ def generate(
             here = (wanted >= start) & (wanted < start + count)
             topics_of[here] = topics[wanted[here] - start]
             columns = _columns(start, count, source.videos(topics))
-            yield table.as_batch(columns, schema)
+            yield from table.as_table(columns, schema).to_batches()
 
     reader = pa.RecordBatchReader.from_batches(schema, batches())
     lance.write_dataset(reader, path / table.WINDOWS, mode="append")
@@ -141,5 +141,5 @@ def _columns(start: int, count: int, video: VideoFeatures) -> dict[str, Any]:
         "start": np.zeros(count, np.float32),
         "end": np.full(count, 10, np.float32),
         "times": np.tile(times, (count, 1)),
-        **packed(video)._asdict(),
+        **packed(video),
     }

@@ -34,7 +34,7 @@ from book.builder import (
     uncovered,
 )
 from book.builder.project import BuildError, Project
-from glscl.util.provenance import commit, versions
+from book.kit.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -125,8 +125,8 @@ def main(expected: str = "") -> None:
     """
     print(f"Installed: {install()}")
     # Only now: these need what was installed.
+    from book.kit.provenance import commit
     from book.kit.settings import automatic_size
-    from glscl.util.provenance import commit
 
     found = commit(ROOT)
     other = found != "unknown" and not expected.startswith(found.rstrip("+"))

@@ -1,10 +1,11 @@
 """Settings of models, recipes and runs, checked; and the published ones by name.
 
-Three methods share encoders and training: ``glscl``, ``eercf`` and ``glccl``. A preset is
-complete, and its tag says where it comes from: ``released`` (what the authors' scripts
-do, also where that is a defect), ``readme`` (the same where their README says otherwise),
-``recommended`` (their sizes and rates without the defects), ``mini`` (chosen by this
-project for the built-in benchmark).
+All methods share encoders and training: ``glscl``, ``eercf``, ``glccl``, and the heads
+``clip4clip``, ``ts2net``, ``xclip``, ``xpool``, ``drl``, ``dicosa`` (``glscl.heads``). A
+preset is complete, and its tag says where it comes from: ``released`` (what the authors'
+scripts do, also where that is a defect), ``readme`` (the same where their README says
+otherwise), ``recommended`` (their sizes and rates without the defects), ``mini`` (chosen
+by this project for the built-in benchmark).
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class EERCFConfig(EncoderConfig):
 
     patches: bool = True  # score patches too, not the frames alone
     pearson_weight: NotNegative = 0.001
+    gate_temperature: Positive = 0.1  # of the text-gated frames
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,47 @@ class GLCCLConfig(EncoderConfig):
 
     temperature: Positive = 5.0  # τ of the GLIM
     csc_weight: NotNegative = 0.5
+
+
+@dataclass(frozen=True)
+class TS2NetConfig(EncoderConfig):
+    """Every choice that changes what TS2-Net's head computes."""
+
+    sharpness: Positive = 4.0  # of the softmax over a video's normalised scores
+
+
+@dataclass(frozen=True)
+class XCLIPConfig(EncoderConfig):
+    """Every choice that changes what X-CLIP's head computes."""
+
+    temperature: Positive = 0.01  # of the means that are weighted by their own scores
+
+
+@dataclass(frozen=True)
+class XPoolConfig(EncoderConfig):
+    """Every choice that changes what X-Pool's head computes."""
+
+    dropout: ShareBelow1 = 0.3
+
+
+@dataclass(frozen=True)
+class DRLConfig(EncoderConfig):
+    """Every choice that changes what DRL's head computes; WTI alone: ``cdcr_weight`` 0."""
+
+    cdcr_weight: NotNegative = 0.001
+    cdcr_on: NotNegative = 0.11  # of a channel's correlation with itself
+    cdcr_off: NotNegative = 0.0  # and with other channels
+
+
+@dataclass(frozen=True)
+class DiCoSAConfig(EncoderConfig):
+    """Every choice that changes what DiCoSA's head computes."""
+
+    num_concepts: AtLeast1 = 8  # C, slices
+    temperature: Positive = 3.0  # τ of the pooling
+    concept_on: NotNegative = 0.01  # of a slice's correlation with itself
+    concept_off: NotNegative = 0.005  # and with other slices
+    concept_normalise: Literal["released", "channels"] = "released"
 
 
 @dataclass(frozen=True)
@@ -101,7 +144,7 @@ class TrainConfig(Settings):
     epoch_over: Literal["captions", "videos"] = "captions"
     group_size: AtLeast1 = 1  # so many videos in a row of the split share a batch
     # Which part of CLIP is not trained.
-    freeze: Literal["conv1", "embeddings", "visual"] = "conv1"
+    freeze: Literal["nothing", "conv1", "embeddings", "visual"] = "conv1"
     # "released": CLIP's matrices live in float16 without a float32 copy, and so do their
     # gradients and their optimiser, see ``Backbone.convert_weights``.
     clip_arithmetic: Literal["float32", "released"] = "float32"
@@ -203,12 +246,36 @@ MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
     "glscl": ModelConfig,
     "eercf": EERCFConfig,
     "glccl": GLCCLConfig,
+    "clip4clip": EncoderConfig,  # nothing of its own
+    "ts2net": TS2NetConfig,
+    "xclip": XCLIPConfig,
+    "xpool": XPoolConfig,
+    "drl": DRLConfig,
+    "dicosa": DiCoSAConfig,
 }
 _LONG: Changes = {"max_words": 64, "max_frames": 64}
 # The related methods also keep CLIP's embeddings as they are.
 _EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
 _GLCCL: Changes = {"freeze": "embeddings"}
 _LONG_GLCCL = {**_LONG, **_GLCCL, "batch_size": 64, "eval_batch_size": 32}
+#: The heads: what differs from the common recipe of MSR-VTT. The lengths of the other
+#: benchmarks come with it. X-Pool's has no frame transformer and AdamW at other rates.
+_HEADS: dict[str, Changes] = {
+    "clip4clip": {"freeze": "embeddings"},
+    "ts2net": {"freeze": "embeddings"},
+    "xclip": {"freeze": "embeddings", "batch_size": 300},
+    "xpool": {
+        "freeze": "nothing",
+        "batch_size": 32,
+        "optimiser": "adamw",
+        "learning_rate": 3e-5,
+        "clip_lr_scale": 1 / 30,
+        "schedule": "cosine",
+        "temporal_layers": 0,
+    },
+    "drl": {"freeze": "nothing"},
+    "dicosa": {},
+}
 #: Method and benchmark: what differs from the defaults of the model and of the recipe.
 _BENCHMARKS: dict[str, dict[str, Changes]] = {
     "glscl": {
@@ -232,6 +299,13 @@ _BENCHMARKS: dict[str, dict[str, Changes]] = {
         "vatex": {**_GLCCL, "eval_batch_size": 128},
         "didemo": {**_LONG_GLCCL, "epochs": 20},
         "activitynet": _LONG_GLCCL,
+    },
+    **{
+        method: {
+            **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), changes),
+            **{name: {**_LONG, **changes} for name in ("didemo", "activitynet")},
+        }
+        for method, changes in _HEADS.items()
     },
 }
 #: What all released programs do besides.
@@ -261,10 +335,16 @@ _RELEASED: dict[str, dict[str, Changes]] = {
     },
     "eercf": {"": {"gradient_divisor": 4, "keep": "recalls"}},
     "glccl": {"": {"csc_weight": 0.1}},  # nothing says how many GPUs
+    "clip4clip": {"": {"gradient_divisor": 4}},
+    "ts2net": {"": {"gradient_divisor": 8}},
+    "xpool": {"": {"clip_arithmetic": "float32"}},
+    "drl": {"": {"gradient_divisor": 4, "cdcr_on": 0.14}},
+    "dicosa": {"": {"gradient_divisor": 8, "look_every": 150, **_AUGMENTED}},
 }
 _README: dict[str, dict[str, Changes]] = {
     "glscl": {"": {"gradient_divisor": 8}, "msrvtt": {"beta": 0.005}},
     "glccl": {"": {"csc_weight": 0.5}},
+    "drl": {"": {"cdcr_on": 0.11}},
 }
 _MINI_ENCODERS: Changes = {
     "backbone": "mini",
@@ -280,6 +360,12 @@ _MINI: dict[str, Changes] = {
     },
     "eercf": {},
     "glccl": {"temperature": 100.0},  # of 30, 100 and 300 the best on validation
+    "clip4clip": {},
+    "ts2net": {},
+    "xclip": {},
+    "xpool": {},
+    "drl": {},
+    "dicosa": {"temperature": 100.0, "concept_normalise": "channels"},
 }
 _MINI_RECIPE = TrainConfig(
     epochs=10,

@@ -37,7 +37,6 @@ from glscl.util.rerank import Recall, rerank
 from glscl.util.shapes import check_shape
 from glscl.weights import authors_name
 
-GATE = 0.1  # temperature of the strong frame score
 # Elements of the largest intermediate tensor of a chunk of videos.
 CHUNK_ELEMENTS = 2_000_000
 
@@ -204,7 +203,7 @@ class EERCF(Retriever):
         t, mask, patch_mask = text.captions, *self._masks(video)
         x = torch.einsum("ad,bfd->abf", t, video.clip_frames)
         W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
-        strong = gated(gates(x, mask, GATE), video.frames)
+        strong = gated(gates(x, mask, self.config.gate_temperature), video.frames)
         patch_weak = None
         if video.patches is not None:
             y = torch.einsum("ad,bpd->abp", t, video.patches)
@@ -231,8 +230,9 @@ class EERCF(Retriever):
             if video.patches is not None:
                 y = torch.einsum("ad,bpd->abp", t, video.patches)
                 weak = weak + 0.05 * softmax_weighted_mean(y, patch_mask)
+            temperature = self.config.gate_temperature
             caption_to_video = torch.einsum("bd,bfd->bf", t, video.clip_frames).detach()
-            strong = gated(gates(caption_to_video, mask, GATE), video.frames)
+            strong = gated(gates(caption_to_video, mask, temperature), video.frames)
             weak_loss = 0.8 * info_nce(self.kappa * weak)
             strong_loss = 0.2 * info_nce(self.kappa * (t @ strong.T))
             pearson = self.config.pearson_weight * (

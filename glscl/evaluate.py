@@ -23,7 +23,7 @@ from glscl.metrics import (
     text_to_video_ranks,
     video_to_text_ranks,
 )
-from glscl.retriever import Retriever
+from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
 from glscl.util.files import atomic_path, write_json, write_text
 from glscl.util.tables import markdown
@@ -98,20 +98,13 @@ def scores_by_block(
         part = numbers[first : first + block]
         gallery = encode_gallery(model, videos, batch_size, device, workers, part)
         for column, captions in zip(columns, texts, strict=True):
-            column.append(shared_scores(model, captions, gallery, batch_size))
+            share = [captions[i] for i in parallel.rows_of_rank(len(captions))]
+            scores = caption_scores(model, share, gallery, batch_size)
+            if parallel.world_size() > 1:
+                scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
+            column.append(scores[: len(captions)])
+        del gallery  # before the next block takes its room
     return [torch.cat(column, dim=1) for column in columns]
-
-
-@torch.no_grad()
-def shared_scores(
-    model: Retriever, texts: Sequence[Caption], gallery: Any, batch_size: int = 64
-) -> Tensor:
-    """``caption_scores`` where each process of ``torchrun`` scores a part of ``texts``."""
-    part = [texts[i] for i in parallel.rows_of_rank(len(texts))]
-    scores = caption_scores(model, part, gallery, batch_size)
-    if parallel.world_size() == 1:
-        return scores
-    return parallel.gather(scores.to(gallery.frames.device)).cpu()[: len(texts)]
 
 
 @torch.no_grad()
@@ -158,18 +151,23 @@ def encode_gallery(
     Processes of ``torchrun`` share the work; each ends with the whole gallery.
     """
     numbers = range(len(videos.split.videos)) if numbers is None else numbers
-    count, parts = len(numbers), []
+    count, rows, done = len(numbers), None, 0
     chosen = [numbers[i] for i in parallel.rows_of_rank(count)]
     for content, mask in video_batches(videos, chosen, batch_size, workers):
         encode = (
             model.encode_video if content.ndim == 5 else model.encode_video_features
         )
-        parts.append(encode(content.to(device), mask.to(device)))
-    fields = zip(*parts, strict=True)
-    return type(parts[0])._make(
-        None if values[0] is None else parallel.gather(torch.cat(values))[:count]
-        for values in fields
-    )
+        part = encode(content.to(device), mask.to(device))
+        # Written where they stay, since a list of parts and its sum take twice the room.
+        rows = rows or map_features(
+            lambda field: field.new_empty(len(chosen), *field.shape[1:]), part
+        )
+        for whole, field in zip(rows, part, strict=True):
+            if field is not None:
+                whole[done : done + len(field)] = field
+        done += len(mask)
+    assert rows is not None
+    return map_features(lambda field: parallel.gather(field)[:count], rows)
 
 
 def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:

@@ -127,7 +127,7 @@ def pearson_constraint(
         diagonal = channel_correlation(x, y)
         loss = on_diag * (diagonal - 1).square().sum()
         if off_diag:
-            zx, zy = (_standardise(z) for z in to_common_float(x, y))
+            zx, zy = (standardise(z) for z in to_common_float(x, y))
             c = zx.T @ zy / len(x)  # (D, D)
             loss = loss + off_diag * (c.square().sum() - diagonal.square().sum())
         return loss
@@ -145,7 +145,7 @@ def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
     if A < 2:
         raise ValueError(f"x needs at least two pairs (axis 0) to correlate, got {A}.")
     with autocast_disabled(x):
-        zx, zy = (_standardise(z) for z in to_common_float(x, y))
+        zx, zy = (standardise(z) for z in to_common_float(x, y))
         return (zx * zy).sum(dim=0) / A
 
 
@@ -161,7 +161,9 @@ def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:
         return 2 * hinge.masked_fill(same, 0.0).sum() / max(1, Q * (Q - 1))
 
 
-def _standardise(x: Tensor) -> Tensor:
-    variance = x.var(dim=0)
+def standardise(x: Tensor, dim: int = 0) -> Tensor:
+    """``x`` with mean 0 and unbiased variance 1 along ``dim``; 0 where it is constant."""
+    variance = x.var(dim=dim, keepdim=True)
     # sqrt has no finite gradient at 0, hence the replacement before it.
-    return (x - x.mean(dim=0)) / variance.where(variance > 0, 1.0).sqrt()
+    scale = variance.where(variance > 0, 1.0).sqrt()
+    return (x - x.mean(dim=dim, keepdim=True)) / scale

@@ -156,6 +156,7 @@ def is_decayed(name: str, parameter: Tensor, rule: DecayRule) -> bool:
 
 #: What ``freeze`` can exclude from training, by the prefixes of parameters' names.
 FROZEN: dict[str, tuple[str, ...]] = {
+    "nothing": (),
     "conv1": ("visual.conv1.",),
     "embeddings": (
         "visual.conv1.",
@@ -169,12 +170,15 @@ FROZEN: dict[str, tuple[str, ...]] = {
 }
 
 
-def freeze(model: nn.Module, part: Literal["conv1", "embeddings", "visual"]) -> None:
+def freeze(
+    model: nn.Module, part: Literal["nothing", "conv1", "embeddings", "visual"]
+) -> None:
     """Exclude a part of CLIP from training; every other parameter becomes trainable.
 
-    ``"conv1"``: its patch convolution, as GLSCL's release; ``"embeddings"``: all layers
-    before the residual blocks of both towers, as the releases of EERCF and GLCCL;
-    ``"visual"``: its whole visual tower.
+    ``"nothing"``, as in the releases of X-Pool and DRL; ``"conv1"``: its patch
+    convolution, as GLSCL's release; ``"embeddings"``: all layers before the residual
+    blocks of both towers, as the releases of EERCF and GLCCL; ``"visual"``: its whole
+    visual tower.
     Raises ``ValueError`` for another part.
     """
     if part not in FROZEN:

@@ -15,11 +15,7 @@ from typing import Any
 import torch
 
 from glscl.backbone import load_backbone
-from glscl.config import (
-    DataOptions,
-    Preset,
-    TrainConfig,
-)
+from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
 from glscl.data.pairs import CachedVideos, Videos, rand_augment
@@ -36,6 +32,12 @@ from glscl.evaluate import (
     worst_queries,
 )
 from glscl.glccl import GLCCL
+from glscl.heads.clip4clip import CLIP4Clip
+from glscl.heads.dicosa import DiCoSA
+from glscl.heads.drl import DRL
+from glscl.heads.ts2net import TS2Net
+from glscl.heads.xclip import XCLIP
+from glscl.heads.xpool import XPool
 from glscl.metrics import dual_softmax, qb_norm
 from glscl.mini import synthetic
 from glscl.model import GLSCL
@@ -53,7 +55,8 @@ MINI = "mini"
 class DataSource(DataOptions):
     """A data set by name and folder, and what to do about missing videos.
 
-    ``name``: ``"mini"`` or one of ``benchmarks.BENCHMARKS``. ``variant``, ``videos``,
+    ``name``: ``"mini"``, one of ``benchmarks.BENCHMARKS``, or the file of a table of your
+    own, whose paths start at ``videos`` or ``root``. ``variant``, ``videos``,
     ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
     whose unreadable videos count as missing. ``cache``: where frames and features are
     kept, by default ``root``/cache where that can be written, see ``cache_folder``.
@@ -111,7 +114,8 @@ class DataSource(DataOptions):
 
 
 METHODS: dict[str, type[Retriever]] = {
-    kind.method: kind for kind in (GLSCL, EERCF, GLCCL)
+    kind.method: kind
+    for kind in (GLSCL, EERCF, GLCCL, CLIP4Clip, TS2Net, XCLIP, XPool, DRL, DiCoSA)
 }
 
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from book import colab  # noqa: E402  (found through the line above)
 from book.builder import colab_notebooks, parameters, sources  # noqa: E402
 from book.builder.project import Project  # noqa: E402
-from glscl.util.provenance import git  # noqa: E402
+from book.kit.provenance import git  # noqa: E402
 
 CHAPTERS = ["01_task_and_data"]
 #: What Colab's page talks to, beside what the project needs.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Smoke test of a practitioner: the package alone in an empty environment, the code of
-# the README, and a search in a folder of videos, one of which is broken.
+# Smoke test of a practitioner: the package alone in an empty environment, its
+# demonstration, the code of the README, and a search in a folder of videos, one of which
+# is broken.
 #
 #     smoke_tests/practitioner.sh [PYTHON]
 #
-# The model is the built-in mini CLIP, so that no model has to be downloaded.
+# The models are those of the package, so that none has to be downloaded.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${1:-python3}
@@ -14,10 +15,14 @@ fail() { echo "$*" >&2; exit 1; }
 
 git clone -q "$root" "$place/source"
 "$python" -m venv "$place/venv"
-"$place/venv/bin/pip" install -q -c "$root/constraints.txt" "$place/source[search]"
+"$place/venv/bin/pip" install -q -c "$root/constraints.txt" "$place/source"
 export PATH="$place/venv/bin:$PATH"
 mkdir "$place/work"
 cd "$place/work"
+
+echo "--- the demonstration, with nothing but the package"
+time glscl demo
+"$place/venv/bin/pip" install -q -c "$root/constraints.txt" "$place/source[search]"
 python -c 'import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ["papermill", "matplotlib"])))' ||
   fail "the package installs the book's packages, too"
 

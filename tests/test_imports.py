@@ -26,7 +26,6 @@ LEVELS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.s
 # Where a package that is heavy or tied to a platform may be imported.
 HOMES = {
     "matplotlib": "book.kit",
-    "seaborn": "book.kit",
     "IPython": "book.kit",
     "fvcore": "book.experiments.counters",
     "decord": "glscl.data.decoders",

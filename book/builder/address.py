@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from book.builder.project import Project
-from glscl.util.provenance import git
+from book.kit.provenance import git
 
 COLAB = "https://colab.research.google.com"
 COLAB_BADGE = f"{COLAB}/assets/colab-badge.svg"

@@ -23,8 +23,8 @@ _MARK = re.compile(r"^<!-- (output|drawing|record|claims): (.+?) -->$", re.MULTI
 CHAPTERS = {
     "sentence": "01_task_and_data",
     "video": "01_task_and_data",
-    "text tower": "03_clip_adaptation",
-    "image tower": "03_clip_adaptation",
+    "text tower": "02_contrastive_learning",
+    "image tower": "02_contrastive_learning",
     "temporal": "03_clip_adaptation",
     "global": "04_gim",
     "local": "05_lim",

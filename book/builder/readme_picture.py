@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from book.builder.browser import LAUNCH, program
 from book.builder.web import CARD, CARD_SIZE
 from book.kit import plots
 from glscl.backbone import load_backbone
@@ -40,13 +41,23 @@ def main() -> None:
     features = model.encode_image(pixels)[None]
     mask = torch.ones(1, F, dtype=torch.bool)
     weights = frame_weights(sentence, features, mask, TEMPERATURE)[0, 0]
-    figure = plots.frame_strip(pictures, weights=weights, title=f"“{caption}”")
-    figure.set_facecolor("white")
+    strips = plots.frame_strip(pictures, weights=weights, title=f"“{caption}”")
     path = STATIC / "readme.png"
-    figure.savefig(
-        path, dpi=160, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None}
-    )
+    photograph(strips.html("A clip and the weights of its frames"), path)
     draw_card(path)
+
+
+def photograph(markup: str, path: Path) -> None:
+    """Markup as a picture of 1130 pixels, black on white, made by Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    style = "width:700px;padding:8px;background:white;font:14px DejaVu Sans,sans-serif"
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program(), args=list(LAUNCH))
+        page = chromium.new_page(device_scale_factor=1.58)
+        page.set_content(f'<div id="picture" style="{style}">{markup}</div>')
+        page.locator("#picture").screenshot(path=path)
+        chromium.close()
 
 
 def draw_card(picture: Path) -> None:
@@ -61,7 +72,7 @@ def draw_card(picture: Path) -> None:
         draw.text((60, top), text, "#1a1a2e", font)
     with Image.open(picture) as strip:
         place = (CARD_SIZE[0] - strip.width) // 2, 290
-        card.paste(strip, place, strip.getchannel("A"))
+        card.paste(strip, place)
     card.save(STATIC / Path(CARD).name, optimize=True)
 
 

@@ -28,7 +28,7 @@ from book.builder import (
 )
 from book.builder.imports import file_of
 from book.builder.project import BuildError, Project
-from glscl.util.provenance import versions
+from book.kit.provenance import versions
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")

@@ -22,6 +22,9 @@ from book.experiments.ablations import (
     variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
+from book.experiments.ground import EPOCHS, GROUND, TRIAL_EPOCHS, Ground
+from book.experiments.ground import run_all as run_all_heads
+from book.experiments.ground_summary import summarise as summarise_heads
 from book.experiments.mini_model import FOLDER, best_variant, package, train
 from book.experiments.summary import summarise
 from glscl.cli.common import sentence_errors
@@ -102,6 +105,39 @@ def arithmetic(
     _summarise(folder, setup)
 
 
+@app.command("heads")
+@sentence_errors
+def heads(
+    root: Root = Path("data/heads"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = EPOCHS,
+    trial_epochs: Annotated[
+        int, typer.Option(help="Epochs of every trial of the search.")
+    ] = TRIAL_EPOCHS,
+    train_clips: Clips = 800,
+    val_clips: Annotated[int, typer.Option(help="Validation clips.")] = 100,
+    test_clips: Annotated[int, typer.Option(help="Test clips.")] = 1000,
+    processes: Processes = 1,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="Only these.")
+    ] = None,
+) -> None:
+    """Every similarity head on one ground, equally searched, × seeds.
+
+    Stored trials and runs are kept. Writes heads.json.
+    """
+    setup = Setup(str(root), train_clips, val_clips, test_clips, epochs)
+    ground = Ground(setup, trial_epochs)
+    folder = out / "heads"
+    run_all_heads(methods or GROUND, range(seeds), folder, ground, processes)
+    summary = summarise_heads(folder, ground, _command())
+    write_json(folder.with_suffix(".json"), summary, indent=None)
+    for name, row in summary["methods"].items():
+        R1 = row["t2v"]["R1"]
+        typer.echo(f"{name:14s} R@1 {R1['mean']:5.1f} ± {R1['std']:.1f} %")
+
+
 @app.command("mini_model")
 @sentence_errors
 def mini_model(
@@ -124,10 +160,6 @@ def mini_model(
     typer.echo(markdown(stored.record["test"]))
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
-
-
 def _summarise(folder: Path, setup: Setup) -> None:
     """Write the summary of the runs in ``folder`` beside it, and print its means."""
     summary = summarise(stored_runs(folder, setup), _command())
@@ -144,6 +176,10 @@ def _summarise(folder: Path, setup: Setup) -> None:
             f"{pair['variant']} − {pair['baseline']}: {pair['mean']:+.1f} "
             f"[{low:+.1f}, {high:+.1f}]"
         )
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "book.experiments", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

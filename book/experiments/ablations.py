@@ -10,7 +10,6 @@ chosen on the validation split; the test split is evaluated once per run.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +28,7 @@ from book.experiments.hard_negatives import (
     with_hard_negatives,
 )
 from book.experiments.related_methods import related_measures
+from book.kit.provenance import provenance
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
 from glscl.data.loader import weights_digest
@@ -43,7 +43,6 @@ from glscl.retriever import Retriever
 from glscl.runs import METHODS
 from glscl.train import RunOptions, fit
 from glscl.util.files import cache_folder, write_json
-from glscl.util.provenance import provenance
 
 NO_LOSSES: dict[str, Any] = {"icl_weight": 0.0, "alpha": 0.0}
 BASELINE: dict[str, Any] = {"pooling": "mean", "local": False}
@@ -196,7 +195,6 @@ def train_variant(
     of_model, of_recipe = settings_of(changes)
     config = override(preset.model, {**of_model, "pretrained": setup.pretrained})
     recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed, **of_recipe})
-    started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = load_backbone(config.backbone, config.pretrained)
@@ -224,7 +222,7 @@ def train_variant(
         "validation_R1": [e["validation"]["t2v"]["R1"] for e in history.epochs],
         "loss": [step["total"] for step in history.steps],
         "movement": movement.sets,
-        "seconds": time.perf_counter() - started,
+        "seconds": history.seconds,
         "val": None if best is None else history.epochs[best]["validation"],
         "test": result_record(test),
     }

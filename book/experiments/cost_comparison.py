@@ -1,4 +1,4 @@
-"""Counted costs beside published ones, and what a search over a gallery costs."""
+"""Counted costs beside published ones, those of the encoders, and those of a search."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass
 
 from glscl.costs.formulas import HeadMacs, Sizes
+
+VISION_WIDTH, VISION_PATCH, VISION_IMAGE = 768, 32, 224  # ViT-B/32
+TEXT_WIDTH = 512
+CLIP_LAYERS = 12  # of both encoders
+TEMPORAL_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,31 @@ def break_even_videos(head: HeadMacs, other: HeadMacs) -> int:
             f"per pair, got {paid} more and {saved} less."
         )
     return math.ceil(paid / saved)
+
+
+def transformer_macs(tokens: int, width: int, layers: int) -> int:
+    """MACs of a transformer over one sequence: 12 N W² + 2 N² W a layer."""
+    return layers * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def frame_macs(dim: int = 512) -> int:
+    """MACs of CLIP's ViT-B/32 for one frame, projected to ``dim`` channels."""
+    patches = (VISION_IMAGE // VISION_PATCH) ** 2
+    embedding = patches * VISION_WIDTH * 3 * VISION_PATCH**2
+    tower = transformer_macs(patches + 1, VISION_WIDTH, CLIP_LAYERS)
+    return embedding + tower + VISION_WIDTH * dim
+
+
+def caption_macs(tokens: int, dim: int = 512, projected: int = 1) -> int:
+    """MACs of CLIP's text transformer for one caption of ``tokens``, padding included.
+
+    ``projected``: how many tokens go through the text projection: 1 for the sentence
+    feature alone, ``tokens`` where every token is kept.
+    """
+    tower = transformer_macs(tokens, TEXT_WIDTH, CLIP_LAYERS)
+    return tower + projected * TEXT_WIDTH * dim
+
+
+def temporal_macs(sizes: Sizes) -> int:
+    """MACs of the frame transformer for one video."""
+    return transformer_macs(sizes.F, sizes.D, TEMPORAL_LAYERS)

@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,9 @@ from book.experiments.still_captions import (
     still_caption,
     vocabulary,
 )
+from book.kit.provenance import versions
 from glscl.backbone import Backbone, load_backbone, open_clip
-from glscl.data.encode import decode_mp4, encode_mp4
+from glscl.data.encode import encode_mp4
 from glscl.data.frames import normalise
 from glscl.metrics import retrieval_metrics
 from glscl.mini.render import (
@@ -46,7 +48,6 @@ from glscl.mini.render import (
 )
 from glscl.mini.scenes import ATTRIBUTES, CLIP_FRAMES, FPS, Shot, draw_clip, draw_shot
 from glscl.util.files import atomic_path
-from glscl.util.provenance import versions
 
 BATCH = 128
 STEPS = 1600
@@ -279,6 +280,13 @@ def held_out(count: int = 500, seed: int = 0) -> tuple[list[Still], NDArray[np.u
         stills.append(still)
         frames.append(decode_mp4(encode_mp4(render_clip(clip), FPS))[time])
     return stills, np.stack(frames)
+
+
+def decode_mp4(data: bytes) -> NDArray[np.uint8]:
+    """RGB frames (T, H, W, 3) of the MP4 file ``data``: what a reader gets to see."""
+    with av.open(io.BytesIO(data), "r") as container:
+        frames = container.decode(video=0)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
 
 
 def swapped(rng: random.Random, still: Still, name: str) -> Still:

@@ -24,6 +24,7 @@ from book.experiments.ablations import (
     train_variant,
     variant_videos,
 )
+from book.kit.provenance import provenance
 from glscl.backbone import ASSETS, load_backbone
 from glscl.data.pairs import CachedVideos
 from glscl.data.split import Split
@@ -32,7 +33,6 @@ from glscl.metrics import text_to_video_ranks
 from glscl.model import GLSCL
 from glscl.optim import CLIP_PREFIX
 from glscl.retriever import Retriever
-from glscl.util.provenance import provenance
 from glscl.weights import own_weights, save_directory
 
 SUMMARY = Path("book/results/ablation.json")
@@ -75,6 +75,7 @@ def package(
     stored model, and the record says what the rounding changes. Raises ``ValueError``
     for an image tower other than that of the mini CLIP.
     """
+    made_with = provenance()  # of the checkout before it is written to
     weights = {name: x.half() for name, x in own_weights(model).items()}
     for name, x in own_weights(load_backbone()).items():
         full = CLIP_PREFIX + name
@@ -91,7 +92,7 @@ def package(
         **record_of(run, videos),
         "rounding": rounding(exact, rounded),
         "test": result_table([("raw", rounded.similarity)], videos["test"].split),
-        "provenance": provenance(),
+        "provenance": made_with,
     }
     save_directory(folder, description, weights, "model.safetensors")
     return GLSCL.load(folder)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from glscl.data.pairs import Videos
-from glscl.eercf import EERCF, GATE, EERCFText, gated, gates
+from glscl.eercf import EERCF, EERCFText, gated, gates
 from glscl.evaluate import caption_batches, encode_gallery
 from glscl.glccl import GLCCL, LEVELS
 from glscl.losses import channel_correlation
@@ -105,7 +105,7 @@ def correlations(model: EERCF, videos: Videos) -> dict[str, float]:
     t = torch.cat([text.captions for text in texts])
     x = torch.einsum("ad,afd->af", t, gallery.clip_frames[owner])
     mask = gallery.mask[owner] if model.config.mask_padding else None
-    strong = gated(gates(x, mask, GATE), gallery.frames[owner])
+    strong = gated(gates(x, mask, model.config.gate_temperature), gallery.frames[owner])
     return {
         "video": channel_correlation(t, gallery.videos[owner]).mean().item(),
         "frame": channel_correlation(t, strong).mean().item(),

@@ -14,13 +14,13 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from book.kit.intervals import prediction_margin
+from book.kit.provenance import provenance
 from glscl.config import Tag, get_preset
 from glscl.data.benchmarks import Dataset
 from glscl.runs import DataSource, evaluate_on, train_on
 from glscl.train import RunOptions
 from glscl.util import parallel
 from glscl.util.files import write_json
-from glscl.util.provenance import provenance
 
 FEWEST_SEEDS = 3
 RAW, QB_NORM = "raw", "QB-Norm, bank: training captions"

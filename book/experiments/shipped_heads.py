@@ -1,41 +1,87 @@
-"""The heads of GLSCL, GLCCL and EERCF as the package computes them, in three phases.
+"""Every similarity head as the package computes it, in three phases, to count and time.
 
-Thin adapters: what they count and time are the functions and methods that ship, with
-masks in which all is real. ``reference_heads`` puts them beside the heads of other
-methods, see ``counted_heads``.
+What a retrieval method computes between the encoders and the score of a pair: once per
+video (``per_video``), once per caption (``per_query``), and for every pair
+(``per_pair``). Thin adapters: what they count and time are the functions and methods
+that are trained, with masks in which all is real.
+
+A multiply-add is counted where it is written as a product of matrices or an ``einsum``
+with a sum. Scaling by a weight, the weighted mean of a few scores, norms and softmax
+are elementwise and are not counted.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from book.experiments.counted_heads import (
-    WTI,
-    XCLIP,
-    DiCoSA,
-    DiCoSAFolded,
-    Head,
-    MeanPooling,
-    State,
-    Texts,
-    TS2Net,
-    Videos,
-    XPool,
-    XPoolFolded,
-)
 from glscl.backbone import Backbone
-from glscl.config import EERCFConfig, GLCCLConfig
+from glscl.config import MODEL_CONFIGS, EERCFConfig, GLCCLConfig, override
 from glscl.costs.formulas import Sizes
 from glscl.eercf import EERCF, EERCFText, EERCFVideo
 from glscl.gim import global_similarity, gram_form
 from glscl.glccl import GLCCL, Queries
+from glscl.heads.base import Head as HeadModel
 from glscl.lim import LocalInteraction, local_similarity
+from glscl.retriever import TextFeatures
+from glscl.runs import METHODS
+
+
+class Texts(NamedTuple):
+    """``captions``: (A, D) sentence features, ``tokens``: (A, L, D)."""
+
+    captions: Tensor
+    tokens: Tensor
+
+
+class Videos(NamedTuple):
+    """``frames``: (B, F, D), ``patches``: (B, F, P, D), needed by EERCF alone."""
+
+    frames: Tensor
+    patches: Tensor | None = None
+
+
+State = tuple[Any, ...]
+
+
+class Head(nn.Module, ABC):
+    """A similarity head in three phases; calling it runs all of them."""
+
+    def per_video(self, videos: Videos) -> State:
+        """What is computed once for each of B videos."""
+        return (videos.frames,)
+
+    def per_query(self, texts: Texts) -> State:
+        """What is computed once for each of A captions."""
+        return (texts.captions,)
+
+    @abstractmethod
+    def per_pair(self, query: State, video: State) -> Tensor:
+        """Scores (A, B) from what the other phases returned."""
+
+    def forward(
+        self,
+        captions: Tensor,
+        tokens: Tensor,
+        frames: Tensor,
+        patches: Tensor | None = None,
+    ) -> Tensor:
+        """Scores (A, B) of ``Texts`` and ``Videos``, given as their tensors."""
+        query = self.per_query(Texts(captions, tokens))
+        return self.per_pair(query, self.per_video(Videos(frames, patches)))
+
+
+def part_of(state: State, rows: slice) -> State:
+    """The videos of a state at ``rows``, in a tuple of the same kind."""
+    make: Callable[[Any], State] = getattr(type(state), "_make", tuple)
+    return make(x[rows] for x in state)
+
 
 GlobalScores = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -43,6 +89,28 @@ GlobalScores = Callable[[Tensor, Tensor, Tensor], Tensor]
 def all_real(features: Tensor) -> Tensor:
     """A mask (N, M) without padding for features (N, M, D)."""
     return features.new_ones(features.shape[:2], dtype=torch.bool)
+
+
+class ModelHead(Head):
+    """A head of ``glscl.heads``; ``fold``: in its folded form.
+
+    Frames stand for those before and those after the frame transformer.
+    """
+
+    def __init__(self, model: HeadModel, fold: bool = False):
+        super().__init__()
+        self.model, self.fold = model, fold
+
+    def per_video(self, videos: Videos) -> State:
+        frames = videos.frames
+        return self.model.video_state(frames, frames, all_real(frames), self.fold)
+
+    def per_query(self, texts: Texts) -> State:
+        text = TextFeatures(*texts, all_real(texts.tokens))
+        return self.model.text_state(text, self.fold)
+
+    def per_pair(self, query: State, video: State) -> Tensor:
+        return self.model.scores(query, video)
 
 
 class GLSCLHead(Head):
@@ -150,6 +218,16 @@ def glccl_model(sizes: Sizes) -> GLCCL:
     return GLCCL(stub_backbone(sizes), config).eval()
 
 
+def head_model(method: str, sizes: Sizes, **changes: Any) -> HeadModel:
+    """A head of ``glscl.heads`` for features of these sizes, without padding."""
+    lengths = {"max_words": sizes.L, "max_frames": sizes.F, "temporal_layers": 0}
+    settings = {**lengths, "mask_padding": False, **changes}
+    config = override(MODEL_CONFIGS[method](), settings)
+    model = METHODS[method](stub_backbone(sizes), config)
+    assert isinstance(model, HeadModel)
+    return model.eval()
+
+
 def reference_heads(
     s: Sizes, gram: GlobalScores = gram_form
 ) -> dict[str, tuple[Head, Head | None]]:
@@ -160,20 +238,17 @@ def reference_heads(
     """
     lim = LocalInteraction(s.D, s.Q, s.decoder_layers, s.H).eval()
     direct = partial(global_similarity, method="direct")
-    glccl = glccl_model(s)
-    pairs: dict[str, tuple[Head, Head | None]] = {
-        "CLIP4Clip": (MeanPooling(), None),
-        "TS2-Net": (TS2Net(), None),
-        "X-CLIP": (XCLIP(s.D, s.F, s.L), None),
-        "X-Pool": (XPool(s.D), XPoolFolded(s.D)),
-        "DiCoSA": (DiCoSA(s.D, s.C), DiCoSAFolded(s.D, s.C)),
+    glccl, xpool = glccl_model(s), head_model("xpool", s)
+    dicosa = head_model("dicosa", s, num_concepts=s.C)
+    return {
+        "CLIP4Clip": (ModelHead(head_model("clip4clip", s)), None),
+        "TS2-Net": (ModelHead(head_model("ts2net", s)), None),
+        "X-CLIP": (ModelHead(head_model("xclip", s)), None),
+        "X-Pool": (ModelHead(xpool), ModelHead(xpool, fold=True)),
+        "DiCoSA": (ModelHead(dicosa), ModelHead(dicosa, fold=True)),
         "GLSCL": (GLSCLHead(lim, "decoder", direct), GLSCLHead(lim, "folded", gram)),
-        "WTI": (WTI(s.D), None),
+        "WTI": (ModelHead(head_model("drl", s)), None),
         "GLCCL": (GLCCLHead(glccl, "direct"), GLCCLHead(glccl, "folded")),
         "EERCF, frames": (EERCFHead(eercf_model(s, patches=False)), None),
         "EERCF, frames and patches": (EERCFHead(eercf_model(s)), None),
     }
-    for plain, folded in pairs.values():
-        if folded is not None:
-            folded.load_state_dict(plain.state_dict())
-    return pairs

@@ -42,19 +42,19 @@ def pair(
     return first[:seeds], second[:seeds]
 
 
-def videos(folder: Path = RUNS) -> NDArray[np.int64]:
+def videos(folder: Path = RUNS, variant: str = "all") -> NDArray[np.int64]:
     """The test video of every caption (A,); every video has as many captions."""
-    test = runs("all", folder)[0]["test"]
+    test = runs(variant, folder)[0]["test"]
     captions, gallery = len(test["ranks"]), int(test["t2v"]["gallery"])
     return np.arange(captions) // (captions // gallery)
 
 
-def of_kind(kind: str, folder: Path = RUNS) -> NDArray[np.bool_]:
+def of_kind(kind: str, folder: Path = RUNS, variant: str = "all") -> NDArray[np.bool_]:
     """Which test captions (A,) are of a kind.
 
     The captions of every video come in the order in which a record lists the kinds.
     """
-    test = runs("all", folder)[0]["test"]
+    test = runs(variant, folder)[0]["test"]
     gallery = int(test["t2v"]["gallery"])
     order = [
         name

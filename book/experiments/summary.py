@@ -57,7 +57,7 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
         "command": command,
         "setup": records[0]["setup"],
         "clip": records[0]["clip"],
-        "provenance": _all_values([record["provenance"] for record in records]),
+        "provenance": all_values([record["provenance"] for record in records]),
         "seconds": sum(record["seconds"] for record in records),
         "variants": {name: _row(list(of.values())) for name, of in runs.items()},
         "differences": [
@@ -68,7 +68,7 @@ def summarise(records: Sequence[Mapping[str, Any]], command: str) -> dict[str, A
     }
 
 
-def _all_values(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def all_values(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Every value that a key of the provenances has, as one text."""
     return {
         key: ", ".join(sorted({str(found[key]) for found in provenances}))
@@ -81,20 +81,20 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "changes": runs[0]["changes"],
         "seeds": [run["seed"] for run in runs],
         "seconds": sum(run["seconds"] for run in runs) / len(runs),
-        "validation_R1": _spread([run["val"]["t2v"]["R1"] for run in runs]),
+        "validation_R1": spread([run["val"]["t2v"]["R1"] for run in runs]),
     }
     for direction in ("t2v", "v2t"):
         row[direction] = {
-            name: _spread([run["test"][direction][name] for run in runs])
+            name: spread([run["test"][direction][name] for run in runs])
             for name in ("R1", "R5", "R10", "MdR", "MnR")
         }
     row["kinds"] = {
-        kind: _spread([run["test"]["kinds"][kind]["R1"] for run in runs])
+        kind: spread([run["test"]["kinds"][kind]["R1"] for run in runs])
         for kind in runs[0]["test"]["kinds"]
     }
     if "concepts" in runs[0]:
         row["concepts"] = {
-            name: _spread([run["concepts"][name] for run in runs])
+            name: spread([run["concepts"][name] for run in runs])
             for name in runs[0]["concepts"]
         }
     if all("movement" in run for run in runs):
@@ -102,7 +102,7 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: {
                 "start": runs[0]["movement"][name]["start"],
                 **{
-                    what: _spread([run["movement"][name][what][-1] for run in runs])
+                    what: spread([run["movement"][name][what][-1] for run in runs])
                     for what in ("distance", "moved")
                 },
             }
@@ -112,13 +112,14 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     measured = [run[name] for run in runs if name in run]
     if measured:
         row[name] = {
-            kind: _spread([accuracy[kind] for accuracy in measured])
+            kind: spread([accuracy[kind] for accuracy in measured])
             for kind in measured[0]
         }
     return row
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and deviation over seeds, and each value."""
     x = torch.tensor(values, dtype=torch.float64)
     deviation = x.std().item() if len(values) > 1 else 0.0
     return {"mean": x.mean().item(), "std": deviation, "each": list(values)}

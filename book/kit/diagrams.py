@@ -220,6 +220,47 @@ def _bars(
     drawn.line((10, bottom), (WIDTH - 10, bottom))
 
 
+def frame_transformer(num_layers: int = 4, frames: int = 6, real: int = 5) -> Drawing:
+    """The frame transformer: positions, blocks of self-attention, a residual path.
+
+    ``frames`` of which the first ``real`` are real; padding attends, but no frame
+    attends to it.
+    """
+    cell = (WIDTH - 60) / frames
+    middles = 40 + cell * (np.arange(frames) + 0.5)
+    there = np.arange(frames) < real
+    drawn = Drawing(388)
+
+    def row(y: float, name: str) -> None:
+        _row(drawn, middles, y, cell, there)
+        drawn.text(WIDTH / 2, y + 44, name, SMALL)
+
+    row(4, "frames_{b}  (F, D)")
+    drawn.text(WIDTH / 2, 72, "+")
+    for f, x in enumerate(middles):
+        drawn.cell(x - 0.42 * cell, 80, 0.84 * cell, 24, PLAIN, 0.05)
+        drawn.text(x, 97, f"{f + 1}", SMALL)
+    drawn.text(WIDTH / 2, 120, "position embeddings pos  (F, D)", SMALL)
+    drawn.cell(20, 130, WIDTH - 28, 128, PLAIN, 0.03)
+    drawn.text(WIDTH / 2 + 6, 148, f"T: {num_layers} blocks, each")
+    for x in middles:
+        for to in middles[there]:
+            drawn.line((x, 194), (to, 162), VIDEO, 0.9, 0.45)
+    drawn.text(WIDTH / 2 + 6, 212, "self-attention; padding is no key", SMALL)
+    words = "and feed-forward layer, frame by frame"
+    drawn.text(WIDTH / 2 + 6, 230, words, SMALL)
+    drawn.text(WIDTH / 2 + 6, 248, "both with LayerNorm and residual path", SMALL)
+    drawn.line((WIDTH / 2, 258), (WIDTH / 2, 282), VIDEO, heads=1)
+    drawn.box(WIDTH / 2, 282, 36, ["+"], VIDEO)
+    # The residual path around T: the frames without positions.
+    drawn.line((36, 18), (8, 18), VIDEO)
+    drawn.line((8, 18), (8, 296), VIDEO)
+    drawn.line((8, 296), (WIDTH / 2 - 18, 296), VIDEO, heads=1)
+    drawn.line((WIDTH / 2, 310), (WIDTH / 2, 334), VIDEO, heads=1)
+    row(338, "frames'_{b}  (F, D)")
+    return drawn
+
+
 def local(num_queries: int = 8, num_layers: int = 3) -> Drawing:
     """The local interaction module: one decoder for text and video, Q cosines.
 
@@ -287,6 +328,53 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
     drawn.text(WIDTH / 2, bottom + 14, words)
     drawn.text(WIDTH / 2, bottom + 36, "video_concepts_{b}  (Q, D)", SMALL)
     return drawn
+
+
+def towers(patches: int = 16) -> Drawing:
+    """CLIP's two towers: which tokens enter each, and which output is its feature.
+
+    ``patches``: how many patches a picture is cut into.
+    """
+    left, right = 90.0, WIDTH - 90
+    drawn = Drawing(330)
+    drawn.text(left, 16, "caption")
+    drawn.text(right, 16, "picture")
+    shown = ["CLS", "1", "2", "…", str(patches)]
+    text_cells = _tokens(drawn, left, ["BOS", "the", "red", "circle", "EOS"], 4, TEXT)
+    image_cells = _tokens(drawn, right, shown, 0, VIDEO)
+    drawn.text(right + 17, 70, f"{patches} patches", SMALL)
+    for x, words, colour, at in (
+        (left, ["each token attends to", "itself and those before"], TEXT, text_cells),
+        (right, ["all tokens attend to", "each other"], VIDEO, image_cells),
+    ):
+        side = "text" if colour == TEXT else "image"
+        drawn.line((x, 76), (x, 96), colour, heads=1)
+        drawn.box(x, 96, 168, [f"{side} transformer", *words], colour)
+        drawn.line((at, 154), (at, 196), colour, heads=1)
+        drawn.box(x, 196, 168, ["linear layer", "D channels"], colour)
+    drawn.text(text_cells - 46, 180, "output at EOS", SMALL)
+    drawn.text(image_cells + 50, 180, "output at CLS", SMALL)
+    for x, name, colour, aside in (
+        (left, "captions_{a}", TEXT, 50),
+        (right, "frames_{b}", VIDEO, -48),
+    ):
+        drawn.line((x, 239), (x, 284), colour, heads=1)
+        drawn.text(x + aside, 266, f"{name}  (D)", SMALL)
+    drawn.box(WIDTH / 2, 284, 300, ["S_{ab} = unit(caption) · unit(picture)"], SCORE)
+    return drawn
+
+
+def _tokens(
+    drawn: Drawing, middle: float, names: Sequence[str], main: int, colour: str
+) -> float:
+    """A row of tokens, the one whose output counts stronger; its centre is returned."""
+    width = 34.0
+    first = middle - width * (len(names) - 1) / 2
+    for place, name in enumerate(names):
+        x = first + width * place
+        drawn.cell(x - 16, 26, 32, 26, colour, 0.45 if place == main else 0.12)
+        drawn.text(x, 44, name, SMALL)
+    return first + width * main
 
 
 def method(links: Mapping[str, str] | None = None) -> Drawing:

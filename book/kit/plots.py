@@ -1,9 +1,9 @@
 """The book's figures: one style, readable on a light and on a dark page.
 
-Every function returns a matplotlib ``Figure``; ``book.kit.report.show`` displays it with
-its alt text. Text, axes and grid are drawn in the colour ``INK``, which
-``book.kit.svg.to_svg`` replaces by the text colour of the page, and backgrounds are
-transparent, so one figure serves both themes.
+Every function returns a matplotlib ``Figure``, ``frame_strip`` markup that wraps on a
+telephone; ``book.kit.report.show`` displays either with its alt text. Text, axes and
+grid are drawn in the colour ``INK``, which ``book.kit.svg.to_svg`` replaces by the text
+colour of the page, and backgrounds are transparent, so one figure serves both themes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from book.kit.strips import Strips
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ DIVERGING = "PuOr"
 #: A placeholder for the text colour of the page, which ``to_svg`` puts in.
 INK = "#0b1220"
 WIDTH = 6.0  # inches of a figure
-STRIP_WIDTH = 7.0  # inches of a frame strip
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
@@ -123,14 +123,13 @@ def figure(
     return made, made.subplots(rows, columns, **options)
 
 
-@styled
 def frame_strip(
     frames: ArrayLike,
     weights: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     title: str | None = None,
     labels: Sequence[str] | None = None,
-) -> Figure:
+) -> Strips:
     """Frames side by side, one video per row; below each frame a bar of its weight.
 
     ``frames``: (F, H, W, 3) or (B, F, H, W, 3), uint8. ``weights`` and ``mask`` (True =
@@ -144,46 +143,24 @@ def frame_strip(
     sizes = check_shape(pictures, "B F H W 3", "frames")
     if pictures.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 pixels, got {pictures.dtype}.")
-    strips, count = sizes["B"], sizes["F"]
-    bars = _per_frame(weights, strips, count, "weights")
-    real = _per_frame(mask, strips, count, "mask")
-    real = np.ones((strips, count), bool) if real is None else real.astype(bool)
-    places = count if single else strips
+    rows, count = sizes["B"], sizes["F"]
+    bars = _per_frame(weights, rows, count, "weights")
+    real = _per_frame(mask, rows, count, "mask")
+    real = np.ones((rows, count), bool) if real is None else real.astype(bool)
+    places = count if single else rows
     if labels is not None and len(labels) != places:
         what = "frames" if single else "strips"
         raise ValueError(f"{places} {what} need as many labels, got {len(labels)}.")
-    made, _ = figure()
-    made.clear()
-    made.set_layout_engine("none")
-    left = 0.7 if bars is not None else 0.02
-    breadth = STRIP_WIDTH - left - 0.02
-    tall = breadth / count * sizes["H"] / sizes["W"]
-    label_height = 0.26 if labels is not None else 0.06
-    bar_height = 0.0 if bars is None else 0.58
-    start = 0.32 if title else 0.0
-    height = start + strips * (label_height + tall + bar_height)
-    made.set_size_inches(STRIP_WIDTH, height)
-
-    def place(top: float, tall: float) -> Axes:
-        """Axes ``top`` inches below the upper edge."""
-        box = (left, height - top - tall, breadth, tall)
-        return made.add_axes(tuple(np.divide(box, (STRIP_WIDTH, height) * 2)))
-
-    most = 1.0 if bars is None else float(np.nanmax(bars)) * 1.05 or 1.0
-    for strip in range(strips):
-        top = start + strip * (label_height + tall + bar_height) + label_height
-        strip_axes = place(top, tall)
-        _draw_frames(strip_axes, pictures[strip], real[strip])
-        if labels is not None and single:
-            _label_frames(strip_axes, labels)
-        elif labels is not None:
-            strip_axes.set_title(labels[strip], pad=3)
-        if bars is not None:
-            ax = place(top + tall + 0.04, 0.4)
-            _draw_weights(ax, bars[strip], real[strip], most)
-    if title:
-        made.text(left / STRIP_WIDTH, 1, title, ha="left", va="top", fontsize=12)
-    return made
+    above = list(labels) if labels is not None else None
+    return Strips(
+        pictures,
+        real,
+        bars,
+        COLOURS[0],
+        title=title,
+        row_labels=None if single else above,
+        frame_labels=above if single else None,
+    )
 
 
 def _per_frame(
@@ -195,52 +172,6 @@ def _per_frame(
     array = array[None] if array.ndim == 1 else array
     check_shape(array, "B F", name, B=strips, F=count)
     return array
-
-
-def _draw_frames(ax: Axes, pictures: NDArray, real: NDArray) -> None:
-    """One row of frames with thin gaps between them."""
-    from matplotlib.patches import Rectangle
-
-    count, height, width, _ = pictures.shape
-    gap = max(1, width // 24)
-    strip = np.zeros((height, count * (width + gap) - gap, 4), np.uint8)
-    for index in range(count):
-        start = index * (width + gap)
-        if real[index]:
-            strip[:, start : start + width, :3] = pictures[index]
-            strip[:, start : start + width, 3] = 255
-            continue
-        place = Rectangle(
-            (start - 0.5, -0.5), width, height, fill=False, hatch="////", alpha=0.35
-        )
-        place.set_edgecolor(INK)
-        ax.add_patch(place)
-    ax.imshow(strip, aspect="equal")
-    ax.set_axis_off()
-
-
-def _label_frames(ax: Axes, labels: Sequence[str]) -> None:
-    """One label above the middle of each frame."""
-    for index, label in enumerate(labels):
-        ax.text(
-            (index + 0.5) / len(labels),
-            1.03,
-            label,
-            transform=ax.transAxes,
-            ha="center",
-            va="bottom",
-            fontsize=9,
-        )
-
-
-def _draw_weights(ax: Axes, bars: NDArray, real: NDArray, top: float) -> None:
-    places = np.arange(len(bars))
-    ax.bar(places[real], bars[real], width=0.8, color=COLOURS[0])
-    ax.set(xlim=(-0.5, len(bars) - 0.5), ylim=(0, top), xticks=[])
-    ax.set_ylabel("weight", fontsize=10)
-    ax.locator_params(axis="y", nbins=2)
-    ax.tick_params(axis="y", labelsize=9)
-    ax.grid(axis="x", visible=False)
 
 
 @styled

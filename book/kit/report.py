@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.util.provenance import PACKAGES, commit, versions
+from book.kit.provenance import PACKAGES, commit, versions
 from glscl.util.shapes import check_shape
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from book.kit.attention_player import QueryAttention
     from book.kit.diagrams import Drawing
+    from book.kit.strips import Strips
 
 _GLUED = "application/papermill.record/"
 _NAME = re.compile(r"(?:ch\d\d|a\d)_[a-z0-9_]+")  # a: appendices
@@ -58,11 +59,14 @@ def glue(name: str, value: Any) -> None:
     display(hidden, raw=True, metadata=about)
 
 
-def show(figure: Figure, alt: str, caption: str = "") -> None:
-    """Show a figure with ``alt`` as its text alternative."""
+def show(figure: Figure | Strips, alt: str, caption: str = "") -> None:
+    """Show a figure, or strips of frames, with ``alt`` as its text alternative."""
+    from book.kit.strips import Strips
     from book.kit.svg import to_svg
 
     _need_alt(alt)
+    if isinstance(figure, Strips):
+        return _display_figure(figure.html(alt), caption, alt)
     scroll = "overflow-x:auto;max-width:100%"
     drawing = f'<div style="{scroll}">{to_svg(figure, alt)}</div>'
     _display_figure(drawing, caption, alt)

@@ -11,7 +11,11 @@ import typer
 
 Dataset = Annotated[
     str | None,
-    typer.Option(help="msrvtt, msvd, didemo, lsmdc, activitynet, vatex; or mini."),
+    typer.Option(
+        help="msrvtt, msvd, didemo, lsmdc, activitynet, vatex; mini; or your own: a "
+        "table (.csv, .json, .jsonl) with the columns path, caption and, if it has one, "
+        "split."
+    ),
 ]
 Variant = Annotated[str | None, typer.Option(help="MSR-VTT: 9k, 7k or full.")]
 VideoFolder = Annotated[

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from glscl.mini.scenes import Clip, Shot
     from glscl.search.moment import Moment
 
-SENTENCE = "a red star spins, then a turquoise triangle falls"
+SENTENCE = (
+    "a red triangle turns around, then a pink star falls, then a green triangle shrinks"
+)
 DRAWN, CLIPS = 500, 24  # clips of the test split that are looked at, and that are made
 SHOWN = 5
 BARS = "▁▂▃▄▅▆▇█"
@@ -106,12 +108,13 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
     from glscl.data.frames import sample_video
     from glscl.data.loader import VideoDataset
     from glscl.data.video import VideoReader
+    from glscl.data.videofiles import file_state
     from glscl.evaluate import caption_batches, encode_gallery, frame_spec
     from glscl.gim import frame_weights
     from glscl.mini.grammar import captions_of
     from glscl.mini.synthetic import Benchmark, write_clips
     from glscl.model import GLSCL
-    from glscl.search.moment import FileState, Moment
+    from glscl.search.moment import Moment
 
     write_clips(folder, clips)
     items = tuple((clip, tuple(captions_of(clip))) for clip in clips)
@@ -137,7 +140,7 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
                 frame_times=reader.timeline.times[taken].astype("float32"),
                 frame_weights=weights[row, : len(taken)].numpy(),
                 row=row,
-                state=FileState.of(reader.path),
+                state=file_state(reader.path),
             )
         )
     return moments

@@ -159,8 +159,8 @@ def serve(
     from glscl.search.index import VideoIndex
     from glscl.search.serve import SearchServer
 
-    with SearchServer(VideoIndex.open(path), (host, port)) as server:
-        typer.echo(f"serving {path} at {server.url} (Ctrl-C ends it)")
-        if show:
-            webbrowser.open(server.url)
-        server.serve_forever()
+    server = SearchServer(VideoIndex.open(path), host, port)
+    typer.echo(f"serving {path} at {server.url} (Ctrl-C ends it)")
+    if show:
+        webbrowser.open(server.url)
+    server.run()

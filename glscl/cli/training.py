@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
 ]
+Root = Annotated[
+    Path, typer.Option("--data", help="Folder of the data, or of a table's paths.")
+]
 MicroBatch = Annotated[
     int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
 ]
@@ -34,9 +37,7 @@ CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpo
 def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
     dataset: Dataset = "mini",
-    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
-        "data/mini"
-    ),
+    root: Root = Path("data/mini"),
     variant: Variant = None,
     videos: VideoFolder = None,
     missing: Missing = "refuse",
@@ -44,12 +45,21 @@ def train(
     cache: Cache = None,
     frame_cache: FrameCache = 20.0,
     preset: Annotated[
-        str | None, typer.Option(help="Model and recipe, if not those of DATASET.")
+        str | None,
+        typer.Option(
+            help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
+        ),
     ] = None,
     tag: Annotated[
         str, typer.Option(help="Whose settings: recommended, released or readme.")
     ] = "recommended",
-    method: Annotated[str, typer.Option(help="glscl, eercf or glccl.")] = "glscl",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
+            "drl, dicosa."
+        ),
+    ] = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
@@ -64,20 +74,15 @@ def train(
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
     from glscl.config import get_preset
+    from glscl.data.tables import is_table
     from glscl.runs import DataSource, process_device, train_on
     from glscl.train import RunOptions
     from glscl.util.settings import parse
 
     name = dataset or "mini"
+    if_missing: Any = missing  # checked by DataSource
     source = DataSource(
-        name,
-        root,
-        variant,
-        videos,
-        missing,  # type: ignore[arg-type]
-        report,
-        cache,
-        frame_cache,
+        name, root, variant, videos, if_missing, report, cache, frame_cache
     )
     options = RunOptions(
         device=device,
@@ -90,7 +95,8 @@ def train(
         checkpoint_every=checkpoint_every,
         tensorboard=tensorboard,
     )
-    chosen = get_preset(preset or name, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
+    preset = preset or ("msrvtt" if is_table(name) else name)
+    chosen = get_preset(preset, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
     process_device(options.device)
     settings = ", ".join(f"{k}={v}" for k, v in chosen.settings().items())
     echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
@@ -135,9 +141,7 @@ def import_(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     dataset: Dataset = "mini",
-    root: Annotated[Path, typer.Option("--data", help="Folder of the data.")] = Path(
-        "data/mini"
-    ),
+    root: Root = Path("data/mini"),
     variant: Variant = None,
     videos: VideoFolder = None,
     missing: Missing = "refuse",
@@ -165,15 +169,9 @@ def evaluate(
     from glscl.util.tables import markdown
 
     name = dataset or "mini"
+    if_missing: Any = missing  # checked by DataSource
     source = DataSource(
-        name,
-        root,
-        variant,
-        videos,
-        missing,  # type: ignore[arg-type]
-        report,
-        cache,
-        frame_cache,
+        name, root, variant, videos, if_missing, report, cache, frame_cache
     )
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers

@@ -1,12 +1,11 @@
-"""Closed forms: the multiply-adds of similarity heads and encoders from their sizes.
+"""Closed forms: the multiply-adds of similarity heads from their sizes.
 
 The unit is the MAC, one multiply-add of a matrix product or a contraction; every count
 says so in its name. A FLOP count in the usual sense (two per MAC) is twice as large.
 Norms, softmax, activations, biases and elementwise scaling are not MACs.
 
 Three phases are counted separately: once per video (offline), once per caption (query),
-and for every pair. The encoders and the frame transformer, which all methods have in
-common, have formulas of their own. Tests compare them all with two tools that count.
+and for every pair. Tests compare them all with two tools that count.
 Sources: FLOPs column of GLSCL, Table I; the papers of each method.
 """
 
@@ -14,11 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-VISION_WIDTH, VISION_PATCH, VISION_IMAGE = 768, 32, 224  # ViT-B/32
-TEXT_WIDTH = 512
-CLIP_LAYERS = 12  # of both encoders
-TEMPORAL_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -106,34 +100,6 @@ def shared_decoder_macs(sizes: Sizes) -> int:
     """MACs that the folded decoder spends once for all items it decodes together."""
     Q, D = sizes.Q, sizes.D
     return 6 * Q * D**2 + 2 * Q**2 * D
-
-
-def transformer_macs(tokens: int, width: int, layers: int) -> int:
-    """MACs of a transformer over one sequence: 12 N W² + 2 N² W a layer."""
-    return layers * (12 * tokens * width**2 + 2 * tokens**2 * width)
-
-
-def frame_macs(dim: int = 512) -> int:
-    """MACs of CLIP's ViT-B/32 for one frame, projected to ``dim`` channels."""
-    patches = (VISION_IMAGE // VISION_PATCH) ** 2
-    embedding = patches * VISION_WIDTH * 3 * VISION_PATCH**2
-    tower = transformer_macs(patches + 1, VISION_WIDTH, CLIP_LAYERS)
-    return embedding + tower + VISION_WIDTH * dim
-
-
-def caption_macs(tokens: int, dim: int = 512, projected: int = 1) -> int:
-    """MACs of CLIP's text transformer for one caption of ``tokens``, padding included.
-
-    ``projected``: how many tokens go through the text projection: 1 for the sentence
-    feature alone, ``tokens`` where every token is kept.
-    """
-    tower = transformer_macs(tokens, TEXT_WIDTH, CLIP_LAYERS)
-    return tower + projected * TEXT_WIDTH * dim
-
-
-def temporal_macs(sizes: Sizes) -> int:
-    """MACs of the frame transformer for one video."""
-    return transformer_macs(sizes.F, sizes.D, TEMPORAL_LAYERS)
 
 
 def eercf_macs(sizes: Sizes, patches: bool, shortlist: int | None = None) -> HeadMacs:

@@ -1,7 +1,8 @@
-"""Six public benchmarks behind one interface, counted, with a validation split.
+"""Public benchmarks and your own tables behind one interface, with a validation split.
 
 ``load("msrvtt", root)`` reads the annotations under ``root``, finds the videos by name,
-and reports where it found anything other than the published counts.
+and reports where it found anything other than the published counts. ``load_table`` reads
+a table of paths and captions.
 """
 
 from __future__ import annotations
@@ -10,14 +11,28 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from glscl.data.annotations import Captions
+from glscl.data.annotations import AnnotationError, Captions
 from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.videofiles import find_videos
+from glscl.data.tables import ALL, is_table, read_table, table_name
+from glscl.data.videofiles import by_file_name, first_of
 
-__all__ = ["BENCHMARKS", "Count", "Dataset", "Size", "load", "read_benchmark"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "BENCHMARKS",
+    "Count",
+    "Dataset",
+    "Size",
+    "load",
+    "load_table",
+    "read_benchmark",
+]
+
+Missing = Literal["refuse", "drop"]
 
 # Held out of training, where a benchmark has no validation split of its own.
 HELD_OUT = 500
@@ -50,7 +65,7 @@ class Dataset:
     splits: Mapping[str, Split]
     counts: tuple[Count, ...]
     left_out: Mapping[str, tuple[str, ...]]
-    missing: Literal["refuse", "drop"]
+    missing: Missing
     held_out: int
 
     def split(self, name: str) -> Split:
@@ -121,8 +136,8 @@ class Dataset:
                 )
         if self.held_out:
             sentences.append(
-                f"train: {self.held_out} videos are held out as val, which this "
-                "benchmark lacks."
+                f"train: {self.held_out} videos are held out as val, which these "
+                "annotations lack."
             )
         return sentences
 
@@ -136,11 +151,13 @@ def load(
     root: str | Path,
     variant: str | None = None,
     videos: str | Path | None = None,
-    missing: Literal["refuse", "drop"] = "refuse",
+    missing: Missing = "refuse",
     unreadable: Collection[str] = (),
     hold_out: bool = True,
 ) -> Dataset:
     """A benchmark under ``root``, its videos in ``videos`` (``root``/videos).
+
+    With the file of a table as ``name``, ``load_table`` of it and ``videos`` (``root``).
 
     ``missing``: what ``Dataset.split`` does about videos without a file: refuse, or
     continue without them and report it. ``unreadable``: ids that are known to be
@@ -149,31 +166,82 @@ def load(
 
     Raises what ``read_benchmark`` raises.
     """
-    if missing not in ("refuse", "drop"):
-        raise ValueError(f"missing must be 'refuse' or 'drop', got {missing!r}.")
+    if is_table(name):
+        if variant is not None:
+            raise ValueError(f"A table has no variant, got {variant!r} with {name}.")
+        return load_table(name, videos or root, missing, unreadable, hold_out)
     benchmark, variant = find_benchmark(name, variant)
     annotated = read_benchmark(name, root, variant)
     folder = Path(root) / "videos" if videos is None else Path(videos)
-    files, end = find_videos(folder), benchmark.seconds
+    files, end = by_file_name(folder), benchmark.seconds
     start = None if end is None else 0.0
     items: dict[str, VideoItem] = {}
     for captions in annotated.values():
         for video in captions:
-            path = files.get(benchmark.names(video))
+            path = first_of(benchmark.names(video), files)
             if path is not None and video not in unreadable:
                 items[video] = VideoItem(video, path, start, end)
+    sizes = benchmark.sizes[variant]
+    return _dataset(name, variant, folder, annotated, sizes, items, missing, hold_out)
+
+
+def load_table(
+    table: str | Path | DataFrame,
+    root: str | Path,
+    missing: Missing = "refuse",
+    unreadable: Collection[str] = (),
+    hold_out: bool = True,
+) -> Dataset:
+    """Your own data: a ``table`` of paths below ``root`` and captions.
+
+    Without a column ``split`` a tenth of the videos (at most ``HELD_OUT``) is the test
+    split, chosen by their paths, the same ones on every machine. The other arguments are
+    those of ``load``. Copies that ``glscl data prepare`` made are found, too.
+
+    Raises ``AnnotationError`` as ``read_table`` does, and for too few videos to split.
+    """
+    annotated = read_table(table, root)
+    if ALL in annotated:
+        annotated["train"], annotated["test"] = _hold_out(annotated.pop(ALL))
+    items: dict[str, VideoItem] = {}
+    for video in (video for captions in annotated.values() for video in captions):
+        names = (Path(root, video), Path(root, f"{video}.mp4"))
+        path = next((path for path in names if path.is_file()), None)
+        if path is not None and video not in unreadable:
+            items[video] = VideoItem(video, path)
+    sizes = dict.fromkeys(annotated, Size(None, None))
+    return _dataset(
+        table_name(table), "", Path(root), annotated, sizes, items, missing, hold_out
+    )
+
+
+def _dataset(
+    name: str,
+    variant: str,
+    folder: Path,
+    annotated: Mapping[str, Captions],
+    sizes: Mapping[str, Size],
+    items: Mapping[str, VideoItem],
+    missing: Missing,
+    hold_out: bool,
+) -> Dataset:
+    """What ``load`` returns, from the captions of each split and the videos found."""
+    if missing not in ("refuse", "drop"):
+        raise ValueError(f"missing must be 'refuse' or 'drop', got {missing!r}.")
     splits, held_out = dict(annotated), 0
-    if hold_out and "val" not in splits:
-        train, splits["val"] = _hold_out(splits["train"])
-        splits["train"] = train
+    if hold_out and "val" not in splits and "train" in splits:
+        splits["train"], splits["val"] = _hold_out(splits["train"])
         held_out = len(splits["val"])
+    for split, captions in splits.items():
+        if not captions:
+            raise AnnotationError(f"{name}: too few videos, none is left for {split}.")
     return Dataset(
         name,
         variant,
         folder,
         {k: _split(k, c, items) for k, c in splits.items() if items.keys() & c.keys()},
         tuple(
-            Count(k, benchmark.sizes[variant][k], _size(c, c), _size(c, items))
+            Count(k, sizes[k], _size(c, c), _size(c, items))
             for k, c in annotated.items()
         ),
         {k: tuple(v for v in c if v not in items) for k, c in splits.items()},

@@ -1,4 +1,4 @@
-"""Small MP4 and JPEG files in memory: RGB frames to bytes, and back."""
+"""RGB frames as MP4 and JPEG files, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -52,21 +52,6 @@ def write_mp4(
             container.mux(stream.encode(frame))
         if stream is not None:
             container.mux(stream.encode())
-
-
-def decode_mp4(data: bytes) -> NDArray[np.uint8]:
-    """RGB frames (T, H, W, 3) of the MP4 file ``data``: what a reader gets to see."""
-    import av
-    from av.video.reformatter import VideoReformatter
-
-    # One converter for all frames: setting it up costs more than using it.
-    converter = VideoReformatter()
-    with av.open(io.BytesIO(data), "r") as container:
-        frames = [
-            converter.reformat(frame, format="rgb24").to_ndarray()
-            for frame in container.decode(video=0)
-        ]
-    return np.stack(frames)
 
 
 def jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -118,30 +117,6 @@ def read_frames(
     """
     reader = VideoReader(path)
     return reader.read(sample_video(reader, max_frames, sample_fps, start, end))
-
-
-class VideoInfo(NamedTuple):
-    """What a video holds: frames shown, mean frames a second, pixels, decoder."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    decoder: str
-
-
-def check_video(
-    path: str | Path, start: float | None = None, end: float | None = None
-) -> VideoInfo:
-    """Open a video and decode the first and last of 12 frames sampled at 1 a second.
-
-    Raises ``VideoError`` as ``VideoReader`` does.
-    """
-    reader = VideoReader(path)
-    indices = sample_video(reader, start=start, end=end)
-    _, height, width, _ = reader.read(indices[[0, -1]]).shape
-    timeline = reader.timeline
-    return VideoInfo(len(timeline.times), timeline.fps, width, height, reader.decoder)
 
 
 def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndarray]:

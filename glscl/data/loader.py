@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from glscl.data.frames import normalise, pad_frames, read_frames, resize_crop
 from glscl.data.split import Split, VideoItem
+from glscl.data.videofiles import file_state
 from glscl.util import parallel
 from glscl.util.files import atomic_path
 
 #: How seconds become frames. Both caches depend on it, so that frames and features of
 #: another rule are never reused.
 CLOCK = "presentation time"
+SHARD = {"frames": 1024, "patches": 64}  # videos whose features are in one file
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,8 @@ def _digest(value: object) -> str:
 
 def _file_state(item: VideoItem) -> list[object]:
     """What decides the frames of a video: its path, size, time of change and ``CLOCK``."""
-    path = Path(item.path)
-    if not path.exists():
-        return [str(path), None, None, item.start, item.end, CLOCK]
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns, item.start, item.end, CLOCK]
+    state = file_state(item.path) if item.path.exists() else (None, None)
+    return [str(item.path), *state, item.start, item.end, CLOCK]
 
 
 class FrameCache:
@@ -208,17 +207,7 @@ def encode_frames(
     return FrameFeatures(torch.cat(chunks), torch.cat(masks))
 
 
-class ImageEncoder(Protocol):
-    """What ``cached_frame_features`` needs of a backbone."""
-
-    def encode_image(self, pixels: Tensor, /) -> Tensor: ...
-
-    def encode_image_with_patches(self, pixels: Tensor, /) -> Tensor: ...
-
-    def state_dict(self) -> Mapping[str, Tensor]: ...
-
-
-def weights_digest(module: ImageEncoder) -> str:
+def weights_digest(module: nn.Module) -> str:
     """A hash of every weight, so that features of other weights are never reused."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
@@ -228,45 +217,39 @@ def weights_digest(module: ImageEncoder) -> str:
 
 
 def cached_frame_features(
-    encoder: ImageEncoder,
+    encoder: Any,
     dataset: VideoDataset,
     folder: str | Path,
-    workers: int = 0,
     device: torch.device | str = "cpu",
-    patches: bool = False,
-    shard: int | None = None,
 ) -> FrameFeatures:
     """``stored_features`` as one, in memory."""
-    parts = stored_features(encoder, dataset, folder, workers, device, patches, shard)
+    parts = stored_features(encoder, dataset, folder, device=device)
     return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def stored_features(
-    encoder: ImageEncoder,
+    encoder: Any,
     dataset: VideoDataset,
     folder: str | Path,
     workers: int = 0,
     device: torch.device | str = "cpu",
     patches: bool = False,
-    shard: int | None = None,
 ) -> list[FrameFeatures]:
-    """``encode_frames`` of ``encoder``, with or without ``patches``, kept on disk.
+    """``encode_frames`` of a ``Backbone``, with or without ``patches``, kept on disk.
 
-    Parts of ``shard`` videos (1024, with patches 64), which the system reads from disk
-    where they are used and drops where memory is short.
-
-    A file holds ``shard`` videos, so a run that was killed resumes at the last file,
-    and processes of ``torchrun``, which must all call, share the files among them. The
-    key of a file covers the weights of ``encoder``, its videos and the sampling; one
-    that cannot be read back is made again. Augmented datasets are refused
-    (``ValueError``).
+    Parts of so many videos as ``SHARD`` says, each a file, which the system reads from
+    disk where they are used and drops where memory is short. So a run that was killed
+    resumes at the last file, and processes of ``torchrun``, which must all call, share
+    the files among them. The key of a file covers the weights of ``encoder``, its videos
+    and the sampling; one that cannot be read back is made again. Augmented datasets are
+    refused (``ValueError``).
     """
     if dataset.augment is not None:
         raise ValueError("Features of augmented frames must not be cached.")
     weights, spec = weights_digest(encoder), asdict(dataset.spec)
     encode = encoder.encode_image_with_patches if patches else encoder.encode_image
     kind = ["patches"] if patches else []
-    shard = shard or (64 if patches else 1024)
+    shard = SHARD["patches" if patches else "frames"]
     numbers = range(len(dataset))
     paths = {}
     for first in numbers[::shard]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from glscl.data.annotations import field, numbered, read_json
-from glscl.data.frames import check_video
+from glscl.data.frames import sample_video
 from glscl.data.split import VideoItem
 from glscl.data.video import VideoError, VideoReader
 from glscl.util.files import write_json
@@ -27,7 +27,8 @@ class Checked:
     """The result for one video.
 
     ``status``: ok, unreadable, crash (of the decoder), timeout, or machine (see
-    ``VideoError``). Videos that are ok have the numbers, the others a ``problem``.
+    ``VideoError``). Videos that are ok have the numbers (frames that are shown, their
+    mean number a second, pixels), the others a ``problem``.
     """
 
     id: str
@@ -103,11 +104,15 @@ def verify(
 
 def _check(thorough: bool, item: VideoItem) -> Iterator[Checked]:
     try:
-        info = check_video(item.path, item.start, item.end)
+        reader = VideoReader(item.path)
+        indices = sample_video(reader, start=item.start, end=item.end)
+        _, height, width, _ = reader.read(indices[[0, -1]]).shape
         if thorough:
-            VideoReader(item.path).decode_all()
+            reader.decode_all()
     except VideoError as error:
         status = "unreadable" if error.kind == "error" else error.kind
         yield Checked(item.id, str(item.path), status, str(error))
-    else:
-        yield Checked(item.id, str(item.path), "ok", **info._asdict())
+        return
+    frames, fps = len(reader.timeline.times), reader.timeline.fps
+    about = frames, fps, width, height, reader.decoder
+    yield Checked(item.id, str(item.path), "ok", "", *about)

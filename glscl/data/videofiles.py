@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+State = tuple[int, int]  # of a file: bytes, and nanoseconds of its last change
 SUFFIXES = {".mp4", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".mkv", ".webm"}
 SUFFIXES |= {".wmv", ".flv", ".ogv", ".mts", ".m2ts"}
 
@@ -17,28 +18,16 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
-class VideoFiles:
-    """Paths by file name without suffix."""
+def file_state(path: Path) -> State:
+    """The present state of a file; of a link that leads nowhere, that of the link.
 
-    def __init__(self, paths: Iterable[Path]):
-        self.paths: dict[str, list[Path]] = {}
-        for path in paths:
-            self.paths.setdefault(without_suffix(path.name), []).append(path)
-
-    def get(self, names: Iterable[str]) -> Path | None:
-        """The file named by the first of ``names`` that exists, None if none does.
-
-        Raises ``ValueError`` where two files have that name.
-        """
-        for name in names:
-            found = self.paths.get(name, [])
-            if len(found) > 1:
-                raise ValueError(
-                    f"Two files are named {name}: {found[0]} and {found[1]}; leave one."
-                )
-            if found:
-                return found[0]
-        return None
+    Raises ``OSError`` where there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        stat = path.lstat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def list_videos(
@@ -91,6 +80,24 @@ def by_relative_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def find_videos(folder: str | Path) -> VideoFiles:
-    """The videos below ``folder``, by name."""
-    return VideoFiles(list_videos(folder))
+def by_file_name(folder: str | Path) -> dict[str, list[Path]]:
+    """The videos below ``folder`` by file name without suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in list_videos(folder):
+        found.setdefault(without_suffix(path.name), []).append(path)
+    return found
+
+
+def first_of(names: Iterable[str], files: Mapping[str, list[Path]]) -> Path | None:
+    """The file named by the first of ``names`` that exists, None if none does.
+
+    Raises ``ValueError`` where two ``files`` have that name.
+    """
+    for name in names:
+        if paths := files.get(name):
+            if len(paths) > 1:
+                raise ValueError(
+                    f"Two files are named {name}: {paths[0]} and {paths[1]}; leave one."
+                )
+            return paths[0]
+    return None

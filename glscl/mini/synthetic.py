@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -21,12 +21,7 @@ from glscl.data.encode import ENCODER, encode_mp4
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.mini.grammar import Caption, captions_of
 from glscl.mini.render import render_clip
-from glscl.mini.scenes import (
-    FPS,
-    SPLITS,
-    Clip,
-    draw_clip,
-)
+from glscl.mini.scenes import FPS, SPLITS, Clip, draw_clip
 from glscl.util.files import atomic_path
 
 #: To be raised whenever a clip or a caption changes: old folders are then refused.
@@ -154,10 +149,6 @@ def write_clips(
     """
     from tqdm import tqdm
 
-    try:
-        (root / "clips").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(f"Could not write {root}: {error.strerror}.") from error
     _sweep(root / "clips")
     missing = [clip for clip in clips if not _is_whole(root, clip)]
     # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.
@@ -191,21 +182,10 @@ def _signature(clip: Clip) -> str:
 def _is_whole(root: Path, clip: Clip) -> bool:
     """Whether the file of ``clip`` is there, complete, and shows this very clip."""
     try:
-        data = clip_path(root, clip).read_bytes()
+        # FFmpeg writes the comment last, so a file that ends with it is complete.
+        return clip_path(root, clip).read_bytes().endswith(_signature(clip).encode())
     except OSError:
         return False
-    return _signature(clip).encode() in data and _boxes_are_complete(data)
-
-
-def _boxes_are_complete(data: bytes) -> bool:
-    """Whether the top-level MP4 boxes (4 bytes of size, 4 of type) fill the file."""
-    position = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position : position + 4], "big")
-        if size < 8:
-            return False
-        position += size
-    return position == len(data)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -240,39 +220,21 @@ def _write_index(benchmark: Benchmark) -> None:
     _write(benchmark.root / INDEX, text.encode())
 
 
-def load_benchmark(
-    root: str | Path,
-    train: int | None = None,
-    val: int | None = None,
-    test: int | None = None,
-) -> Benchmark:
+def load_benchmark(root: str | Path) -> Benchmark:
     """The benchmark that ``make_benchmark`` left under ``root``.
 
-    The sizes take the first clips of a split, by default all. Raises ``BenchmarkError``
-    when the index is missing, damaged, of another version, or smaller than asked, or
+    Raises ``BenchmarkError`` when the index is missing, damaged or of another version, or
     when a clip is gone.
     """
-    root = Path(root)
-    benchmark = _read_index(root)
-    wanted = {"train": train, "val": val, "test": test}
-    for name, size in wanted.items():
-        there = benchmark.sizes[name]
-        if size is not None and not 1 <= size <= there:
-            raise BenchmarkError(
-                f"{root} holds {there} {name} clips, asked for {size}: make it again "
-                "with the sizes you need."
-            )
-    contents = {
-        name: items[: wanted[name]] for name, items in benchmark.contents.items()
-    }
-    for items in contents.values():
-        for clip, _ in items:
-            if not clip_path(root, clip).is_file():
+    benchmark = _read_index(Path(root))
+    for split in benchmark.contents:
+        for clip in benchmark.clips(split):
+            path = clip_path(benchmark.root, clip)
+            if not path.is_file():
                 raise BenchmarkError(
-                    f"{clip_path(root, clip)} is missing: make the benchmark again, "
-                    "whole clips are kept."
+                    f"{path} is missing: make the benchmark again, whole clips are kept."
                 )
-    return replace(benchmark, contents=contents)
+    return benchmark
 
 
 def _read_index(root: Path) -> Benchmark:

@@ -7,34 +7,35 @@ and several may work on one index, each with a share of the files.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from glscl.data.frames import normalise
 from glscl.data.loader import weights_digest
+from glscl.data.pairs import stable_seed
 from glscl.data.video import decoder_version
-from glscl.data.videofiles import list_videos
+from glscl.data.videofiles import State, file_state, list_videos
 from glscl.evaluate import frame_spec
 from glscl.model import GLSCL
 from glscl.retriever import VideoFeatures
 from glscl.search import table
-from glscl.search.table import About, FileRecord, FileState, Snapshot
+from glscl.search.table import About, FileRecord, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
 CHECKPOINT_ROWS = 256  # windows that are written together; a kill loses about so many
+
+Columns = dict[str, Any]  # of windows, see ``table``
 
 
 @dataclass
@@ -79,32 +80,31 @@ def search_model(source: str | Path) -> GLSCL:
 
 def known_source(path: str) -> str | None:
     """The ``source`` of the model of the index at ``path``, if there is an index."""
-    return Snapshot(path).about.model["source"] if table.exists(path) else None
+    try:
+        return Snapshot(path).about.model["source"]
+    except FileNotFoundError:
+        return None
 
 
 def model_fingerprint(model: GLSCL) -> dict[str, Any]:
-    """What identifies a model: its method, backbone, weights (a digest) and settings."""
+    """What identifies a model: its settings, method, backbone and weights (a digest)."""
     return {
+        **asdict(model.config),
         "method": model.method,
         "backbone": model.backbone.name,
-        "digest": weights_digest(model),  # type: ignore[arg-type]
-        "settings": asdict(model.config),
+        "digest": weights_digest(model),
     }
 
 
 def check_model(about: About, model: GLSCL, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    theirs = about.model
-    for key, value in model_fingerprint(model).items():
-        if theirs[key] != value:
-            what = key
-            if key == "settings":
-                differ = [n for n, one in theirs[key].items() if value.get(n) != one]
-                what = f"settings ({', '.join(differ)})"
-            raise ValueError(
-                f"The index {path} was made with a model of another {what}: search "
-                "with that model, or make another index."
-            )
+    present, stored = model_fingerprint(model), about.model
+    differ = [name for name, value in present.items() if stored[name] != value]
+    if differ:
+        raise ValueError(
+            f"The index {path} was made with a model of another {', '.join(differ)}: "
+            "search with that model, or make another index."
+        )
 
 
 @torch.no_grad()
@@ -134,28 +134,34 @@ def update(
     is there; ``RuntimeError`` where another process is writing it; ``OSError`` where this
     machine fails, as by a full disk.
     """
-    begin, path = time.perf_counter(), str(path)
+    path, report = str(path), Report()
     if not isinstance(model, GLSCL):
         raise ValueError(f"An index needs a GLSCL model, got {type(model).__name__}.")
     folder = folder.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
-    with _only_writer(path, shard):
+    with report.timed("total"), _only_writer(path, shard), table.sentences(path):
         about = _opened(path, folder, model, windows, source)
-        writer = _Update(path, shard)
-        found, hidden = _listing(folder, path)
-        wanted = writer.compare(found, hidden, retry_broken)
-        paths = [folder / table.named_path(name) for name in wanted]
+        writer = _Writer(path, shard, report)
+        wanted = writer.compare(*_listing(folder), retry_broken)
+        names = list(wanted)
+        paths = [folder / table.named_path(name) for name in names]
         spec = frame_spec(model.backbone, model.config)
         stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
-        names, report = list(wanted), writer.report
+        groups = _grouped(stream)
         quiet = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
         with tqdm(names, "indexing", unit="video", **quiet) as bar:
-            for group in _grouped(stream, BATCH_FRAMES):
-                for chunk, encoded in _encode(group, model, device, report):
+            while True:
+                with report.timed("decode"):
+                    group = next(groups, None)
+                if group is None:
+                    break
+                with report.timed("encode"):
+                    encoded = _encode(group, model, device)
+                for chunk, features in zip(group, encoded, strict=True):
                     name = names[chunk.file]
-                    writer.take(name, wanted[name], chunk, encoded)
+                    writer.take(name, wanted[name], chunk, features)
                     bar.update(chunk.last)
                 if writer.pending >= CHECKPOINT_ROWS:
                     writer.checkpoint()
@@ -163,7 +169,6 @@ def update(
         if shard[1] == 1 and (report.added or report.changed or report.removed):
             with report.timed("write"):
                 table.maintain(path)
-    report.seconds["total"] = time.perf_counter() - begin
     return report
 
 
@@ -188,8 +193,10 @@ def _opened(
     path: str, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
 ) -> About:
     """What the index is about; it is made where there is none."""
-    if not table.exists(path):
-        about = About(
+    try:
+        about = Snapshot(path).about
+    except FileNotFoundError:
+        new = About(
             folder=str(folder),
             model={**model_fingerprint(model), "source": source},
             windows=asdict(windows or Windows()),
@@ -197,196 +204,156 @@ def _opened(
             Q=model.config.num_queries if model.config.local else 0,
             D=model.backbone.embed_dim,
         )
-        table.create(path, about)
-    about = Snapshot(path).about
+        table.create(path, new)
+        about = Snapshot(path).about
     check_model(about, model, path)
-    if about.folder != str(folder):
-        raise ValueError(
-            f"The index {path} is of the folder {about.folder}, not of {folder}."
-        )
-    if windows is not None and asdict(windows) != about.windows:
-        raise ValueError(
-            f"The index {path} has windows of {about.windows}, not of "
-            f"{asdict(windows)}: make another index."
-        )
+    cut = about.windows if windows is None else asdict(windows)
+    for name, wanted in (("folder", str(folder)), ("windows", cut)):
+        if wanted != getattr(about, name):
+            raise ValueError(
+                f"The index {path} is of the {name} {getattr(about, name)}, not of "
+                f"{wanted}: make another index."
+            )
     return about
 
 
-def _listing(folder: Path, index: str) -> tuple[dict[str, FileState], dict[str, str]]:
-    """Every video below ``folder``, not those in the index itself, with its state.
-
-    And the folders that cannot be listed, with the reason.
-    """
-    found, unreadable = {}, dict[Path, str]()
+def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
+    """Every video below ``folder`` with its state, and why folders cannot be listed."""
+    unreadable = dict[Path, str]()
+    found = {path: file_state(path) for path in list_videos(folder, unreadable)}
+    if not found and not unreadable:
+        raise ValueError(f"There is no video below {folder}.")
 
     def name(path: Path) -> str:
         return table.stored_path(path.relative_to(folder).as_posix())
 
-    for file in list_videos(folder, unreadable):
-        if Path(index).resolve() not in file.parents:
-            found[name(file)] = FileState.of(file)
-    if not found and not unreadable:
-        raise ValueError(f"There is no video below {folder}.")
-    return found, {name(path): problem for path, problem in unreadable.items()}
+    hidden = {name(path): problem for path, problem in unreadable.items()}
+    return {name(path): state for path, state in found.items()}, hidden
 
 
-def _grouped(
-    stream: Iterable[DecodedChunk], frames: int
-) -> Iterator[list[DecodedChunk]]:
-    """Successive chunks as groups of at least ``frames`` frames."""
+def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
+    """Successive chunks as groups of at least ``BATCH_FRAMES`` frames."""
     group: list[DecodedChunk] = []
     for chunk in stream:
         group.append(chunk)
-        if sum(len(one.frames) for one in group) >= frames:
+        if sum(len(one.frames) for one in group) >= BATCH_FRAMES:
             yield group
             group = []
     if group:
         yield group
 
 
-class EncodedChunk(NamedTuple):
-    """What is stored of W windows, in 16 bits; Q = 0 without a LIM.
-
-    ``frames``: (W, F, D), padding 0. ``concepts``: (W, Q, D). ``coarse``: (W, D).
-    """
-
-    frames: np.ndarray
-    concepts: np.ndarray
-    coarse: np.ndarray
-
-
 def _encode(
-    group: list[DecodedChunk], model: GLSCL, device: torch.device | str, report: Report
-) -> list[tuple[DecodedChunk, EncodedChunk | None]]:
-    """CLIP encodes the frames of all chunks together, each frame once.
-
-    Windows are assembled from the features of their frames; a broken file has None.
-    """
-    clip = model.backbone
-    report.seconds["decode"] += sum(chunk.seconds for chunk in group)
-    with report.timed("CLIP"):
-        frames = np.concatenate([chunk.frames for chunk in group])
-        batches = (
-            normalise(frames[i : i + BATCH_FRAMES], clip.image_mean, clip.image_std)
-            for i in range(0, len(frames), BATCH_FRAMES)
-        )
-        parts = [clip.encode_image(batch.to(device)).float() for batch in batches]
-        encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
-    with report.timed("windows"):
-        counts = [len(chunk.frames) for chunk in group]
-        return [
-            (
-                chunk._replace(frames=chunk.frames[:0].copy()),
-                None if chunk.problem else _windows_of(chunk, part, model),
-            )
-            for chunk, part in zip(group, encoded.split(counts), strict=True)
-        ]
+    group: list[DecodedChunk], model: GLSCL, device: torch.device | str
+) -> list[Columns]:
+    """The features of each chunk's windows; CLIP encodes all frames together, once."""
+    clip, frames = model.backbone, np.concatenate([one.frames for one in group])
+    starts = range(0, len(frames), BATCH_FRAMES)
+    batches = (frames[first : first + BATCH_FRAMES] for first in starts)
+    pixels = (normalise(one, clip.image_mean, clip.image_std) for one in batches)
+    parts = [clip.encode_image(one.to(device)).float() for one in pixels]
+    encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
+    columns: list[Columns] = [{} for _ in group]
+    of_chunk = encoded.split([len(chunk.frames) for chunk in group])
+    for i, (chunk, features) in enumerate(zip(group, of_chunk, strict=True)):
+        if not chunk.error:
+            slots = torch.from_numpy(chunk.frame_slots).to(device)
+            mask = slots >= 0
+            padded = features[slots.clamp_min(0)] * mask[..., None]
+            columns[i] = packed(model.encode_video_features(padded, mask))
+    return columns
 
 
-def _windows_of(chunk: DecodedChunk, features: Tensor, model: GLSCL) -> EncodedChunk:
-    frame_slots = torch.from_numpy(chunk.frame_slots).to(features.device)
-    mask = frame_slots >= 0
-    frames = features[frame_slots.clamp_min(0)] * mask[..., None]
-    return packed(model.encode_video_features(frames, mask))
-
-
-def packed(video: VideoFeatures) -> EncodedChunk:
+def packed(video: VideoFeatures) -> Columns:
     """Features of videos as they are stored; the coarse vector is the mean frame."""
     frames = video.frames * video.mask[..., None]
-    concepts = frames[:, :0] if video.concepts is None else video.concepts
     coarse = torch.nn.functional.normalize(frames.sum(dim=1), dim=-1)
-    return EncodedChunk(*(x.half().cpu().numpy() for x in (frames, concepts, coarse)))
+    columns = {"frames": frames, "concepts": video.concepts, "coarse": coarse}
+    return {n: x.half().cpu().numpy() for n, x in columns.items() if x is not None}
 
 
-class _Update:
+class _Writer:
     """An update in progress; it holds encoded files until the next checkpoint."""
 
-    def __init__(self, path: str, shard: tuple[int, int]):
-        self.path, self.shard, self.report = path, shard, Report()
+    def __init__(self, path: str, shard: tuple[int, int], report: Report):
+        self.path, self.shard, self.report = path, shard, report
         self.decoder = decoder_version()
-        self.old = {n: r for n, r in table.read_files(path).items() if self._mine(n)}
-        self.columns: dict[str, list[dict[str, Any]]] = {}  # of files, chunk by chunk
+        self.old = self._share(table.read_files(path))
+        self.columns: dict[str, list[Columns]] = defaultdict(list)  # of files, by chunk
         self.finished: dict[str, FileRecord] = {}  # all of whose chunks are there
-        self.pending = 0  # windows of finished files
 
-    def _mine(self, name: str) -> bool:
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-        return number % self.shard[1] == self.shard[0]
+    def _share(self, files: dict[str, Any]) -> dict[str, Any]:
+        i, n = self.shard
+        return {f: x for f, x in files.items() if stable_seed(f) % n == i}
 
     def compare(
-        self, found: dict[str, FileState], hidden: dict[str, str], retry_broken: bool
-    ) -> dict[str, FileState]:
+        self, found: dict[str, State], hidden: dict[str, str], retry_broken: bool
+    ) -> dict[str, State]:
         """Forget the files that are gone; return those to be encoded.
 
-        What is in a ``hidden`` folder is not gone.
+        What is in a ``hidden`` folder is not gone. What was broken for another decoder
+        is read again.
         """
-        report, mine = self.report, {n: s for n, s in found.items() if self._mine(n)}
-        gone = {
-            name
-            for name in self.old.keys() - mine.keys()
-            if "." not in hidden and not name.startswith(tuple(f"{f}/" for f in hidden))
-        }
-        table.forget_files(self.path, sorted(gone))
+        report, found = self.report, self._share(found)
+        below = tuple("" if folder == "." else f"{folder}/" for folder in hidden)
+        gone = [n for n in self.old if n not in found and not n.startswith(below)]
+        table.forget_files(self.path, gone)
         report.removed = sorted(n for n in gone if not self.old[n].problem)
-        same = {n: r for n, r in self.old.items() if mine.get(n) == r.state}
-        broken = {n: r for n, r in same.items() if r.problem}
-        if not retry_broken:  # what was broken for another decoder is read again
-            same_decoder = (i for i in broken.items() if i[1].decoder == self.decoder)
-            report.broken = {name: record.problem for name, record in same_decoder}
-        report.broken |= hidden
-        report.unchanged = len(same) - len(broken)
-        again = broken.keys() - report.broken.keys()
-        return {n: s for n, s in mine.items() if n not in same or n in again}
+        same = {n: r for n, r in self.old.items() if found.get(n) == r.state}
+        retried = {
+            name
+            for name, record in same.items()
+            if record.problem and (retry_broken or record.decoder != self.decoder)
+        }
+        known = {n: r.problem for n, r in same.items() if n not in retried}
+        report.broken = {n: problem for n, problem in known.items() if problem} | hidden
+        report.unchanged = sum(not problem for problem in known.values())
+        return {n: state for n, state in found.items() if n not in known}
 
     def take(
-        self, name: str, state: FileState, chunk: DecodedChunk, new: EncodedChunk | None
+        self, name: str, state: State, chunk: DecodedChunk, features: Columns
     ) -> None:
         """Keep a chunk of the file ``name``, or why it is broken.
 
         A failure of this machine says nothing of the file and is not kept.
         """
-        parts = self.columns.setdefault(name, [])
-        if new is None:
+        parts, problem = self.columns[name], ""
+        if chunk.error:
             parts.clear()
-            self.report.broken[name] = chunk.problem
+            problem = self.report.broken[name] = str(chunk.error)
+            if chunk.error.kind == "machine":
+                return
         else:
-            first = sum(len(part["path"]) for part in parts)
-            parts.append(_columns(name, state, first, chunk, new))
-        if chunk.passing:
-            self.columns.pop(name)
-        elif chunk.last:
-            self.finished[name] = FileRecord(state, chunk.problem, self.decoder)
-            self.pending += sum(len(part["path"]) for part in parts)
+            n, first = len(chunk.spans), sum(len(part["path"]) for part in parts)
+            columns = {
+                "id": [f"{name}#{first + i}" for i in range(n)],
+                "path": [name] * n,
+                "size": [state[0]] * n,
+                "mtime_ns": [state[1]] * n,
+                "start": chunk.spans[:, 0],
+                "end": chunk.spans[:, 1],
+                "times": chunk.times,
+            }
+            parts.append(columns | features)
+        if chunk.last:
+            self.finished[name] = FileRecord(*state, problem, self.decoder)
+
+    @property
+    def pending(self) -> int:
+        """Windows of finished files."""
+        parts = (part for name in self.finished for part in self.columns[name])
+        return sum(len(part["path"]) for part in parts)
 
     def checkpoint(self) -> None:
         """Write the finished files."""
-        report = self.report
         if not self.finished:
             return
-        with report.timed("write"):
-            parts = [one for name in self.finished for one in self.columns.pop(name)]
+        self.report.windows += self.pending
+        parts = [part for name in self.finished for part in self.columns.pop(name)]
+        with self.report.timed("write"):
             table.write_files(self.path, self.finished, parts)
         for name, record in self.finished.items():
             if not record.problem:
                 known = name in self.old and not self.old[name].problem
-                (report.changed if known else report.added).append(name)
-        report.windows += self.pending
-        self.finished, self.pending = {}, 0
-
-
-def _columns(
-    name: str, state: FileState, first: int, chunk: DecodedChunk, new: EncodedChunk
-) -> dict[str, Any]:
-    """The columns of a chunk's windows; ``first``: the number of its first window."""
-    count = len(chunk.frame_slots)
-    start, end = chunk.spans.T
-    return {
-        "id": [f"{name}#{first + i}" for i in range(count)],
-        "path": [name] * count,
-        "size": [state.size] * count,
-        "mtime_ns": [state.mtime_ns] * count,
-        "start": start,
-        "end": end,
-        "times": chunk.times,
-        **new._asdict(),
-    }
+                (self.report.changed if known else self.report.added).append(name)
+        self.finished = {}

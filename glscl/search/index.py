@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ from torch.nn.functional import normalize
 from glscl.evaluate import caption_batches
 from glscl.gim import frame_weights
 from glscl.model import GLSCL
-from glscl.retriever import TextFeatures, VideoFeatures
+from glscl.retriever import TextFeatures, VideoFeatures, map_features
 from glscl.search.build import Report, check_model, search_model, update
-from glscl.search.moment import FileState, Moment
+from glscl.search.moment import Moment
 from glscl.search.table import (
-    PROBED,
     Features,
     Rows,
     Snapshot,
     named_path,
     quoted,
+    sentences,
     stored_path,
 )
 from glscl.search.windows import Windows
@@ -55,22 +56,16 @@ class Where:
     @property
     def condition(self) -> str:
         """The same as a condition of SQL on the table of windows, empty for all."""
-        parts = []
-        if self.folder.strip("/"):
-            prefix = stored_path(self.folder.strip("/") + "/")
-            parts.append(f"starts_with(path, {quoted(prefix)})")
-        if self.after is not None:
-            parts.append(f"mtime_ns >= {_nanoseconds(self.after)}")
-        if self.before is not None:
-            parts.append(f"mtime_ns < {_nanoseconds(self.before)}")
+        folder, parts = self.folder.strip("/"), []
+        if folder:
+            parts.append(f"starts_with(path, {quoted(stored_path(folder + '/'))})")
+        for sign, time in ((">=", self.after), ("<", self.before)):
+            if time is not None:
+                parts.append(f"mtime_ns {sign} {round(time.timestamp() * 1e6) * 1000}")
         return " AND ".join(parts)
 
 
 EVERYWHERE = Where()
-
-
-def _nanoseconds(time: datetime.datetime) -> int:
-    return round(time.timestamp() * 1e6) * 1000
 
 
 class VideoIndex:
@@ -78,18 +73,11 @@ class VideoIndex:
 
     It reads the version that the index had when it was opened; ``refreshed`` opens the
     present one. A version is kept for an hour after the next. ``report``: what ``build``
-    did. ``probe``: the share of the clusters of a large collection that is searched.
+    did.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        model: GLSCL,
-        report: Report | None = None,
-        probe: float = PROBED,
-    ):
-        self.path, self.model = str(path), model
-        self.report, self.probe = report, probe
+    def __init__(self, path: str | Path, model: GLSCL, report: Report | None = None):
+        self.path, self.model, self.report = str(path), model, report
         self.snapshot = Snapshot(self.path)
         self.about = self.snapshot.about
         check_model(self.about, model, self.path)
@@ -100,14 +88,14 @@ class VideoIndex:
         folder: str | Path,
         path: str | Path,
         model: GLSCL,
-        windows: Windows | None = None,
+        *rest: Any,
         **options: Any,
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
-        ``options`` are those of ``glscl.search.build.update``, whose errors this raises.
+        ``windows`` and more: see ``glscl.search.build.update``, whose errors this raises.
         """
-        report = update(path, Path(folder), model, windows, **options)
+        report = update(path, Path(folder), model, *rest, **options)
         return cls(path, model, report)
 
     @classmethod
@@ -126,9 +114,10 @@ class VideoIndex:
 
     def refreshed(self) -> VideoIndex:
         """This index, or a newer version of it if there is one."""
-        if self.snapshot.is_latest():
+        table = self.snapshot.table
+        if table.version == table.latest_version:
             return self
-        return VideoIndex(self.path, self.model, probe=self.probe)
+        return VideoIndex(self.path, self.model)
 
     def __len__(self) -> int:
         """How many windows can be found."""
@@ -142,7 +131,7 @@ class VideoIndex:
         exact: bool = False,
         where: Where = EVERYWHERE,
     ) -> list[Moment]:
-        """The k moments that fit ``text`` best, best first; none overlaps another."""
+        """``search_all`` for one sentence."""
         return self.search_all([text], k, shortlist, exact, where)[0]
 
     @torch.no_grad()
@@ -154,25 +143,26 @@ class VideoIndex:
         exact: bool = False,
         where: Where = EVERYWHERE,
     ) -> list[list[Moment]]:
-        """``search`` for several sentences.
+        """For each sentence the k moments that fit best, best first; none overlaps another.
 
         ``shortlist``: windows that the coarse stage passes on. ``exact``: score all.
         ``where``: search only these videos.
 
         Raises ``ValueError`` for an empty sentence and sizes below 1.
         """
-        for text in texts:
-            if not text.strip():
-                raise ValueError("A sentence to search for must not be empty.")
+        if not all(text.strip() for text in texts):
+            raise ValueError("A sentence to search for must not be empty.")
         if k < 1 or shortlist < 1:
             raise ValueError(f"k and shortlist must be at least 1: {k}, {shortlist}.")
         found = []
         # So many that k remain when those that overlap a better one are left out.
         enough = min(len(self), k * Windows(**self.about.windows).max_overlapping)
-        for batch in caption_batches(self.model, texts, device=self._device):
-            ranked = self.ranked(batch, max(shortlist, enough), enough, exact, where)
-            for caption, (rows, scores) in zip(batch.captions, ranked, strict=True):
-                found.append(self._moments(caption, rows, scores, k))
+        with sentences(self.path):
+            for batch in caption_batches(self.model, texts, device=self._device):
+                most = max(shortlist, enough)
+                ranked = self.ranked(batch, most, enough, exact, where)
+                for caption, ranking in zip(batch.captions, ranked, strict=True):
+                    found.append(self._moments(caption, *ranking, k))
         return found
 
     @property
@@ -199,17 +189,11 @@ class VideoIndex:
         queries = normalize(text.captions.float(), dim=-1).cpu().numpy()
         ranked = []
         for a, query in enumerate(queries):
-            rows = np.sort(self.nearest(query, shortlist, where))
-            scores = self.scores(_one(text, a), self.snapshot.features(rows))[0]
+            rows = np.sort(self.snapshot.nearest(query, shortlist, where.condition))
+            one = map_features(itemgetter(slice(a, a + 1)), text)
+            scores = self.scores(one, self.snapshot.features(rows))[0]
             ranked.append(_best(rows, scores, k))
         return ranked
-
-    def nearest(
-        self, query: NDArray[np.float32], k: int, where: Where = EVERYWHERE
-    ) -> Rows:
-        """The coarse stage: rows of the k windows nearest to a unit ``query`` (D,)."""
-        k = min(k, len(self))
-        return self.snapshot.nearest(query, k, where.condition, self.probe)
 
     def _rank_all(self, text: TextFeatures, k: int, where: Where) -> list[Ranking]:
         """As ``ranked``, of all windows; only the k best so far stay in memory."""
@@ -233,12 +217,11 @@ class VideoIndex:
 
     def _video(self, features: Features) -> VideoFeatures:
         def tensor(x: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(x).to(self._device)
+            return torch.tensor(x, device=self._device, dtype=torch.float32)
 
-        mask, concepts = tensor(~np.isnan(features.times)), None
-        if features.concepts is not None:
-            concepts = tensor(features.concepts).float()
-        return VideoFeatures(tensor(features.frames).float(), mask, concepts)
+        concepts = None if features.concepts is None else tensor(features.concepts)
+        mask = ~tensor(features.times).isnan()
+        return VideoFeatures(tensor(features.frames), mask, concepts)
 
     # --- from rows to moments -------------------------------------------------------
 
@@ -246,14 +229,12 @@ class VideoIndex:
         self, caption: Tensor, rows: Rows, scores: Scores, k: int
     ) -> list[Moment]:
         """The k best of ranked windows that do not overlap a better one of their video."""
-        read = self.snapshot.read(rows, ["path", "size", "mtime_ns", "start", "end"])
-        records, kept = read.to_pylist(), list[int]()
+        wanted = ["path", "size", "mtime_ns", "start", "end"]
+        records = self.snapshot.table.take(rows, columns=wanted).to_pylist()
+        kept = list[int]()
         for i, one in enumerate(records):
-            others = (records[j] for j in kept)
-            if not any(_overlap(one, other) for other in others):
+            if len(kept) < k and not any(_overlap(one, records[j]) for j in kept):
                 kept.append(i)
-            if len(kept) == k:
-                break
         if not kept:
             return []
         features = self.snapshot.features(rows[kept])
@@ -271,7 +252,7 @@ class VideoIndex:
                 frame_times=times[~np.isnan(times)],
                 frame_weights=weight[~np.isnan(times)],
                 row=int(rows[i]),
-                state=FileState(records[i]["size"], records[i]["mtime_ns"]),
+                state=(records[i]["size"], records[i]["mtime_ns"]),
             )
             for i, times, weight in columns
         ]
@@ -287,8 +268,3 @@ def _best(rows: Rows, scores: Scores, k: int) -> Ranking:
     """The k rows of the highest scores, best first; of equal ones the first."""
     order = np.argsort(-scores, kind="stable")[:k]
     return rows[order], scores[order]
-
-
-def _one(text: TextFeatures, a: int) -> TextFeatures:
-    """Caption ``a`` alone."""
-    return TextFeatures._make(None if x is None else x[a : a + 1] for x in text)

@@ -8,24 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
-class FileState(NamedTuple):
-    """By what a changed file is recognised: bytes, and nanoseconds of its last change."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileState:
-        """The present state; of a link that leads nowhere, that of the link.
-
-        Raises ``OSError`` where there is no such file.
-        """
-        try:
-            stat = path.stat()
-        except OSError:
-            stat = path.lstat()
-        return cls(stat.st_size, stat.st_mtime_ns)
+from glscl.data.videofiles import State
 
 
 class Moment(NamedTuple):
@@ -43,4 +26,4 @@ class Moment(NamedTuple):
     frame_times: NDArray[np.float32]
     frame_weights: NDArray[np.float32]
     row: int
-    state: FileState
+    state: State

@@ -15,17 +15,20 @@ import time
 from collections import deque
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
+from glscl.data.videofiles import file_state
 from glscl.search.index import VideoIndex
-from glscl.search.moment import FileState, Moment
+from glscl.search.moment import Moment
 from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
 from glscl.util.files import printable
 
@@ -89,7 +92,7 @@ class Search:
         """The moment of a number that an answer gave, its file as it was indexed (404)."""
         moment = self.moments.get(request.path_params["number"])
         try:
-            if moment is not None and FileState.of(moment.path) == moment.state:
+            if moment is not None and file_state(moment.path) == moment.state:
                 return moment
         except OSError:  # there is no such file any more
             pass
@@ -117,9 +120,8 @@ class Search:
             if number not in self.frames:
                 self.limit_rate()
                 pixels = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
-                self.frames[number] = {
-                    str(i): jpeg(one) for i, one in enumerate(pixels)
-                }
+                pictures = {str(i): jpeg(one) for i, one in enumerate(pixels)}
+                self.frames[number] = pictures
             frames = self.frames[number]
         if place not in frames:
             raise HTTPException(404, "There is no such frame.")
@@ -140,39 +142,20 @@ def _as_json(moment: Moment) -> dict[str, Any]:
     }
 
 
-class Guard:
-    """Passes on only requests to known hosts, and adds security headers to answers.
+def application(search: Search, host: str) -> Starlette:
+    """The page and its answers; ``host`` is one of the names that it answers to.
 
     A page of another host, whose name resolves to this machine (DNS rebinding), must not
     read the answers. IP addresses do not resolve to anything else and are accepted.
     """
+    names = {"localhost", socket.gethostname().lower(), host}
 
-    def __init__(self, app: Any, host: str):
-        self.app, self.names = app, {"localhost", socket.gethostname().lower(), host}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        if scope["type"] == "http" and not self._known(Request(scope)):
-            refusal = {"error": "This server answers only to its own names."}
-            await JSONResponse(refusal, 403)(scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
-
-    def _known(self, request: Request) -> bool:
-        host = (request.url.hostname or "").lower()
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return host in self.names
-        return True
-
-
-def application(search: Search, host: str) -> Guard:
-    """The page and its answers as an ASGI application."""
+    async def guarded(request: Request, answer: Any) -> Response:
+        known = _is_ip(request.url.hostname) or request.url.hostname in names
+        refusal = {"error": "This server answers only to its own names."}
+        response = await answer(request) if known else JSONResponse(refusal, 403)
+        response.headers.update(HEADERS)
+        return response
 
     def asset(name: str) -> Any:
         return lambda request: FileResponse(ASSETS / name)
@@ -185,56 +168,47 @@ def application(search: Search, host: str) -> Guard:
         Route("/preview/{number}", search.preview),
         Route("/frame/{number}/{place}", search.frame),
     ]
-    handlers: Any = {HTTPException: _refused, VideoError: _unreadable}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), host)
+    guard = Middleware(BaseHTTPMiddleware, dispatch=guarded)
+    handlers: Any = {HTTPException: _refused, VideoError: _refused}
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
 
-def _refused(request: Request, error: HTTPException) -> Response:
-    detail = "There is no such page." if error.detail == "Not Found" else error.detail
-    return JSONResponse({"error": detail}, error.status_code)
+def _is_ip(host: str | None) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host or ""))
+    except ValueError:
+        return False
 
 
-def _unreadable(request: Request, error: VideoError) -> Response:
-    return JSONResponse({"error": "The video cannot be read."}, 404)
+def _refused(request: Request, error: HTTPException | VideoError) -> Response:
+    if isinstance(error, VideoError):
+        return JSONResponse({"error": "The video cannot be read."}, 404)
+    return JSONResponse({"error": error.detail}, error.status_code)
 
 
-class SearchServer:
-    """Answers queries on ``index`` at ``address`` (host, port); port 0: any free one.
+class SearchServer(uvicorn.Server):
+    """Answers queries on ``index`` at a host and port, 0: any free one; ``run`` starts it.
 
     Raises ``ValueError`` for an impossible port, ``OSError`` for an address that is taken
     or not of this machine.
     """
 
-    def __init__(self, index: VideoIndex, address: tuple[str, int]):
-        import uvicorn
-
-        host, port = address
+    def __init__(self, index: VideoIndex, host: str, port: int):
         if not 0 <= port <= 65535:
             raise ValueError(f"port must lie between 0 and 65535, got {port}.")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.socket = socket.create_server(address, family=family)
-        self.address = host, self.socket.getsockname()[1]
-        self.limits = Search(index)
-        app = application(self.limits, host)
-        settings = uvicorn.Config(app, log_level="warning", access_log=False)
-        self.server = uvicorn.Server(settings)
-
-    def __enter__(self) -> SearchServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self.socket = socket.create_server((host, port), family=family)
+        self.search = Search(index)
+        app = application(self.search, host)
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False))
 
     @property
     def url(self) -> str:
         """Where a browser finds the page."""
-        host, port = self.address
+        host, port = self.socket.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
-    def serve_forever(self) -> None:
-        """Answer until ``shutdown`` or Ctrl-C."""
-        self.server.run(sockets=[self.socket])
-
-    def shutdown(self) -> None:
-        """End ``serve_forever`` of another thread."""
-        self.server.should_exit = True
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until ``should_exit`` or Ctrl-C."""
+        with self.socket:
+            super().run(sockets or [self.socket])

@@ -1,13 +1,13 @@
 """An index as two Lance tables, which other programs can read too.
 
-    windows.lance   a row a window: id, path, size, mtime_ns, start, end, times (F),
-                    frames (F·D), concepts (Q·D), coarse (D)
+    windows.lance   a row a window: id, path, size, mtime_ns, start, end, times (F,),
+                    frames (F, D), concepts (Q, D), coarse (D,)
     files.lance     a row a file that was read: path, size, mtime_ns, problem, decoder
 
 ``path`` is relative to the indexed folder; ``size`` and ``mtime_ns`` are those of the
 file as it was read; ``times`` are the seconds of a window's frames, NaN where there is
-none; ``coarse`` is the unit mean of its frames. Features have 16 bits a number. What all
-windows have in common is in the metadata of the table.
+none; ``coarse`` is the unit mean of its frames. Features are Arrow's tensors of a fixed
+shape, with 16 bits a number. What all windows have in common is in the metadata.
 
 An index is a folder, or the address of one in an object store. Every change is a
 transaction of Lance: a reader keeps the version that it has opened, a killed writer
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.search.moment import FileState
+from glscl.data.videofiles import State
 
 try:
     import lance
@@ -38,7 +38,7 @@ except ImportError as missing:
         "Searching needs Lance: pip install 'glscl[search]'."
     ) from missing
 
-FORMAT = "glscl video index 3"
+FORMAT = "glscl video index 4"
 WINDOWS, FILES = "windows.lance", "files.lance"
 #: Lance keeps two writers from adding the same value twice only in a declared key.
 KEY = {"lance-schema:unenforced-primary-key": "true"}
@@ -52,18 +52,22 @@ METRIC = "cosine"
 KEPT_VERSIONS = timedelta(hours=1)  # for readers that have an older version open
 READ_ROWS = 4096  # windows in memory while all are read
 RETRIES = 20  # of a transaction that other writers come before
-NAMES_AT_ONCE = 500  # file names in one condition
 
 Rows = NDArray[np.int64]  # numbers of windows in one version of the table, from 0
-Half = NDArray[np.float16]
 
 
 class FileRecord(NamedTuple):
     """What is known of a file: its state, why it cannot be read, and with what it was."""
 
-    state: FileState
+    size: int
+    mtime_ns: int
     problem: str = ""
     decoder: str = ""
+
+    @property
+    def state(self) -> State:
+        """By which a changed file is recognised."""
+        return self.size, self.mtime_ns
 
 
 class About(NamedTuple):
@@ -85,8 +89,8 @@ class Features(NamedTuple):
     """Of n windows ``times`` (n, F), ``frames`` (n, F, D) and ``concepts`` (n, Q, D)."""
 
     times: NDArray[np.float32]
-    frames: Half
-    concepts: Half | None
+    frames: NDArray[np.float16]
+    concepts: NDArray[np.float16] | None = None
 
 
 #: A byte of a file name that is not UTF-8 is stored as a character that no name has.
@@ -119,30 +123,7 @@ def sentences(path: str) -> Iterator[None]:
         raise OSError(f"The index {path}: {reason}") from error
 
 
-# ---- one version, for reading ------------------------------------------------------
-
-
-def exists(path: str) -> bool:
-    """Whether there is an index at ``path``, of this or an older version."""
-    try:
-        return bool(_opened(path, WINDOWS))
-    except FileNotFoundError:
-        return False
-
-
-def _opened(path: str, table: str) -> lance.LanceDataset:
-    if "://" not in path and (Path(path) / "index.json").is_file():
-        raise ValueError(
-            f"{path} is an index of an older version: delete it, and make it again with "
-            f"glscl index FOLDER --index {path}."
-        )
-    try:
-        with sentences(path):
-            return lance.dataset(f"{path}/{table}")
-    except (ValueError, OSError) as error:
-        if "not found" not in str(error).lower():
-            raise
-        raise FileNotFoundError(f"{path} holds no video index.") from error
+# ---- reading -----------------------------------------------------------------------
 
 
 class Snapshot:
@@ -153,102 +134,91 @@ class Snapshot:
     """
 
     def __init__(self, path: str):
-        self.path, self.table = path, _opened(path, WINDOWS)
-        metadata = self.table.schema.metadata or {}
-        content = json.loads(metadata.get(b"glscl", b"{}"))
+        content: dict[str, Any] = {}
+        older = "://" not in path and Path(path, "index.json").is_file()
+        if not older:
+            self.table = _opened(path, WINDOWS)
+            metadata = self.table.schema.metadata or {}
+            content = json.loads(metadata.get(b"glscl", b"{}"))
         if content.pop("format", None) != FORMAT:
             raise ValueError(
-                f"{path} does not hold a video index of the present format."
+                f"{path} holds no index of the present format, perhaps one of an older "
+                f"version: delete it, and make it again with glscl index FOLDER --index "
+                f"{path}."
             )
         self.about = About(**content)
+        self.columns = [
+            name for name in Features._fields if name in self.table.schema.names
+        ]
 
     def __len__(self) -> int:
         return self.table.count_rows()
 
-    def is_latest(self) -> bool:
-        """Whether nothing was written since."""
-        with sentences(self.path):
-            return self.table.version == self.table.latest_version
-
-    def read(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
-        """Columns of windows, in the order of ``rows`` (n,)."""
-        with sentences(self.path):
-            return self.table.take(rows, columns=list(columns))
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that hold a window's features."""
-        return ["times", "frames", *(["concepts"] if self.about.Q else [])]
-
-    def features(self, rows: Rows) -> Features:
-        """The features of ``rows`` (n,)."""
-        return self.unpacked(self.read(rows, self.columns))
-
-    def unpacked(self, table: Any) -> Features:
-        """The features in a table or batch that has ``columns``."""
-        F, D = self.about.F, self.about.D
-        frames = numbers(table["frames"]).reshape(-1, F, D)
-        concepts = None
-        if self.about.Q:
-            concepts = numbers(table["concepts"]).reshape(-1, self.about.Q, D)
-        return Features(numbers(table["times"]).reshape(-1, F), frames, concepts)
-
-    def coarse(self, rows: Rows) -> Half:
-        """Unit means of the frames of ``rows`` (n,): (n, D)."""
-        return numbers(self.read(rows, ["coarse"])["coarse"]).reshape(len(rows), -1)
-
-    def nearest(
-        self,
-        query: NDArray[np.floating],
-        k: int,
-        where: str = "",
-        probe: float = PROBED,
-    ) -> Rows:
-        """The k windows whose coarse vectors are nearest to a unit ``query`` (D,).
-
-        Best first, fewer where there are no more. ``where``: a condition of SQL on the
-        columns. ``probe``: share of the clusters that are searched, if there are any.
-        """
-        wanted = {"column": "coarse", "q": query, "k": k, "metric": METRIC}
-        if self.indexed:
-            wanted["nprobes"] = max(1, round(probe * clusters(self.indexed)))
-            wanted["refine_factor"] = REFINED
-        with sentences(self.path):
-            found = self.table.scanner(
-                columns=["_rowoffset", "_distance"],
-                nearest=wanted,
-                filter=where or None,
-                prefilter=True,
-            ).to_table()
-        return found["_rowoffset"].to_numpy().astype(np.int64)
-
     @cached_property
     def indexed(self) -> int:
         """How many windows the approximate index holds, 0 without one."""
-        return _indexed(self.table)
+        indices = self.table.describe_indices()
+        return sum(i.num_rows_indexed for i in indices if "coarse" in i.field_names)
+
+    def features(self, rows: Rows) -> Features:
+        """The features of ``rows`` (n,)."""
+        return self._unpacked(self.table.take(rows, columns=self.columns))
+
+    def coarse(self, rows: Rows) -> NDArray[np.float16]:
+        """Unit means of the frames of ``rows`` (n,): (n, D)."""
+        return _numbers(self.table.take(rows, columns=["coarse"])["coarse"])
+
+    def nearest(self, query: NDArray[np.floating], k: int, where: str = "") -> Rows:
+        """The k windows whose coarse vectors are nearest to a unit ``query`` (D,).
+
+        Best first, fewer where there are no more. ``where``: a condition of SQL on the
+        columns.
+        """
+        k = min(k, len(self))
+        wanted = {"column": "coarse", "q": query, "k": k, "metric": METRIC}
+        if self.indexed:
+            wanted["nprobes"] = max(1, round(PROBED * clusters(self.indexed)))
+            wanted["refine_factor"] = REFINED
+        found = self.table.to_table(
+            columns=["_rowoffset", "_distance"],
+            nearest=wanted,
+            filter=where or None,
+            prefilter=True,
+        )
+        return found["_rowoffset"].to_numpy().astype(np.int64)
 
     def spans(self, where: str = "") -> Iterator[tuple[Rows, Features]]:
         """All windows in order, in parts: rows (n,) and their features.
 
         ``where``: a condition of SQL on the columns.
         """
-        scanner = self.table.scanner(
+        batches = self.table.to_batches(
             columns=[*self.columns, "_rowoffset"],
             filter=where or None,
             batch_size=READ_ROWS,
             batch_readahead=2,
         )
-        with sentences(self.path):
-            for batch in scanner.to_batches():
-                rows = batch["_rowoffset"].to_numpy().astype(np.int64)
-                yield rows, self.unpacked(batch)
+        for batch in batches:
+            part = pa.Table.from_batches([batch])
+            rows = part["_rowoffset"].to_numpy().astype(np.int64)
+            yield rows, self._unpacked(part)
+
+    def _unpacked(self, table: pa.Table) -> Features:
+        return Features(*(_numbers(table[name]) for name in self.columns))
 
 
-def numbers(column: Any) -> NDArray[Any]:
-    """A column of lists of numbers as one flat array."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).copy()  # writable
+def _opened(path: str, table: str) -> lance.LanceDataset:
+    try:
+        return lance.dataset(f"{path}/{table}")
+    except (ValueError, OSError) as error:
+        if "not found" not in str(error).lower():
+            raise
+        raise FileNotFoundError(f"{path} holds no video index.") from error
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of tensors as one array (n, ...) that can be written to."""
+    return column.combine_chunks().to_numpy_ndarray().copy()
 
 
 def quoted(text: str) -> str:
@@ -256,34 +226,37 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _in(paths: Iterable[str]) -> str:
+    return f"path IN ({', '.join(map(quoted, paths))})"
+
+
 # ---- writing -----------------------------------------------------------------------
 
 
 def create(path: str, about: About) -> None:
     """Make an empty index; nothing where another process just did."""
-    F, Q, D = about.F, about.Q, about.D
-    lists = {"times": (F, pa.float32()), "frames": (F * D, pa.float16())}
-    lists |= {"concepts": (Q * D, pa.float16())} if Q else {}
-    lists |= {"coarse": (D, pa.float16())}
+
+    def key(name: str) -> pa.Field:
+        return pa.field(name, pa.string(), nullable=False, metadata=KEY)
+
+    def tensor(kind: pa.DataType, *shape: int) -> pa.DataType:
+        return pa.fixed_shape_tensor(kind, shape, permutation=range(len(shape)))
+
+    half, F, Q, D = pa.float16(), about.F, about.Q, about.D
     state = [("size", pa.int64()), ("mtime_ns", pa.int64())]
-    windows = pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False, metadata=KEY),
-            ("path", pa.string()),
-            *state,
-            ("start", pa.float32()),
-            ("end", pa.float32()),
-            *((name, pa.list_(kind, size)) for name, (size, kind) in lists.items()),
-        ],
-        metadata={"glscl": json.dumps({"format": FORMAT, **about._asdict()})},
-    )
-    key = pa.field("path", pa.string(), nullable=False, metadata=KEY)
-    texts = [("problem", pa.string()), ("decoder", pa.string())]
-    files = pa.schema([key, *state, *texts])
-    for name, schema in ((FILES, files), (WINDOWS, windows)):
+    windows = [key("id"), ("path", pa.string()), *state]
+    windows += [("start", pa.float32()), ("end", pa.float32())]
+    windows += [("times", tensor(pa.float32(), F)), ("frames", tensor(half, F, D))]
+    windows += [("concepts", tensor(half, Q, D))] if Q else []
+    windows += [("coarse", tensor(half, D))]
+    metadata = {"glscl": json.dumps({"format": FORMAT, **about._asdict()})}
+    files = [key("path"), *state, ("problem", pa.string()), ("decoder", pa.string())]
+    for name, schema in (
+        (FILES, pa.schema(files)),
+        (WINDOWS, pa.schema(windows, metadata)),
+    ):
         try:
-            with sentences(path):
-                lance.write_dataset(schema.empty_table(), f"{path}/{name}")
+            lance.write_dataset([], f"{path}/{name}", schema=schema)
         except OSError as error:
             if "already exists" not in str(error):
                 raise
@@ -291,12 +264,8 @@ def create(path: str, about: About) -> None:
 
 def read_files(path: str) -> dict[str, FileRecord]:
     """What the index knows of files, by path."""
-    with sentences(path):
-        columns = _opened(path, FILES).to_table().to_pydict()
-    return {
-        name: FileRecord(FileState(size, mtime), problem, decoder)
-        for name, size, mtime, problem, decoder in zip(*columns.values(), strict=True)
-    }
+    rows = _opened(path, FILES).to_table().to_pylist()
+    return {row.pop("path"): FileRecord(**row) for row in rows}
 
 
 def write_files(
@@ -307,48 +276,39 @@ def write_files(
     Windows first: a kill between the two transactions makes the next build read these
     files again, which changes nothing.
     """
-    table = _opened(path, WINDOWS)
-    schema, names = table.schema, list(records)
-    new = pa.Table.from_batches([as_batch(part, schema) for part in windows], schema)
-    with sentences(path):
-        _merge(table, "id", new, f"path IN ({', '.join(map(quoted, names))})")
-        files = _opened(path, FILES)
-        states = [(name, *r.state, r.problem, r.decoder) for name, r in records.items()]
-        columns = zip(files.schema, zip(*states, strict=True), strict=True)
-        arrays = [pa.array(values, field.type) for field, values in columns]
-        _merge(files, "path", pa.table(arrays, schema=files.schema))
+    table, files = _opened(path, WINDOWS), _opened(path, FILES)
+    schema = table.schema
+    parts = (as_table(columns, schema) for columns in windows)
+    new = pa.concat_tables([pa.Table.from_batches([], schema), *parts])
+    others = _merge(table, "id").when_not_matched_by_source_delete(_in(records))
+    others.execute(new)
+    rows = [{"path": name, **record._asdict()} for name, record in records.items()]
+    _merge(files, "path").execute(pa.Table.from_pylist(rows, files.schema))
 
 
-def as_batch(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
-    """Columns of windows, lists of numbers as arrays (n, ...), as Lance takes them."""
-    arrays = [_column(columns[field.name], field.type) for field in schema]
-    return pa.record_batch(arrays, schema=schema)
+def as_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """Columns of windows, features as arrays (n, ...), as Lance takes them."""
+    arrays = {
+        name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+        if np.ndim(values) > 1
+        else values
+        for name, values in columns.items()
+        if name in schema.names
+    }
+    return pa.table(arrays, schema=schema)
 
 
-def _column(values: Any, kind: pa.DataType) -> pa.Array:
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array(values, kind)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+def _merge(table: lance.LanceDataset, key: str) -> Any:
+    """A transaction that adds rows, or replaces those of the same key."""
+    merge = table.merge_insert(key).conflict_retries(RETRIES)
+    return merge.when_matched_update_all().when_not_matched_insert_all()
 
 
-def _merge(table: lance.LanceDataset, key: str, new: pa.Table, gone: str = "") -> None:
-    """Add rows or replace those of the same key; delete others that are ``gone``."""
-    merge = (
-        table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-    )
-    if gone:
-        merge = merge.when_not_matched_by_source_delete(gone)
-    merge.conflict_retries(RETRIES).execute(new)
-
-
-def forget_files(path: str, names: Sequence[str]) -> None:
+def forget_files(path: str, names: Collection[str]) -> None:
     """Delete all that the index has of these files."""
-    for first in range(0, len(names), NAMES_AT_ONCE):
-        part = ", ".join(map(quoted, names[first : first + NAMES_AT_ONCE]))
-        with sentences(path):
-            for table in (WINDOWS, FILES):
-                _opened(path, table).delete(f"path IN ({part})")
+    if names:
+        for table in (WINDOWS, FILES):
+            _opened(path, table).delete(_in(names))
 
 
 # ---- maintenance -------------------------------------------------------------------
@@ -359,35 +319,24 @@ def clusters(N: int) -> int:
     return max(1, round(N**0.5 / 2))
 
 
-def _indexed(table: lance.LanceDataset) -> int:
-    found = [i for i in table.describe_indices() if "coarse" in i.field_names]
-    return found[0].num_rows_indexed if found else 0
-
-
 def maintain(path: str) -> None:
-    """Join small parts, renew the approximate index if it is due, drop old versions."""
-    with sentences(path):
-        for name in (WINDOWS, FILES):
-            table = _opened(path, name)
-            table.optimize.compact_files()
-            if name == WINDOWS and _is_due(table):
-                _write_approximate(table)
-            table.cleanup_old_versions(older_than=KEPT_VERSIONS)
+    """Join small parts, renew the approximate index if it is due, drop old versions.
 
-
-def _is_due(table: lance.LanceDataset) -> bool:
-    """Whether the approximate index is missing, or too many windows are not in it."""
-    N = table.count_rows()
-    return N >= APPROXIMATE_FROM and N - _indexed(table) > REBUILD_FRACTION * N
-
-
-def _write_approximate(table: lance.LanceDataset) -> None:
-    """Clusters of the coarse vectors, in which these are stored with few bits a number."""
-    table.create_index(
-        "coarse",
-        "IVF_RQ",
-        metric=METRIC,
-        num_partitions=clusters(table.count_rows()),
-        sample_rate=SAMPLED,
-        replace=True,
-    )
+    The approximate index is missing, or too many windows are not in it: then clusters of
+    the coarse vectors are made, in which these are stored with few bits a number.
+    """
+    for name in (WINDOWS, FILES):
+        _opened(path, name).optimize.compact_files()
+    snapshot = Snapshot(path)
+    N, new = len(snapshot), len(snapshot) - snapshot.indexed
+    if N >= APPROXIMATE_FROM and new > REBUILD_FRACTION * N:
+        snapshot.table.create_index(
+            "coarse",
+            "IVF_RQ",
+            metric=METRIC,
+            num_partitions=clusters(N),
+            sample_rate=SAMPLED,
+            replace=True,
+        )
+    for name in (WINDOWS, FILES):
+        _opened(path, name).cleanup_old_versions(older_than=KEPT_VERSIONS)

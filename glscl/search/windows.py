@@ -7,7 +7,6 @@ grid: CLIP encodes every frame once, however many windows share it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +75,7 @@ class DecodedChunk(NamedTuple):
 
     ``frames``: uint8 (T, S, S, 3). ``frame_slots``: (W, F), which of them a window has in
     each slot, -1 for padding. ``times``: (W, F) seconds, NaN for padding. ``spans``:
-    (W, 2), start and end in seconds. ``problem``: why the file cannot be read, else
-    empty; ``passing``: the cause is this machine, not the file, so that it must not be
-    remembered. ``seconds``: spent decoding.
+    (W, 2), start and end in seconds. ``error``: why the file cannot be read.
     """
 
     file: int
@@ -87,31 +84,23 @@ class DecodedChunk(NamedTuple):
     frame_slots: NDArray[np.int64] = np.empty((0, 0), np.int64)
     times: NDArray[np.float32] = np.empty((0, 0), np.float32)
     spans: NDArray[np.float32] = np.empty((0, 2), np.float32)
-    problem: str = ""
-    passing: bool = False
-    seconds: float = 0.0
+    error: VideoError | None = None
 
 
 def read_chunks(
     path: Path, file: int, spec: FrameSpec, windows: Windows
 ) -> Iterator[DecodedChunk]:
-    """The windows of a video, in parts. For a broken file the last has a ``problem``."""
-    begin = time.perf_counter()
+    """The windows of a video, in parts. For a broken file the last has an ``error``."""
     try:
         reader = VideoReader(path)
         cuts = cut(reader.timeline, spec, windows)
         for first in range(0, len(cuts), WINDOWS_AT_ONCE):
             part = cuts[first : first + WINDOWS_AT_ONCE]
             last = first + WINDOWS_AT_ONCE >= len(cuts)
-            chunk = _chunk(reader, part, file, last, spec)
-            yield chunk._replace(seconds=time.perf_counter() - begin)
-            begin = time.perf_counter()
+            yield _chunk(reader, part, file, last, spec)
     except VideoError as error:
         nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
-        chunk = DecodedChunk(file, True, nothing, problem=str(error))
-        yield chunk._replace(
-            passing=error.kind == "machine", seconds=time.perf_counter() - begin
-        )
+        yield DecodedChunk(file, True, nothing, error=error)
 
 
 def _chunk(
@@ -151,8 +140,8 @@ def decoded_chunks(
     Decoders are processes of their own, so threads that wait for them are enough. The
     chunks of one file come in order; those of several files may alternate.
     """
-
-    def chunks(file: int) -> Iterator[DecodedChunk]:
-        return read_chunks(paths[file], file, spec, windows)
-
-    return streams(chunks, range(len(paths)), workers)
+    return streams(
+        lambda file: read_chunks(paths[file], file, spec, windows),
+        range(len(paths)),
+        workers,
+    )

@@ -1,1 +1,1 @@
-"""Helpers that any part may use: shapes, numerics, files, processes, provenance."""
+"""Helpers that any part may use: shapes, numerics, files, processes."""

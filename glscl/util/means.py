@@ -3,8 +3,8 @@
     Σ_i x_i softmax_i(x / 0.01), with a square matrix W that mixes the weights
     Σ_i x_i (softmax(x / 0.01) W)_i.
 
-The low temperature makes it almost a maximum. X-CLIP, TS2-Net, EERCF and GLCCL compute
-their scores by such means; W is learned and starts as the identity.
+The low temperature makes it almost a maximum. X-CLIP, EERCF and GLCCL compute their
+scores by such means; W is learned and starts as the identity.
 """
 
 import torch
@@ -18,26 +18,29 @@ def softmax_weighted_mean(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
     ``mask``: (..., N), broadcast, True = real; the others have weight 0.
     """
-    return (scores * _weights(scores, mask)).sum(-1)
+    return (scores * _weights(scores, mask, SOFTMAX_TEMPERATURE)).sum(-1)
 
 
 def mixed_weighted_mean(
-    scores: Tensor, mix: Tensor, mask: Tensor | None = None
+    scores: Tensor,
+    mix: Tensor,
+    mask: Tensor | None = None,
+    temperature: float = SOFTMAX_TEMPERATURE,
 ) -> Tensor:
     """``softmax_weighted_mean`` with its weights mixed by ``mix`` (N, N) first.
 
     Masked scores that get weight by the mixing are set to weight 0 again.
     """
-    weights = _weights(scores, mask) @ mix
+    weights = _weights(scores, mask, temperature) @ mix
     if mask is not None:
         weights = weights * mask
     return (scores * weights).sum(-1)
 
 
-def _weights(scores: Tensor, mask: Tensor | None) -> Tensor:
+def _weights(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     if mask is None:
-        return (scores / SOFTMAX_TEMPERATURE).softmax(-1)
+        return (scores / temperature).softmax(-1)
     # One pass over the scores; a row that is all masked has equal weights, not NaN.
     hidden = torch.zeros_like(mask, dtype=scores.dtype)
     hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
-    return torch.add(hidden, scores, alpha=1 / SOFTMAX_TEMPERATURE).softmax(-1)
+    return torch.add(hidden, scores, alpha=1 / temperature).softmax(-1)

@@ -19,8 +19,8 @@ from benchmarks import (
 from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
-from book.experiments.counted_heads import WTI, Texts, Videos, XPool
 from book.experiments.counters import torch_macs
+from book.experiments.shipped_heads import Texts, Videos, reference_heads
 from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 
@@ -103,7 +103,8 @@ def test_several_threads_are_timed_on_the_wall(monkeypatch):
 def test_chunks_of_videos_do_not_change_scores():
     x = random_features(5, 7, SMALL)
     texts, videos = Texts(x.captions, x.tokens), Videos(x.frames)
-    for head in (XPool(SMALL.D), WTI(SMALL.D)):
+    heads = reference_heads(SMALL)
+    for head in (*heads["X-Pool"], *heads["GLSCL"], heads["WTI"][0]):
         states = head.per_query(texts), head.per_video(videos)
         for size in (1, 3, 16):
             found = measures.in_chunks(head, *states, size)

@@ -6,11 +6,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from book.experiments import counters
-from book.experiments.counted_heads import Texts, Videos
+from book.experiments import cost_comparison, counters
 from book.experiments.counters import PhaseMacs, fvcore_macs, phase_macs, torch_macs
 from book.experiments.shipped_heads import (
     EERCFHead,
+    Texts,
+    Videos,
     eercf_model,
     glccl_model,
     reference_heads,
@@ -191,14 +192,14 @@ def test_both_towers_and_the_frame_transformer_are_counted(tool):
     backbone = backbone.to_empty(device="cpu")
     pixels, ids = torch.zeros(1, 3, 224, 224), torch.ones(1, 77, dtype=torch.long)
     image = Call(backbone.encode_image, backbone)
-    assert tool(image, pixels) == formulas.frame_macs()
+    assert tool(image, pixels) == cost_comparison.frame_macs()
     text = Call(lambda x: tuple(backbone.encode_text(x)), backbone)
-    assert tool(text, ids) == formulas.caption_macs(77, projected=77)
+    assert tool(text, ids) == cost_comparison.caption_macs(77, projected=77)
     sizes = UNEVEN[0]
     frames = torch.randn(B, sizes.F, sizes.D)
     temporal = FrameTransformer(sizes.D, 4)
     found = tool(temporal, frames, torch.ones(B, sizes.F))
-    assert found == B * formulas.temporal_macs(sizes)
+    assert found == B * cost_comparison.temporal_macs(sizes)
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -16,7 +16,9 @@ DRAWINGS = {
     "tib": lambda: diagrams.pooling(WEIGHTS, values="others"),
     "lim": lambda: diagrams.local(5, 2),
     "one concept": lambda: diagrams.local(1, 1),
+    "frame transformer": lambda: diagrams.frame_transformer(2, 5, 3),
     "losses": lambda: diagrams.losses(3),
+    "towers": diagrams.towers,
     "method": diagrams.method,
 }
 
@@ -105,3 +107,9 @@ def root_project():
     from book.builder.project import Project
 
     return Project(ROOT)
+
+
+def test_no_line_of_the_frame_transformer_ends_at_padding():
+    drawn = diagrams.frame_transformer(2, frames=4, real=3)
+    lines = [part for part in drawn.parts if 'stroke-opacity="0.45"' in part]
+    assert len(lines) == 4 * 3

@@ -147,14 +147,20 @@ def test_a_chapter_fits_its_values_to_the_machine_when_run_by_hand(name):
     assert sources.tags(following) == ["remove-input"]
 
 
-#: Chapters that run no model, and so need no device.
-WITHOUT_MODEL = {"01_task_and_data", "11_flops", "a3_how_we_know"}
+#: Chapters that run no model, or only such small ones that they need no device.
+WITHOUT_DEVICE = {
+    "01_task_and_data",
+    "02_contrastive_learning",
+    "11_flops",
+    "a2_checkpoints",
+    "a3_how_we_know",
+}
 
 
 @each_notebook
 def test_a_chapter_that_runs_a_model_can_run_it_on_a_gpu(name):
     source = next(s for s in sources.load(PROJECT) if s.name == name)
-    if name in WITHOUT_MODEL:
+    if name in WITHOUT_DEVICE:
         assert "device" not in source.defaults
         assert '"device": "cpu"' in NOTEBOOKS[name].cells[-1].source
     else:

@@ -84,12 +84,7 @@ def clip(strips=None, count=5, height=8, width=10):
 
 def all_figures():
     rng = np.random.default_rng(0)
-    mask = np.array([True, True, True, False, False])
     return {
-        "strip": plots.frame_strip(
-            clip(), rng.random(5), mask, "A title", list("abcde")
-        ),
-        "strips": plots.frame_strip(clip(3), rng.random((3, 5)), labels=list("abc")),
         "matrix": plots.similarity_matrix(rng.normal(size=(4, 6)), mark=[(0, 0)]),
         "heatmap": plots.heatmap(
             rng.normal(size=(3, 2)), "x", "y", list("abc"), list("de"), annotate=True
@@ -161,29 +156,6 @@ def test_ids_of_two_drawings_never_meet(drawings):
 def test_alt_text_with_quotes_and_angles_stays_an_attribute():
     drawing = to_svg(plots.lines([1, 2], {"a": [1, 2]}, "x", "y"), 'a "b" <c> & d')
     assert ET.fromstring(drawing).get("aria-label") == 'a "b" <c> & d'
-
-
-def test_bars_below_frames_have_the_weights_as_heights():
-    weights = np.array([0.1, 0.2, 0.3, 0.4, 0.0])
-    made = plots.frame_strip(clip(), weights)
-    heights = [bar.get_height() for bar in made.axes[1].patches]
-    np.testing.assert_allclose(heights, weights)
-    assert made.axes[1].get_ylim()[0] == 0
-
-
-def test_padding_has_neither_picture_nor_bar():
-    mask = np.array([True, True, True, False, False])
-    made = plots.frame_strip(clip(), np.full(5, 0.2), mask)
-    strip = made.axes[0].images[0].get_array()
-    assert strip[:, :30, 3].any()
-    assert not strip[:, 33:, 3].any()
-    assert len(made.axes[0].patches) == 2
-    assert len(made.axes[1].patches) == 3
-
-
-def test_strips_share_one_scale():
-    made = plots.frame_strip(clip(2), np.array([[0.1] * 5, [0.4] * 5]))
-    assert made.axes[1].get_ylim() == made.axes[3].get_ylim()
 
 
 def test_a_diverging_map_is_centred_on_zero():

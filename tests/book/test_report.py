@@ -9,10 +9,10 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
+from book.experiments.mini_clip import decode_mp4
 from book.kit import diagrams, plots, report
 from book.kit.attention_player import QueryAttention
 from glscl import metrics
-from glscl.data.encode import decode_mp4
 
 
 @pytest.fixture

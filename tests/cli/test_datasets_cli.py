@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import replicas
 import torch
@@ -14,6 +15,7 @@ from toy import toy_model
 from typer.testing import CliRunner
 
 from glscl.cli import app
+from glscl.data import loader
 from glscl.data.benchmarks import load
 from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.verify import read_unreadable
@@ -179,11 +181,12 @@ class Mean(nn.Module):
     encode_image_with_patches = encode_image
 
 
-def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video):
+def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video, monkeypatch):
     replicas.replica("msvd", tmp_path / "data", write_video)
     dataset = VideoDataset(load("msvd", tmp_path / "data").split("train"), SPEC)
     whole = cached_frame_features(Mean(), dataset, tmp_path / "one")
-    first = cached_frame_features(Mean(), dataset, tmp_path / "many", shard=4)
+    monkeypatch.setitem(loader.SHARD, "frames", 4)
+    first = cached_frame_features(Mean(), dataset, tmp_path / "many")
     assert torch.equal(first.frames, whole.frames)
     assert torch.equal(first.frame_mask, whole.frame_mask)
     files = sorted((tmp_path / "many").glob("features-*"))
@@ -192,7 +195,7 @@ def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video):
     shorter = files[sizes.index(min(sizes))]
     shorter.write_bytes(shorter.read_bytes()[:-1])
     encoder = Mean()
-    again = cached_frame_features(encoder, dataset, tmp_path / "many", shard=4)
+    again = cached_frame_features(encoder, dataset, tmp_path / "many")
     assert torch.equal(again.frames, whole.frames)
     assert encoder.seen == 2 * SPEC.max_frames
 
@@ -209,8 +212,8 @@ def _one_of_two(rank, folder):
     parallel.start(torch.device("cpu"))
     source = DataSource("msvd", folder / "data", cache=folder / "shared")
     dataset = VideoDataset(source.open().split("train"), SPEC)
-    encoder = Mean()
-    features = cached_frame_features(encoder, dataset, folder / "shards", shard=4)
+    encoder, loader.SHARD["frames"] = Mean(), 4
+    features = cached_frame_features(encoder, dataset, folder / "shards")
     rows, worst, _ = evaluate_on(source, folder / "model", with_qb_norm=True)
     found = {"rows": rows, "worst": worst, "seen": encoder.seen}
     found["sum"] = features.frames.sum().item()
@@ -241,3 +244,24 @@ def test_a_benchmark_with_unreadable_videos_is_a_status_and_not_an_error(tmp_pat
     result = runner.invoke(app, verify)
     assert result.exit_code == 1
     assert "glscl:" not in result.output
+
+
+def test_a_table_of_ones_own_is_trained_on_and_evaluated(tmp_path, write_video):
+    lines = ["path,caption"]
+    for i in range(12):
+        frames = np.full((8, 48, 64, 3), 20 * i, np.uint8)
+        write_video(tmp_path / f"clip {i}.mp4", frames)
+        lines += [f"clip {i}.mp4,a thing moves {i} times"]
+    table, run = tmp_path / "table.csv", tmp_path / "run"
+    table.write_text("\n".join([*lines, "gone.mp4,nobody knows"]))
+    data = ["--dataset", str(table), "--data", str(tmp_path)]
+    result = runner.invoke(app, ["train", *data, "--out", str(run), *settings()])
+    assert result.exit_code == 1
+    assert "gone.mp4" in result.output
+    data += ["--missing", "drop"]
+    result = runner.invoke(app, ["train", *data, "--out", str(run), *settings()])
+    assert result.exit_code == 0, result.output
+    assert "glscl, msrvtt, recommended" in result.output
+    result = runner.invoke(app, ["eval", str(run / "best-000"), *data])
+    assert result.exit_code == 0, result.output
+    assert "held out as val" not in result.output

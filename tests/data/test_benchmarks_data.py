@@ -278,6 +278,7 @@ def test_unknown_names_are_refused(tmp_path):
         load("imagenet", tmp_path)
     with pytest.raises(ValueError, match=r"expected one of .*'9k', '7k', 'full'"):
         load("msrvtt", tmp_path, "1k")
+    replicas.annotations("msrvtt", tmp_path)
     with pytest.raises(ValueError, match="'refuse' or 'drop'"):
         load("msrvtt", tmp_path, missing="zero")
 

@@ -78,9 +78,13 @@ def test_an_index_loses_only_those_files(faulty, folder, workers):
         paths[chunk.file].stem: chunk
         for chunk in decoded_chunks(paths, SPEC, Windows(), workers)
     }
-    assert {name for name, chunk in found.items() if chunk.problem} == set(PROBLEMS)
-    assert found["hang"].problem.endswith("nothing was decoded for 1 s.")
-    assert [name for name, chunk in found.items() if chunk.passing] == ["memory"]
+    assert {name for name, chunk in found.items() if chunk.error} == set(PROBLEMS)
+    assert str(found["hang"].error).endswith("nothing was decoded for 1 s.")
+    assert [
+        name
+        for name, chunk in found.items()
+        if chunk.error and chunk.error.kind == "machine"
+    ] == ["memory"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -148,7 +152,7 @@ def test_what_only_this_machine_lacks_is_no_fault_of_the_file(
         VideoReader(ramp_video)
     assert caught.value.kind == "machine"
     (chunk,) = decoded_chunks([ramp_video], SPEC, Windows())
-    assert chunk.passing
+    assert chunk.error.kind == "machine"
 
 
 def test_errors_of_decoders_are_the_files_or_the_machines():

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from glscl.cli import app
 from glscl.data.annotations import AnnotationError
-from glscl.data.frames import check_video, read_frames, resampled
+from glscl.data.frames import read_frames, resampled
 from glscl.data.prepare import prepare
 from glscl.data.split import VideoItem
 from glscl.data.verify import read_unreadable, verify
@@ -96,8 +96,9 @@ def test_the_one_corrupted_media_file_is_found(shared):
 
 
 def test_checking_opens_what_reading_opens(ramp_video):
-    info = check_video(ramp_video)
-    assert info == (40, 8.0, 64, 48, VideoReader(ramp_video).decoder)
+    (found,) = verify([VideoItem("a", ramp_video)]).videos
+    assert (found.frames, found.fps, found.width, found.height) == (40, 8.0, 64, 48)
+    assert found.decoder == VideoReader(ramp_video).decoder
 
 
 @pytest.mark.parametrize("fps", [1.0, 3.0, 8.0, 20.0])

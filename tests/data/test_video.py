@@ -7,9 +7,11 @@ import pytest
 from odd_videos import KINDS, Kind
 
 from glscl.data import decoders
-from glscl.data.frames import check_video, read_frames, resampled, sample_timeline
+from glscl.data.frames import read_frames, resampled, sample_timeline
 from glscl.data.loader import FrameSpec
+from glscl.data.split import VideoItem
 from glscl.data.timeline import Timeline
+from glscl.data.verify import verify
 from glscl.data.video import VideoError, VideoReader
 from glscl.search.windows import Windows, read_chunks
 
@@ -69,7 +71,7 @@ def test_a_search_reports_the_second_of_each_frame(made):
     _, path, times, frames = made
     spec = FrameSpec(6, 2.0, 48, (0.5,) * 3, (0.5,) * 3)
     chunks = [*read_chunks(path, 0, spec, Windows(1.5, 0.5))]
-    assert not any(chunk.problem for chunk in chunks)
+    assert not any(chunk.error for chunk in chunks)
     windows = 0
     for chunk in chunks:
         for slots, seconds in zip(chunk.frame_slots, chunk.times, strict=True):
@@ -113,7 +115,8 @@ def test_a_copy_of_a_varying_rate_keeps_its_length(tmp_path):
 
 def test_a_check_says_which_decoder_reads(tmp_path):
     path = odd_videos.write(tmp_path / "v.avi", Kind(".avi", "mpeg4", 2))
-    assert check_video(path).decoder == "PyAV"
+    (found,) = verify([VideoItem("v", path)]).videos
+    assert (found.status, found.decoder) == ("ok", "PyAV")
 
 
 def test_reading_back_and_forth_gives_the_same_frames(made):

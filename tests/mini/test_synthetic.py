@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glscl.data.encode import decode_mp4, encode_mp4
+from book.experiments.mini_clip import decode_mp4
+from glscl.data.encode import encode_mp4
 from glscl.data.frames import read_frames
 from glscl.mini.grammar import KINDS, captions_of
 from glscl.mini.render import render_clip, render_shot
@@ -92,7 +93,6 @@ def test_smaller_benchmark_is_a_prefix_and_its_files_are_kept(benchmark, tmp_pat
     # The index never shrinks: another process may be reading the larger benchmark.
     make_benchmark(tmp_path, train=1, val=1, test=1, progress=False)
     assert load_benchmark(tmp_path) == larger
-    assert load_benchmark(tmp_path, train=1).sizes["train"] == 1
 
 
 def test_every_frame_of_a_shot_shows_its_object_moving_as_said():
@@ -269,8 +269,6 @@ def test_unknown_names_and_sizes_are_refused(benchmark, tmp_path):
     for bad in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="val must be a whole number from 1"):
             make_benchmark(tmp_path, val=bad)
-    with pytest.raises(BenchmarkError, match="holds 4 train clips, asked for 5"):
-        load_benchmark(benchmark.root, train=5)
 
 
 def test_index_gives_back_what_was_made(benchmark):

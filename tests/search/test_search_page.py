@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -103,18 +104,18 @@ def test_a_moment_whose_file_is_gone_says_so(moments, tmp_path):
 @pytest.fixture
 def server(index, monkeypatch):
     monkeypatch.setattr(serve, "RATE", 1000)
-    with SearchServer(index, ("127.0.0.1", 0)) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        while not running.server.started:
-            time.sleep(0.01)
-        yield running
-        running.shutdown()
-        thread.join()
+    running = SearchServer(index, "127.0.0.1", 0)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield running
+    running.should_exit = True
+    thread.join()
 
 
 def get(server, target, method="GET", **headers):
-    connection = http.client.HTTPConnection(*server.address, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
     connection.putrequest(method, target, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -218,7 +219,7 @@ def test_queries_are_limited_in_length_and_rate(server, monkeypatch):
 
 
 def test_only_requests_to_this_machine_by_name_are_answered(server):
-    port = server.address[1]
+    port = urlsplit(server.url).port
     assert get(server, "/", Host=f"localhost:{port}").status == 200
     assert get(server, "/", Host="evil.example").status == 403
     assert get(server, "/", Host=f"evil.example:{port}").status == 403
@@ -245,7 +246,7 @@ def test_numbers_of_any_length_are_refused(server):
 def test_every_costly_answer_counts_and_frames_are_decoded_once(server, monkeypatch):
     found = moments_for(server)
     number = found[0]["number"]
-    server.limits.times.clear()
+    server.search.times.clear()
     monkeypatch.setattr(serve, "RATE", 2)
     statuses = [get(server, f"/frame/{number}/0").status for _ in range(4)]
     assert statuses == [200] * 4
@@ -258,8 +259,9 @@ def test_impossible_addresses_are_refused_in_one_sentence(index):
     with pytest.raises(
         ValueError, match="port must lie between 0 and 65535, got 70000"
     ):
-        SearchServer(index, ("127.0.0.1", 70000))
-    with SearchServer(index, ("::1", 0)) as running:
+        SearchServer(index, "127.0.0.1", 70000)
+    running = SearchServer(index, "::1", 0)
+    with running.socket:
         assert running.url.startswith("http://[::1]:")
 
 

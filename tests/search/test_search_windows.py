@@ -70,7 +70,7 @@ def test_impossible_windows_are_refused(values, message):
 def test_chunks_hold_the_frames_that_their_windows_name(ramp_video):
     windows = Windows(1.5, 0.5)
     (chunk,) = read_chunks(ramp_video, 7, SPEC, windows)
-    assert (chunk.file, chunk.last, chunk.problem) == (7, True, "")
+    assert (chunk.file, chunk.last, chunk.error) == (7, True, None)
     cuts = cut(Timeline.regular(40, 8.0), SPEC, windows)
     assert len(chunk.frame_slots) == len(cuts) > 3
     every = resize_crop(read_frames(ramp_video, 40, 8.0), 32)
@@ -102,8 +102,8 @@ def test_broken_files_are_a_problem_of_theirs_alone(ramp_video, tmp_path):
     cut_short.write_bytes(ramp_video.read_bytes()[:700])
     paths = [broken, ramp_video, cut_short, tmp_path / "lost.mp4"]
     found = [*decoded_chunks(paths, SPEC, Windows())]
-    assert [bool(chunk.problem) for chunk in found] == [True, False, True, True]
-    assert "broken.mp4" in found[0].problem
+    assert [bool(chunk.error) for chunk in found] == [True, False, True, True]
+    assert "broken.mp4" in str(found[0].error)
     assert all(chunk.last for chunk in found)
 
 

@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-from glscl.util import provenance
+from book.kit import provenance
 
 
 def test_a_decoder_that_is_not_installed_is_left_out(monkeypatch):

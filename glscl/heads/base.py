@@ -1,0 +1,199 @@
+"""What the similarity heads share: phases, masks, and the loss.
+
+A head has three phases: once per caption (``text_state``), once per video
+(``video_state``) and for every pair (``scores``). The first two are parts of the
+encoders, the third is the similarity, so what is trained is what is counted and timed.
+Some heads have a folded form: the same scores from tables that are made once per video.
+It serves where no gradient is wanted, in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from glscl.losses import info_nce
+from glscl.retriever import Retriever, TextFeatures, map_features
+from glscl.util import parallel
+from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
+
+# Elements of the largest intermediate tensor of a chunk of videos.
+CHUNK_ELEMENTS = 1_000_000
+
+
+class HeadLosses(NamedTuple):
+    """Scalars; ``total`` is the sum of the others, which carry their weights already.
+
+    ``constraint``: the method's second loss, 0 where it has none.
+    """
+
+    total: Tensor
+    info_nce: Tensor
+    constraint: Tensor
+
+
+class SentenceText(NamedTuple):
+    """``captions``: (A, D), sentence features."""
+
+    captions: Tensor
+
+
+class Head(Retriever):
+    """A ``Retriever`` in three phases.
+
+    Features are named tuples: of captions any tensors (A, ...), of videos (B, ...), among
+    them ``frames``, whose axis before the last counts the frames.
+    """
+
+    loss_type = HeadLosses
+    #: Whether padded tokens are hidden from the others in CLIP where the head masks
+    #: nothing; only DiCoSA's release does so.
+    always_hides_padding = False
+    #: The fields of a text whose second axis counts the words; ``mask`` is one.
+    word_fields: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
+        """What is computed once for each of A captions, from CLIP's features.
+
+        ``fold``: for the folded form of ``scores``, if there is one.
+        """
+
+    @abstractmethod
+    def video_state(
+        self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
+    ) -> Any:
+        """What is computed once for each of B videos.
+
+        ``frames``: (B, F, D) after the frame transformer, ``clip_frames``: before it,
+        ``mask``: (B, F), ``fold`` as in ``text_state``.
+        """
+
+    @abstractmethod
+    def scores(self, text: Any, video: Any) -> Tensor:
+        """The score of every pair, from both states: (A, B)."""
+
+    def constraint(self, text: Any, video: Any) -> Tensor:
+        """The method's second loss of a batch of pairs, with its weight: a scalar."""
+        return text[0].new_zeros(())
+
+    def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
+        """``text_state`` of captions from ``token_ids`` and ``token_mask``, both (A, L).
+
+        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
+        """
+        hide = self.config.mask_padding or self.always_hides_padding
+        captions, tokens, mask, _ = self._read_text(token_ids, token_mask, hide)
+        with autocast_disabled(captions):
+            captions, tokens = to_common_float(captions, tokens)
+            text = TextFeatures(captions, tokens, mask)
+            return self.text_state(text, self._folds())
+
+    def encode_video_features(self, frame_features: Tensor, frame_mask: Tensor) -> Any:
+        """``video_state`` from what ``encode_frames`` gave: (B, F, D).
+
+        Folded in evaluation mode where gradients are off.
+        """
+        frames, mask = self.contextualize_frames(frame_features, frame_mask)
+        clip_frames = self._divide_gradient(frame_features)
+        with autocast_disabled(frames):
+            frames, clip_frames = to_common_float(frames, clip_frames)
+            return self.video_state(frames, clip_frames, mask, self._folds())
+
+    def loss_features(self, text: Any, video: Any) -> tuple[Any, Any]:
+        """The features of a batch, padded to the longest caption of all processes."""
+        if not self.word_fields:
+            return text, video
+        more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
+        longer = {}
+        for name in self.word_fields:
+            x = getattr(text, name)
+            longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
+        return text._replace(**longer), video
+
+    def similarity(self, text: Any, video: Any) -> Tensor:
+        """The score of every caption and video: (A, B), by chunks of videos.
+
+        Raises ``ValueError`` for features that are not finite.
+        """
+        A, D = len(text[0]), self.backbone.embed_dim
+        L = text.mask.shape[1] if self.word_fields else 1
+        size = max(1, CHUNK_ELEMENTS // (A * (L * video.frames.shape[-2] + D)))
+        with autocast_disabled(video.frames):
+            scores = torch.cat(
+                [
+                    self.scores(
+                        text, map_features(lambda x, i=i: x[i : i + size], video)
+                    )
+                    for i in range(0, len(video.frames), size)
+                ],
+                dim=1,
+            )
+        check_finite(scores, captions=text[0], frames=video.frames)
+        return scores
+
+    def loss(self, text: Any, video: Any) -> HeadLosses:
+        """InfoNCE and the method's own constraint of a batch: row i of both is a pair."""
+        contrastive = info_nce(self.kappa * self.similarity(text, video))
+        with autocast_disabled(video.frames):
+            constraint = self.constraint(text, video)
+        return HeadLosses(contrastive + constraint, contrastive, constraint)
+
+    def _folds(self) -> bool:
+        return not (self.training or torch.is_grad_enabled())
+
+    def padding_mask(self, mask: Tensor) -> Tensor | None:
+        """``mask``, or ``None`` where the release masks nothing and so does this."""
+        return mask if self.config.mask_padding else None
+
+
+def small_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with weights N(0, .02) and biases 0."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def attention(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax_f(scores) over the real frames: ``scores`` (A, B, F), ``mask`` (B, F)."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1)
+
+
+def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the real frames: (B, F, D) and (B, F) to (B, D)."""
+    weights = mask.to(frames.dtype)
+    total = (frames * weights[..., None]).sum(1)
+    return total / weights.sum(1, keepdim=True)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Inner products of the rows (..., N, D) of every item with each other."""
+    return rows @ rows.transpose(-1, -2)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Σ_n x_bna y_bna for every pair: (B, A).
+
+    Summed by a product with ones, which tools count and which writes less memory than
+    the many tiny products that einsum makes of it.
+    """
+    B, N, _ = x.shape
+    return (x.new_ones(1, 1, N).expand(B, 1, N) @ (x * y)).squeeze(1)
+
+
+def quadratic(w: Tensor, G: Tensor) -> Tensor:
+    """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
+    return inner(w, G @ w)
+
+
+def frame_scores(queries: Tensor, frames: Tensor) -> Tensor:
+    """queries_a · frames_bf in the layout (B, F, A): one plain matrix product."""
+    B, F, D = frames.shape
+    return (frames.reshape(B * F, D) @ queries.T).view(B, F, -1)

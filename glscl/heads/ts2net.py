@@ -1,0 +1,43 @@
+"""TS2-Net's head: frame cosines averaged with a softmax of themselves. Head only.
+
+    x_abf = unit(captions_a) · unit(frames_bf),   u = x / ‖x‖ over the real frames,
+    S = Σ_f x_f softmax_f(4 u).
+
+No parameters. Token shift and token selection, which make TS2-Net what it is, happen
+inside CLIP and are not here, nor is the defect of the release's masks, which comes from
+the selected tokens. Source: the released code of TS2-Net (Liu et al. 2022).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, einsum
+from torch.nn.functional import normalize
+
+from glscl.heads.base import Head, SentenceText, attention
+from glscl.retriever import TextFeatures
+
+
+class UnitFrames(NamedTuple):
+    """``frames``: (B, F, D), unit norm; ``mask``: (B, F), True = real."""
+
+    frames: Tensor
+    mask: Tensor
+
+
+class TS2Net(Head):
+    """Cosines of frames, weighted by their own softmax; no shift, no selection."""
+
+    method = "ts2net"
+
+    def text_state(self, text: TextFeatures, fold: bool = False) -> SentenceText:
+        return SentenceText(normalize(text.captions, dim=-1))
+
+    def video_state(
+        self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
+    ) -> UnitFrames:
+        return UnitFrames(normalize(frames, dim=-1), mask)
+
+    def scores(self, text: SentenceText, video: UnitFrames) -> Tensor:
+        x = einsum("ad,bfd->abf", text.captions, video.frames)
+        u = normalize(x * video.mask, dim=-1)
+        return (x * attention(self.config.sharpness * u, video.mask)).sum(-1)
