@@ -15,7 +15,7 @@ util
 config gim lim losses temporal metrics
 backbone data
 weights retriever
-model eercf glccl
+model eercf glccl heads
 optim evaluate selection train
 mini
 runs

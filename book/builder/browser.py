@@ -38,6 +38,8 @@ TIMEOUT = 20_000  # milliseconds for the formulas of one page
 #: Bytes that a page may load from disk, itself included and without videos. Most of it
 #: is MathJax (2.1 MB) and the theme's icons (1.5 MB), the same files for every page.
 MAX_LOADED = 6_000_000
+#: And bytes of the playground's own files: its model and its clips.
+MAX_PLAYGROUND = 8_000_000
 REDIRECT = 'http-equiv="Refresh"'
 _LAYOUT = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
 _READY = """() => document.readyState === 'complete' &&
@@ -130,18 +132,24 @@ def _visit(
     local = ("file:", "data:", "blob:", "about:")
     outside = [url for url in visit.requests if not url.startswith(local)]
     faults += [f"requests {url[:100]} from the network" for url in outside]
-    weight = _weight(path, visit.requests)
+    weight, own = _weight(path, visit.requests)
     if weight > MAX_LOADED:
         faults.append(f"loads {weight} bytes without videos, at most {MAX_LOADED}")
+    if own > MAX_PLAYGROUND:
+        faults.append(f"the playground loads {own} bytes, at most {MAX_PLAYGROUND}")
     return faults + visit.errors
 
 
-def _weight(page: Path, requests: Iterable[str]) -> int:
-    """Bytes of everything a page loads from disk, itself included, without videos."""
+def _weight(page: Path, requests: Iterable[str]) -> tuple[int, int]:
+    """Bytes of what a page loads from disk, itself included, without videos.
+
+    The second number: of the files of the playground, which the first leaves out.
+    """
     files = {Path(url2pathname(urlsplit(url).path)) for url in requests}
-    loaded = sum(f.stat().st_size for f in files if f.is_file() and f.suffix != ".mp4")
+    sizes = {f: f.stat().st_size for f in files if f.is_file() and f.suffix != ".mp4"}
+    own = sum(size for f, size in sizes.items() if f.parent.name == "playground")
     videos = re.findall(r"data:video/[^\"']+", page.read_text(encoding="utf-8"))
-    return loaded - sum(map(len, videos))
+    return sum(sizes.values()) - own - sum(map(len, videos)), own
 
 
 def first_paint(page: Path, tries: int = 3) -> float:

@@ -31,6 +31,7 @@ def make(project: Project, words: str) -> str:
         "downloads": downloads,
         "archive": archive,
         "bibtex": bibtex,
+        "mini model": mini_model,
     }
     if words not in makers:
         raise BuildError(f"No record '{words}'; known: {', '.join(makers)}.")
@@ -198,6 +199,29 @@ def title(project: Project, name: str) -> str:
     """The heading of a chapter."""
     first = sources.read(project.notebooks / f"{name}.ipynb").cells[0].source
     return next(x[2:] for x in first.splitlines() if x.startswith("# "))
+
+
+def mini_model(project: Project) -> str:
+    """How the model that comes with the package was trained, and its test table."""
+    path = project.root / "glscl/mini/assets/glscl/config.json"
+    record = json.loads(path.read_text(encoding="utf-8"))["record"]
+    names = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MdR": "MdR"}
+    rows = [
+        [row["direction"], row["captions"], str(row["queries"])]
+        + [f"{row['low']:.1f} to {row['high']:.1f}"]
+        + [f"{row[key]:.1f}" for key in names]
+        for row in record["test"]
+    ]
+    head = ("direction", "captions", "queries", "95 % interval of R@1", *names.values())
+    protocol = "".join(f"<li>{html.escape(line)}</li>" for line in record["protocol"])
+    sizes = record["videos"]
+    return (
+        f"<p>It is the GLSCL that comes with the package, trained on {sizes['train']} "
+        f"clips of the built-in benchmark and their captions in {record['epochs']} "
+        f"epochs, with the seed {record['seed']}. None of the {sizes['test']} test clips "
+        f"was used in training.</p><ul>{protocol}</ul>"
+        + table("The model on the test clips", head, rows)
+    )
 
 
 def table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

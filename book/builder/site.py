@@ -21,6 +21,7 @@ from book.builder import (
     manifest,
     mathjax,
     pictures,
+    playground,
     records,
     sources,
     visible,
@@ -76,6 +77,7 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
             shutil.copyfile(path, tree / "book" / path.name)
     shutil.copytree(project.book / "_static", tree / "book/_static")
     shutil.copyfile(mathjax.path(), tree / "book/_static" / mathjax.NAME)
+    playground.add(project, tree / "book")
     shutil.copyfile(project.root / "_toc.yml", tree / "_toc.yml")
     config = yaml.safe_dump(configuration(project), sort_keys=True, allow_unicode=True)
     (tree / "_config.yml").write_text(config, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""DiCoSA: cosines of C slices of the features, weighted by a network of both. Head only.
+"""DiCoSA: cosines of C slices of the features, weighted by a network; head only.
 
     p_ab = Σ_f softmax_f(c_a · frames_bf / τ) frames_bf          (all features raw)
     u_abq = W₂ ReLU(W₁ [c_aq ; p_abq]),   S = Σ_q u_abq unit(c_aq) · unit(p_abq)

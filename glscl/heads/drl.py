@@ -1,4 +1,4 @@
-"""DRL: weighted token-wise interaction (WTI) and channel decorrelation (CDCR). Head only.
+"""DRL: weighted token-wise interaction (WTI) and channel decorrelation (CDCR).
 
 With w the unit words and f the unit frames, and the weights α, β of two networks D → D → 1
 of the raw words and frames, softmaxed over the real ones,

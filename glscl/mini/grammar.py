@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 from glscl.mini.scenes import RESIZING, SHOTS, Clip, Shot
 
@@ -51,33 +51,35 @@ MOTION_WORDS: dict[str, tuple[str, ...]] = {
     "blink": ("blinks", "flashes", "flickers"),
     "still": ("stays still", "does not move", "rests"),
 }
-_ON = ("on a {}", "against a {}", "over a {}")
-_GROUND = ("background", "backdrop")
+ON = ("on a {}", "against a {}", "over a {}")
+GROUND = ("background", "backdrop")
 
 # How often a caption of a kind names the size, and the background, of an object. The
 # longest sentence must fit the 32 tokens of the mini CLIP.
 _NAMES_SIZE = {"single": 0.9, "double": 0.4, "all": 0.3}
 _NAMES_BACKGROUND = {"single": 0.95, "double": 0.4, "all": 0.0}
 
-_SINGLE = (
-    "{}",
-    "at some point {}",
-    "there is a moment when {}",
-    "somewhere in the video {}",
-)
-# The sentences about two shots; {0} comes first in the clip.
-_DOUBLE = (
-    "{0}, then {1}",
-    "{0} and then {1}",
-    "{0} before {1}",
-    "{1} after {0}",
-    "first {0}, later {1}",
-)
-_ALL = (
-    "{0}, then {1}, then {2}",
-    "first {0}, then {1}, finally {2}",
-    "{0}, next {1}, and last {2}",
-)
+#: The sentences of each kind; of the shots {0} comes first in the clip, then {1}.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "single": (
+        "{}",
+        "at some point {}",
+        "there is a moment when {}",
+        "somewhere in the video {}",
+    ),
+    "double": (
+        "{0}, then {1}",
+        "{0} and then {1}",
+        "{0} before {1}",
+        "{1} after {0}",
+        "first {0}, later {1}",
+    ),
+    "all": (
+        "{0}, then {1}, then {2}",
+        "first {0}, then {1}, finally {2}",
+        "{0}, next {1}, and last {2}",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def object_phrase(rng: random.Random, shot: Shot, size: str | None) -> str:
 
 def ground_phrase(rng: random.Random, shot: Shot) -> str:
     """ "on a dark striped background"."""
-    template = pick(rng, _ON)
-    words = (WORDS[shot.tone], WORDS[shot.pattern], _GROUND)
+    template = pick(rng, ON)
+    words = (WORDS[shot.tone], WORDS[shot.pattern], GROUND)
     return template.format(" ".join(pick(rng, options) for options in words))
 
 
@@ -151,7 +153,7 @@ def _caption(
     rng: random.Random, clip: Clip, shots: Sequence[int], kind: str
 ) -> Caption:
     clauses = [_clause(rng, clip.shots[shot], kind) for shot in shots]
-    template = pick(rng, {"single": _SINGLE, "double": _DOUBLE, "all": _ALL}[kind])
+    template = pick(rng, TEMPLATES[kind])
     mentions = tuple(
         Mention(shot, attributes)
         for shot, (_, attributes) in zip(shots, clauses, strict=True)
@@ -178,7 +180,7 @@ def phrases() -> Iterator[str]:
     for table in (WORDS, MOTION_WORDS):
         for options in table.values():
             yield from options
-    for template in (*_ON, *_GROUND, *_SINGLE, *_DOUBLE, *_ALL):
+    for template in (*ON, *GROUND, *chain(*TEMPLATES.values())):
         yield without_placeholders(template)
     yield from ("a", "an")
 

@@ -60,39 +60,42 @@ def preview(moment: Moment) -> bytes:
 
 
 def moment_html(moment: Moment, rank: int) -> str:
-    """A moment as a figure: video, frames, weights; or why its file cannot be read."""
+    """A moment as a card, marked up as by ``card.js``; or why its file is unreadable."""
     name = html.escape(printable(moment.path.name))
     where = f"{clock(moment.start)} to {clock(moment.end)}"
-    head = f"{rank}. {name}, {where}, score {moment.score:.3f}"
+    head = (
+        f"<figcaption><strong>{rank}. {name}</strong><span>{where}</span>"
+        f"<span>score {moment.score:.3f}</span></figcaption>"
+    )
     try:
         video = base64.b64encode(preview(moment)).decode()
         frames = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
     except VideoError as error:
         problem = html.escape(printable(str(error)))
-        return f'<figure class="glscl-moment"><p>{head}</p><p>{problem}</p></figure>'
+        return f'<figure class="glscl-card">{head}<p>{problem}</p></figure>'
     most = float(moment.frame_weights.max())
     items = []
     columns = zip(frames, moment.frame_times, moment.frame_weights, strict=True)
     for pixels, seconds, weight in columns:
         picture = base64.b64encode(jpeg(pixels)).decode()
-        at = clock(float(seconds))
         items.append(
-            f'<li><img alt="Frame at {at}" src="data:image/jpeg;base64,{picture}">'
-            f'<meter aria-label="weight of the frame at {at}" min="0" max="{most:.4f}" '
-            f'value="{weight:.4f}">{weight:.2f}</meter>{weight:.2f}</li>'
+            f'<li><img alt="Frame at {clock(float(seconds))}" '
+            f'src="data:image/jpeg;base64,{picture}">'
+            f'<span class="glscl-bar" style="--share: {weight / most:.3f}"></span>'
+            f'<span class="glscl-percent">{100 * weight:.1f} %</span></li>'
         )
     return (
-        f'<figure class="glscl-moment"><figcaption>{head}</figcaption>'
+        f'<figure class="glscl-card">{head}'
         f'<video controls muted loop playsinline aria-label="{name}, {where}" '
         f'src="data:video/mp4;base64,{video}"></video>'
-        f'<ol class="glscl-strip" tabindex="0" aria-label="frames and their weights">'
+        f'<ol class="glscl-frames" tabindex="0" aria-label="frames and their weights">'
         f"{''.join(items)}</ol></figure>"
     )
 
 
 def moments_html(moments: Sequence[Moment]) -> str:
     """Several moments, with their style, to be put into a page."""
-    style = (ASSETS / "moments.css").read_text(encoding="utf-8").strip()
+    style = (ASSETS / "card.css").read_text(encoding="utf-8").strip()
     parts = [moment_html(one, rank) for rank, one in enumerate(moments, 1)]
     return f"<style>{style}</style>{''.join(parts) or '<p>Nothing was found.</p>'}"
 

@@ -34,6 +34,7 @@ from glscl.util.files import printable
 
 MAX_QUERY = 200  # characters of a sentence
 RATE, PERIOD = 60, 10.0  # costly requests in so many seconds
+PARTS = ("card.css", "card.js", "search.css", "search.js")  # of the page
 BEST = 8  # moments in an answer
 MAX_MOMENTS = 1000  # moments whose numbers are valid
 HEADERS = {
@@ -161,8 +162,7 @@ def application(search: Search, host: str) -> Starlette:
 
     routes = [
         Route("/", asset("search.html")),
-        Route("/search.js", asset("search.js")),
-        Route("/search.css", asset("search.css")),
+        *(Route(f"/{name}", asset(name)) for name in PARTS),
         Route("/search", search.search),
         Route("/video/{number}", search.video),
         Route("/preview/{number}", search.preview),

@@ -86,9 +86,9 @@ def test_a_page_needs_nothing_else_and_names_are_text(moments, tmp_path):
     assert text.count("<video") == len(moments)
     assert text.count("<img") == sum(len(one.frame_weights) for one in moments)
     assert "Nothing was found" in text
-    shown = [float(x) for x in re.findall(r"</meter>([\d.]+)</li>", text)]
+    shown = [float(x) for x in re.findall(r"([\d.]+) %</span></li>", text)]
     weights = np.concatenate([one.frame_weights for one in moments])
-    np.testing.assert_allclose(shown, weights, atol=0.0051)
+    np.testing.assert_allclose(shown, 100 * weights, atol=0.051)
 
 
 def test_a_moment_whose_file_is_gone_says_so(moments, tmp_path):
@@ -278,8 +278,16 @@ def test_several_people_may_search_at_once(server):
     assert len(set(answers)) == 1
 
 
+#: The element below, as its tags and classes: what style sheets see.
+SKELETON = """html => {
+    const body = new DOMParser().parseFromString(html, "text/html").body;
+    const card = (html ? body : document).querySelector("figure");
+    return [card, ...card.querySelectorAll("*")].map((e) => `${e.tagName}.${e.className}`);
+}"""
+
+
 @pytest.mark.browser
-def test_typing_shows_moments_that_play(server):
+def test_typing_shows_moments_that_play(server, index):
     if browser.program() is None:
         pytest.skip("needs Chromium")
     from playwright.sync_api import sync_playwright
@@ -309,6 +317,9 @@ def test_typing_shows_moments_that_play(server):
         page.wait_for_selector("#moments video", timeout=60_000)
         assert NAME in page.inner_text("#moments")
         assert page.locator("#moments b").count() == 0
+        file = moments_html(index.search("a red circle", k=1))
+        file = re.sub(r'<style>.*</style>| style="[^"]*"', "", file, flags=re.DOTALL)
+        assert page.evaluate(SKELETON, "") == page.evaluate(SKELETON, file)
         played = page.evaluate(
             """async () => {
                 const video = document.querySelector("#moments video");

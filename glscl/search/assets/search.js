@@ -1,34 +1,10 @@
-// Send the sentence, and show the moments found. The name of a file is set as text, never
-// as markup.
+// Send the sentence, and show the moments found as cards, see card.js.
 "use strict";
 
+const { element } = resultCard;
 const state = document.getElementById("state");
 const list = document.getElementById("moments");
 const query = document.getElementById("query");
-
-function element(tag, values, ...children) {
-  const node = Object.assign(document.createElement(tag), values);
-  node.append(...children);
-  return node;
-}
-
-function strip(moment) {
-  const most = Math.max(...moment.weights);
-  const frames = moment.times.map((at, place) => {
-    const weight = moment.weights[place];
-    const bar = element("meter", { min: 0, max: most, value: weight });
-    bar.setAttribute("aria-label", `weight of the frame at ${at}`);
-    const picture = element("img", {
-      alt: `Frame at ${at}`,
-      src: `/frame/${moment.number}/${place}`,
-      loading: "lazy",
-    });
-    return element("li", {}, picture, bar, weight.toFixed(2));
-  });
-  const row = element("ol", { className: "strip", tabIndex: 0 }, ...frames);
-  row.setAttribute("aria-label", "frames and their weights");
-  return row;
-}
 
 function player(moment) {
   const video = element("video", { controls: true, muted: true, preload: "metadata" });
@@ -40,9 +16,14 @@ function player(moment) {
   return video;
 }
 
-function item(moment, rank) {
-  const head = `${rank + 1}. ${moment.name}, ${moment.where}, score ${moment.score.toFixed(3)}`;
-  return element("li", {}, element("p", { textContent: head }), player(moment), strip(moment));
+function item(moment, place) {
+  const frames = moment.weights.map((weight, frame) => ({
+    weight, at: moment.times[frame], picture: `/frame/${moment.number}/${frame}`,
+  }));
+  const { name, where, score } = moment;
+  const video = player(moment);
+  return element("li", {},
+    resultCard({ rank: place + 1, name, about: where, score, video, frames }));
 }
 
 document.getElementById("form").addEventListener("submit", async (event) => {
