@@ -1,4 +1,4 @@
-"""The data of the playground: a page that computes a trained model's scores in a browser.
+"""The data of the playground, a page that computes a trained model's scores.
 
 A page on disk may load scripts, but it may not fetch files, so everything is put into two
 scripts, as base64 of gzip: the text side of the model with the encoded test videos of the

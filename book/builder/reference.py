@@ -1,4 +1,4 @@
-"""A Sphinx extension for the reference: tables of settings, and nothing that says nothing.
+"""A Sphinx extension for the reference: tables of settings, and no empty sentences.
 
 A settings class gets a table of its fields: the values that are allowed, the default,
 the meaning with its unit (the ``#:`` comment in the source), and the source of the
