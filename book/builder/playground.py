@@ -33,7 +33,7 @@ PAGE = "playground.md"
 FOLDER = "_static/playground"
 SHARED = ("card.js", "card.css")  # what the page of ``glscl serve`` has, too
 #: A clip in the page is smaller than its file: only people see it.
-ENCODER = {"preset": "veryslow", "crf": "30", "threads": "1"}
+ENCODER = {"preset": "veryslow", "crf": "32", "threads": "1"}
 EXAMPLES = 40  # captions that are offered
 
 
