@@ -181,7 +181,8 @@ def smaller(path: Path) -> bytes:
     """A clip for people to look at: as H.264 with ``ENCODER``."""
     import io
 
-    from glscl.data.encode import decode_mp4, write_mp4
+    from book.experiments.mini_clip import decode_mp4
+    from glscl.data.encode import write_mp4
     from glscl.mini.scenes import FPS
 
     memory = io.BytesIO()
