@@ -115,8 +115,9 @@ def test_copying_loses_only_those_files(faulty, folder):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_ctrl_c_ends_a_decoder_that_hangs(folder, workers):
-    code = (
-        "import sys, faulty_decoders; faulty_decoders.use(600.0); "
+    code = (  # a shell starts what runs in its background with SIGINT ignored
+        "import signal, sys, faulty_decoders; faulty_decoders.use(600.0); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from glscl.cli import app; app(sys.argv[1:])"
     )
     command = ["index", ".", "--model", "mini", "--workers", workers]

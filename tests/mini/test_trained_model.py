@@ -86,7 +86,7 @@ def test_the_demo_prints_a_table_and_names_a_page(monkeypatch):
     assert all(re.search(f"[{command.BARS}]{{12}}", line) for line in lines[2:-1])
     page = Path(lines[-1].removeprefix("written to "))
     text = page.read_text()
-    assert text.count('<figure class="glscl-moment">') == command.SHOWN
+    assert text.count('<figure class="glscl-card">') == command.SHOWN
     assert opened == []
 
 
