@@ -100,6 +100,7 @@ def test_several_threads_are_timed_on_the_wall(monkeypatch):
     assert timing.fastest({"a": dict}, repeats=1) == {"a": 4.0}
 
 
+@torch.no_grad()
 def test_chunks_of_videos_do_not_change_scores():
     x = random_features(5, 7, SMALL)
     texts, videos = Texts(x.captions, x.tokens), Videos(x.frames)

@@ -484,7 +484,7 @@ def test_parts_and_two_processes_have_the_loss_and_gradients_of_one(
 def test_a_head_learns_is_saved_and_found_by_its_method(method, tmp_path):
     options = RunOptions(progress=False, folder=tmp_path)
     model, videos, val = toy_head(method), toy_videos(), toy_videos(6, 3, "val")
-    history = fit(model, videos, toy_recipe(learning_rate=3e-3), val, options)
+    history = fit(model, videos, toy_recipe(epochs=4, learning_rate=3e-3), val, options)
     first, last = history.steps[0], history.steps[-1]
     assert last["total"] < first["total"]
     (folder,) = tmp_path.glob("best-*")
