@@ -32,6 +32,7 @@ from book.builder import (
     sources,
     tree,
     uncovered,
+    visible,
 )
 from book.builder.project import BuildError, Project
 from book.kit.provenance import commit, versions
@@ -209,10 +210,18 @@ def check_sources(project: Project, options: argparse.Namespace) -> int:
     for path in sorted((project.notebooks / "params").glob("*.yaml")):
         parameters.read_set(path, defaults)
     check_prose(project)
+    if too_long := list(visible.check(project)):
+        raise BuildError("\n".join(too_long))
     stated = len(claims.declared(project))
-    open_ones = uncovered.write(project)
+    lacking, stale = uncovered.write(project)
     where = project.show(project.build / uncovered.NAME)
-    print(f"{stated} claims; {open_ones} interpreting sentences without one: {where}")
+    said = (
+        f"{stated} claims; {lacking} interpreting sentences with neither claim nor "
+        f"reason, {stale} reasons without their sentence: {where}"
+    )
+    if lacking or stale:
+        raise BuildError(said)
+    print(said)
     print(f"{len(found)} notebooks are clean, their sets fit, no result is typed")
     return 0
 

@@ -33,95 +33,99 @@ class EncoderConfig(Settings):
     (``mask_padding``), which the releases do not do.
     """
 
-    backbone: str = "ViT-B-32-quickgelu"
+    backbone: str = "ViT-B-32-quickgelu"  #: open_clip's name of the CLIP, or ``mini``
+    #: Its weights: a tag of open_clip, a file, ``builtin`` (of ``mini``); null: random.
     pretrained: str | None = "openai"
-    max_words: Annotated[int, Field(ge=3)] = 32  # L: BOS and EOS included
-    max_frames: AtLeast1 = 12  # F
-    sample_fps: Positive = 1.0  # candidate frames per second before F are chosen
-    temporal_layers: Annotated[int, Field(ge=0)] = 4  # 0: no temporal transformer
-    # Standard deviation of the frames' position embeddings at the start; None: CLIP's
-    # own, as released.
+    max_words: Annotated[int, Field(ge=3)] = 32  #: L, tokens, BOS and EOS included
+    max_frames: AtLeast1 = 12  #: F, frames that a model sees of a video
+    sample_fps: Positive = 1.0  #: candidate frames a second, before F are chosen
+    #: Blocks of the frame transformer; 0: there is none.
+    temporal_layers: Annotated[int, Field(ge=0)] = 4
+    #: Standard deviation of the frames' position embeddings at the start; null: they are
+    #: CLIP's own.
     position_std: Positive | None = None
-    mask_padding: bool = True
+    mask_padding: bool = True  #: whether padding is left out of every sum and maximum
 
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
     """Every choice that changes what a GLSCL model computes."""
 
-    pooling: Literal["gim", "mean"] = "gim"
-    temperature: Positive = 3.0  # τ of the GIM
-    local: bool = True  # the LIM
-    local_weight: NotNegative = 0.5
-    num_queries: AtLeast1 = 8  # Q
-    num_decoder_layers: AtLeast1 = 3
-    num_heads: AtLeast1 = 8  # H
-    dropout: ShareBelow1 = 0.1
-    share_queries: bool = True
-    share_decoder: bool = True
-    icl_weight: NotNegative = 1.0
+    pooling: Literal["gim", "mean"] = "gim"  #: of the frames, for the global part
+    temperature: Positive = 3.0  #: τ of the GIM, in the unit of the inner products
+    local: bool = True  #: whether there is a LIM
+    local_weight: NotNegative = 0.5  #: of the local similarity in the sum
+    num_queries: AtLeast1 = 8  #: Q, queries, and so concepts of an item
+    num_decoder_layers: AtLeast1 = 3  #: layers of the LIM's decoder
+    num_heads: AtLeast1 = 8  #: H, attention heads of the LIM's decoder
+    dropout: ShareBelow1 = 0.1  #: share of the decoder's activations set to zero
+    share_queries: bool = True  #: one set of queries for captions and videos
+    share_decoder: bool = True  #: one decoder for captions and videos
+    icl_weight: NotNegative = 1.0  #: λ, weight of the ICL in the loss
+    #: What the ICL's sum over pairs is divided by: Q (released) or the pairs (batch).
     icl_normalise: Literal["released", "batch"] = "released"
-    beta: NotNegative = 0.005
-    alpha: NotNegative = 1e-4  # weight of the IDL
-    idl_margin: NotNegative = 0.1
-    idl_sides: Literal["video", "both"] = "video"
+    beta: NotNegative = 0.005  #: β, weight of the ICL's second term
+    alpha: NotNegative = 1e-4  #: α, weight of the IDL in the loss
+    idl_margin: NotNegative = 0.1  #: concepts are penalised above a cosine of 1 − it
+    idl_sides: Literal["video", "both"] = "video"  #: whose concepts the IDL penalises
 
 
 @dataclass(frozen=True)
 class EERCFConfig(EncoderConfig):
     """Every choice that changes what an EERCF model computes."""
 
-    patches: bool = True  # score patches too, not the frames alone
-    pearson_weight: NotNegative = 0.001
-    gate_temperature: Positive = 0.1  # of the text-gated frames
+    patches: bool = True  #: score patches too, not the frames alone
+    pearson_weight: NotNegative = 0.001  #: of the Pearson terms in the loss
+    gate_temperature: Positive = 0.1  #: of the text-gated frames
 
 
 @dataclass(frozen=True)
 class GLCCLConfig(EncoderConfig):
     """Every choice that changes what a GLCCL model computes."""
 
-    temperature: Positive = 5.0  # τ of the GLIM
-    csc_weight: NotNegative = 0.5
+    temperature: Positive = 5.0  #: τ of the GLIM, in the unit of the inner products
+    csc_weight: NotNegative = 0.5  #: of the CSC in the loss
 
 
 @dataclass(frozen=True)
 class TS2NetConfig(EncoderConfig):
     """Every choice that changes what TS2-Net's head computes."""
 
-    sharpness: Positive = 4.0  # of the softmax over a video's normalised scores
+    sharpness: Positive = 4.0  #: of the softmax over a video's normalised scores
 
 
 @dataclass(frozen=True)
 class XCLIPConfig(EncoderConfig):
     """Every choice that changes what X-CLIP's head computes."""
 
-    temperature: Positive = 0.01  # of the means that are weighted by their own scores
+    temperature: Positive = 0.01  #: of the means that are weighted by their own scores
 
 
 @dataclass(frozen=True)
 class XPoolConfig(EncoderConfig):
     """Every choice that changes what X-Pool's head computes."""
 
-    dropout: ShareBelow1 = 0.3
+    dropout: ShareBelow1 = 0.3  #: share of activations set to zero
 
 
 @dataclass(frozen=True)
 class DRLConfig(EncoderConfig):
     """Every choice that changes what DRL's head computes; WTI alone: ``cdcr_weight`` 0."""
 
-    cdcr_weight: NotNegative = 0.001
-    cdcr_on: NotNegative = 0.11  # of a channel's correlation with itself
-    cdcr_off: NotNegative = 0.0  # and with other channels
+    cdcr_weight: NotNegative = 0.001  #: of the CDCR in the loss
+    cdcr_on: NotNegative = 0.11  #: of a channel's correlation with itself
+    cdcr_off: NotNegative = 0.0  #: of its correlation with other channels
 
 
 @dataclass(frozen=True)
 class DiCoSAConfig(EncoderConfig):
     """Every choice that changes what DiCoSA's head computes."""
 
-    num_concepts: AtLeast1 = 8  # C, slices
-    temperature: Positive = 3.0  # τ of the pooling
-    concept_on: NotNegative = 0.01  # of a slice's correlation with itself
-    concept_off: NotNegative = 0.005  # and with other slices
+    num_concepts: AtLeast1 = 8  #: C, slices of the channels
+    temperature: Positive = 3.0  #: τ of the pooling
+    concept_on: NotNegative = 0.01  #: of a slice's correlation with itself
+    concept_off: NotNegative = 0.005  #: of its correlation with other slices
+    #: What correlations are divided by: L as released, or the channels of a slice less 1.
     concept_normalise: Literal["released", "channels"] = "released"
 
 
@@ -129,64 +133,62 @@ class DiCoSAConfig(EncoderConfig):
 class TrainConfig(Settings):
     """The recipe: optimiser, schedule, batch, augmentation. Lengths are in epochs."""
 
-    epochs: AtLeast1 = 5
-    batch_size: AtLeast1 = 128  # global: over all processes
-    eval_batch_size: AtLeast1 = 64
-    optimiser: Literal["bertadam", "adamw"] = "bertadam"
-    learning_rate: Positive = 1e-4  # new modules
-    clip_lr_scale: NotNegative = 1e-3  # CLIP's learning rate as a share of it
-    weight_decay: NotNegative = 0.2
-    warmup: ShareBelow1 = 0.1  # share of the steps
-    schedule: Literal["released", "cosine"] = "released"  # glscl.optim.MULTIPLIERS
-    schedule_epochs: AtLeast1 | None = None  # of the schedule; None: as ``epochs``
-    decay: Literal["released", "matrices"] = "released"  # what weight decay acts on
-    # An epoch has every caption with its video, or every video with one caption.
+    epochs: AtLeast1 = 5  #: passes over the training data
+    batch_size: AtLeast1 = 128  #: pairs a step, over all processes
+    eval_batch_size: AtLeast1 = 64  #: items encoded at a time in evaluation
+    optimiser: Literal["bertadam", "adamw"] = "bertadam"  #: see ``glscl.optim``
+    learning_rate: Positive = 1e-4  #: highest rate, of new modules
+    clip_lr_scale: NotNegative = 1e-3  #: CLIP's learning rate as a share of that
+    weight_decay: NotNegative = 0.2  #: share of a weight removed a step, times its rate
+    warmup: ShareBelow1 = 0.1  #: share of the steps in which the rate rises
+    schedule: Literal["released", "cosine"] = "released"  #: ``glscl.optim.MULTIPLIERS``
+    schedule_epochs: AtLeast1 | None = None  #: epochs of it; null: as ``epochs``
+    decay: Literal["released", "matrices"] = "released"  #: what weight decay acts on
+    #: An epoch has every caption with its video, or every video with one caption.
     epoch_over: Literal["captions", "videos"] = "captions"
-    group_size: AtLeast1 = 1  # so many videos in a row of the split share a batch
-    # Which part of CLIP is not trained.
+    group_size: AtLeast1 = 1  #: so many videos in a row of the split share a batch
+    #: Which part of CLIP is not trained.
     freeze: Literal["nothing", "conv1", "embeddings", "visual"] = "conv1"
-    # "released": CLIP's matrices live in float16 without a float32 copy, and so do their
-    # gradients and their optimiser, see ``Backbone.convert_weights``.
+    #: "released": CLIP's matrices live in float16 without a float32 copy, and so do their
+    #: gradients and their optimiser, see ``Backbone.convert_weights``.
     clip_arithmetic: Literal["float32", "released"] = "float32"
-    augment: str | None = "rand-m7-n4-mstd0.5-inc1"  # timm's RandAugment
-    # Of the frames as decoded, or, faster, as they are kept after resizing.
+    augment: str | None = "rand-m7-n4-mstd0.5-inc1"  #: timm's RandAugment; null: none
+    #: Of the frames as decoded, or, faster, as they are kept after resizing.
     augment_on: Literal["decoded", "resized"] = "resized"
-    # The gradient of features is divided by it on its way into the encoders, as the
-    # release does on so many GPUs; 1: independent of their number.
+    #: The gradient of features is divided by it on its way into the encoders, as the
+    #: release does on so many GPUs; 1: independent of their number.
     gradient_divisor: AtLeast1 = 1
-    # The split that decides which weights are kept ("test" leaks), and the steps between
-    # looks at it within an epoch, the first after step 1; None: only where epochs end.
+    #: The split that decides which weights are kept ("test" leaks).
     select_on: Literal["validation", "test"] = "validation"
+    #: Steps between evaluations within an epoch, the first after step 1; null: only
+    #: where epochs end.
     look_every: AtLeast1 | None = None
-    keep: Literal["best", "released", "recalls"] = "best"  # glscl.selection
-    # QB-Norm of the test: neighbours, inverse temperature, hits that make a hub.
-    qb_k: AtLeast1 = 1
-    qb_beta: Positive = 20.0
-    qb_theta: AtLeast1 = 1
-    seed: int = 42
+    keep: Literal["best", "released", "recalls"] = "best"  #: ``glscl.selection.RULES``
+    qb_k: AtLeast1 = 1  #: QB-Norm of the test: neighbours
+    qb_beta: Positive = 20.0  #: QB-Norm of the test: inverse temperature
+    qb_theta: AtLeast1 = 1  #: QB-Norm of the test: hits that make a hub
+    seed: int = 42  #: of every random choice of the training
 
 
 @dataclass(frozen=True)
 class RunOptions(Settings):
     """How a recipe is carried out. None of these changes what is learnt, except
     ``accumulate`` (fewer negatives) and the rounding of ``precision``.
-
-    ``folder``: where checkpoints, the log and the best model go; None keeps all in
-    memory. ``checkpoint_every``: steps between checkpoints within an epoch; there is
-    always one at the end of an epoch.
     """
 
-    device: str = "cpu"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    micro_batch: AtLeast1 | None = None  # pairs at a time on one process, exact
-    accumulate: AtLeast1 = 1  # parts of a batch with a loss of their own
-    max_grad_norm: Positive = 1.0  # clipping of the whole gradient
-    workers: Annotated[int, Field(ge=0)] = 0  # processes that load data
+    device: str = "cpu"  #: of torch: ``cpu``, ``cuda``, ``cuda:1``
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: of matrix products
+    micro_batch: AtLeast1 | None = None  #: pairs at a time on one process, exact
+    accumulate: AtLeast1 = 1  #: parts of a batch with a loss of their own
+    max_grad_norm: Positive = 1.0  #: largest length of the whole gradient
+    workers: Annotated[int, Field(ge=0)] = 0  #: processes that load data
+    #: Where checkpoints, the log and the best model go; null: all stays in memory.
     folder: Path | None = None
-    resume: bool = True
+    resume: bool = True  #: go on with a run in the folder
+    #: Steps between checkpoints within an epoch; there is always one at its end.
     checkpoint_every: AtLeast1 | None = None
-    tensorboard: bool = False
-    progress: bool = True
+    tensorboard: bool = False  #: write event files too
+    progress: bool = True  #: show a progress bar
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,13 +207,18 @@ class RunOptions(Settings):
 class DataOptions(Settings):
     """Which data set, and where; ``glscl.runs.DataSource`` explains and opens it."""
 
+    #: ``mini``, one of ``benchmarks.BENCHMARKS``, or the file of a table of your own,
+    #: whose paths start at ``videos`` or ``root``.
     name: str = "mini"
-    root: Path = Path("data/mini")
-    variant: str | None = None
-    videos: Path | None = None
-    missing: Literal["refuse", "drop"] = "refuse"
+    root: Path = Path("data/mini")  #: folder of the annotations
+    variant: str | None = None  #: of MSR-VTT: 9k, 7k or full; null: the first
+    videos: Path | None = None  #: folder of the video files; null: ``root``/videos
+    missing: Literal["refuse", "drop"] = "refuse"  #: what to do about missing videos
+    #: Of ``glscl data verify``: the videos that it calls unreadable count as missing.
     report: Path | None = None
+    #: Where frames and features are kept; null: ``root``/cache where it can be written.
     cache: Path | None = None
+    #: Gigabytes of decoded frames of a split that are kept at most; 0: none.
     frame_cache: Annotated[float, Field(ge=0)] = 20.0
 
 
@@ -242,6 +249,8 @@ class Preset:
 Tag = Literal["released", "readme", "recommended"]
 Changes = dict[str, Any]
 #: The kind of model settings of every method.
+#:
+#: :meta hide-value:
 MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
     "glscl": ModelConfig,
     "eercf": EERCFConfig,

@@ -55,13 +55,7 @@ MINI = "mini"
 class DataSource(DataOptions):
     """A data set by name and folder, and what to do about missing videos.
 
-    ``name``: ``"mini"``, one of ``benchmarks.BENCHMARKS``, or the file of a table of your
-    own, whose paths start at ``videos`` or ``root``. ``variant``, ``videos``,
-    ``missing``: see ``benchmarks.load``. ``report``: a report of ``glscl data verify``,
-    whose unreadable videos count as missing. ``cache``: where frames and features are
-    kept, by default ``root``/cache where that can be written, see ``cache_folder``.
-    ``frame_cache``: gigabytes of decoded frames that are kept of a split at most; 0:
-    none. Raises ``ValueError`` for a value of another type.
+    Raises ``ValueError`` for a value of another type.
     """
 
     @property

@@ -22,6 +22,8 @@ class Rule(NamedTuple):
 
 #: By ``TrainConfig.keep``; all read text→video. ``"released"``: GLSCL and GLCCL,
 #: ``"recalls"``: EERCF.
+#:
+#: :meta hide-value:
 RULES = {
     "best": Rule(lambda m: (m["t2v"]["R1"], -m["t2v"]["MnR"]), later=False),
     "released": Rule(lambda m: (m["t2v"]["R1"],), later=True),

@@ -1,4 +1,5 @@
-/* A click on a column's header sorts the table: ascending, descending, original order.
+/* Every table stands in a box that scrolls where the window is too narrow for it.
+   A click on a column's header sorts the table: ascending, descending, original order.
    Missing values stay at the end. */
 "use strict";
 
@@ -59,7 +60,22 @@
     });
   };
 
-  const start = () => document.querySelectorAll("article table").forEach(makeSortable);
+  const putIntoBox = (table) => {
+    if (table.closest(".glscl-table-box, .indextable")) return;
+    const box = document.createElement("div");
+    box.className = "glscl-table-box";
+    box.role = "group";
+    box.tabIndex = 0;
+    box.ariaLabel = table.caption?.textContent.trim() || "Table";
+    table.replaceWith(box);
+    box.append(table);
+  };
+
+  const start = () => {
+    const tables = document.querySelectorAll("article table");
+    tables.forEach(putIntoBox);
+    tables.forEach(makeSortable);
+  };
   if (document.readyState === "loading") {
     document.addEventListener("DOMContentLoaded", start);
   } else {

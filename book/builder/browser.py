@@ -18,8 +18,8 @@ LAUNCH = (
     "--disable-gpu",
     "--hide-scrollbars",
 )
-WIDTHS = (390, 768, 1440)
-WIDE = 1440  # from this width on, no formula or table needs scrolling
+WIDTHS = (390, 768, 1280, 1440)
+WIDE = 1280  # from this width on, no formula, table or listing needs scrolling
 THEMES = ("light", "dark")
 #: Violations by the theme itself: rules of axe-core, and the elements they concern.
 THEME_VIOLATIONS = {
@@ -41,33 +41,10 @@ MAX_LOADED = 6_000_000
 #: And bytes of the playground's own files: its model and its clips.
 MAX_PLAYGROUND = 8_000_000
 REDIRECT = 'http-equiv="Refresh"'
-_LAYOUT = """() => {
-  const page = document.documentElement;
-  const visible = (e) => e.checkVisibility && e.checkVisibility();
-  const cut = [...document.querySelectorAll('div.math, .glscl-figure, .glscl-table-box')]
-    .filter(visible).filter((e) => {
-      const box = e.getBoundingClientRect();
-      return box.right > innerWidth + 1 && getComputedStyle(e).overflowX === 'visible';
-    });
-  const hidden = [...document.querySelectorAll(
-    'div.math mjx-container, .glscl-table-box')]
-    .filter((e) => visible(e) && e.scrollWidth > e.clientWidth + 2);
-  return {
-    theme: page.dataset.theme,
-    wide: page.scrollWidth > innerWidth ? page.scrollWidth : 0,
-    cut: cut.map((e) => e.outerHTML.slice(0, 80)),
-    hidden: hidden.map((e) => e.textContent.slice(0, 80)),
-    maths: document.querySelectorAll('span.math, div.math').length,
-    drawn: document.querySelectorAll('mjx-container').length,
-    broken: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
-    images: [...document.images].filter((i) => i.complete && !i.naturalWidth)
-      .map((i) => i.src.slice(0, 80)),
-    videos: [...document.querySelectorAll('video')].filter((v) => v.error).length,
-  };
-}"""
+_LAYOUT = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
 _READY = """() => document.readyState === 'complete' &&
-  (!document.querySelector('span.math, div.math') ||
-   document.querySelector('mjx-container'))"""
+  document.querySelectorAll('mjx-container').length >=
+  document.querySelectorAll('span.math, div.math').length"""
 
 _PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
@@ -204,7 +181,10 @@ def _layout_faults(found: dict[str, Any], theme: str, width: int) -> list[str]:
         faults.append(f"shows the theme {found['theme']}")
     if found["wide"]:
         faults.append(f"{found['wide']} px wide in a window of {width} px")
-    faults += [f"cut off at {width} px: {markup}" for markup in found["cut"]]
+    faults += [f"cut off at {width} px: {x}" for x in found["cut"]]
+    faults += [
+        f"scrolls at {width} px without its first column: {x}" for x in found["loose"]
+    ]
     if width >= WIDE:
         faults += [f"must be scrolled at {width} px: {x}" for x in found["hidden"]]
     if found["broken"]:

@@ -6,19 +6,21 @@ A comment on a line of its own says what is inserted::
     <!-- drawing: method -->
     <!-- record: provenance -->
     <!-- claims: table -->
+    <!-- command: data make -->
 
 The first is the output of the cell ``opening`` of that chapter. The second is the
 diagram of the method with links to the chapters. The third is a table about the build,
-see ``records.py``, the last are tables of claims, see ``claims_page.py``.
+see ``records.py``, the next are tables of claims, see ``claims_page.py``, the last the
+options of a command, see ``command_line.py``.
 """
 
 import re
 from collections.abc import Callable
 
-from book.builder import claims_page, records, sources
+from book.builder import claims_page, command_line, records, sources
 from book.builder.project import BuildError, Project
 
-_MARK = re.compile(r"^<!-- (output|drawing|record|claims): (.+?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (output|drawing|record|claims|command): (.+?) -->$", re.M)
 #: The chapters that the boxes of ``book.kit.diagrams.method`` link to.
 CHAPTERS = {
     "sentence": "01_task_and_data",
@@ -50,6 +52,7 @@ def fill(project: Project, page: str, text: str) -> str:
         "drawing": drawing,
         "record": records.make,
         "claims": claims_page.make,
+        "command": command_line.make,
     }
 
     def put(match: re.Match[str]) -> str:

@@ -35,6 +35,8 @@ TRACES = (
     r"System Message:",
     r"<!-- runtime -->",
 )
+#: Text that tells a reader of the reference nothing.
+EMPTY_WORDS = (r" at 0x[0-9a-f]{6,}", r"Alias for field number", r"<function ")
 MAX_BYTES = 4_000_000  # of one file
 #: The folder of downloadable chapters; each is one file that contains its scripts.
 DOWNLOADS = "downloads"
@@ -159,6 +161,11 @@ def _traces(soup: BeautifulSoup) -> Iterator[str]:
         found = re.search(pattern, prose)
         if found:
             yield f"the page shows `{found[0]}`"
+    reference = "\n".join(part.get_text() for part in article.select("dl.py"))
+    for pattern in EMPTY_WORDS:
+        found = re.search(pattern, reference)
+        if found:
+            yield f"the reference shows `{found[0]}`"
 
 
 def _without_code(article: Tag) -> str:

@@ -1,4 +1,4 @@
-"""The data of the playground: a page that computes a trained model's scores in a browser.
+"""The data of the playground, a page that computes a trained model's scores.
 
 A page on disk may load scripts, but it may not fetch files, so everything is put into two
 scripts, as base64 of gzip: the text side of the model with the encoded test videos of the
@@ -33,7 +33,7 @@ PAGE = "playground.md"
 FOLDER = "_static/playground"
 SHARED = ("card.js", "card.css")  # what the page of ``glscl serve`` has, too
 #: A clip in the page is smaller than its file: only people see it.
-ENCODER = {"preset": "veryslow", "crf": "30", "threads": "1"}
+ENCODER = {"preset": "veryslow", "crf": "32", "threads": "1"}
 EXAMPLES = 40  # captions that are offered
 
 
@@ -181,7 +181,8 @@ def smaller(path: Path) -> bytes:
     """A clip for people to look at: as H.264 with ``ENCODER``."""
     import io
 
-    from glscl.data.encode import decode_mp4, write_mp4
+    from book.experiments.mini_clip import decode_mp4
+    from glscl.data.encode import write_mp4
     from glscl.mini.scenes import FPS
 
     memory = io.BytesIO()

@@ -20,7 +20,8 @@ from glscl.mini.render import render_clip
 from glscl.mini.scenes import draw_clip
 
 STATIC = Path(__file__).resolve().parent.parent / "_static"
-SUBTITLE = "Text-video retrieval with CLIP, rebuilt in the open"
+TITLE = "Text-video retrieval with CLIP"
+SUBTITLE = "GLSCL reproduced, explained, measured"
 CLIP = ("test", 1)
 TEMPERATURE = 30.0
 F = 12
@@ -67,7 +68,7 @@ def draw_card(picture: Path) -> None:
 
     card = Image.new("RGB", CARD_SIZE, "white")
     draw = ImageDraw.Draw(card)
-    for text, size, top in (("GLSCL, exactly", 84, 70), (SUBTITLE, 34, 180)):
+    for text, size, top in ((TITLE, 62, 80), (SUBTITLE, 36, 180)):
         font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
         draw.text((60, top), text, "#1a1a2e", font)
     with Image.open(picture) as strip:

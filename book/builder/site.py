@@ -24,6 +24,7 @@ from book.builder import (
     playground,
     records,
     sources,
+    visible,
     web,
 )
 from book.builder.imports import file_of
@@ -92,7 +93,7 @@ def stage(project: Project, entries: Mapping[str, manifest.Entry]) -> Path:
         if shown:
             downloads.add_links(notebook, name)
             records.fill_runtime(notebook, entries[name])
-        sources.write(notebook, tree / "notebooks" / f"{name}.ipynb")
+        sources.write(visible.fold(notebook), tree / "notebooks" / f"{name}.ipynb")
     return tree
 
 

@@ -1,11 +1,16 @@
-"""Sentences that interpret and that no claim covers: a report, one file of the build.
+"""Sentences that interpret: each has a claim, or a reason why it needs none.
 
 A sentence counts as interpreting when it compares, generalises or gives a reason. It is
-covered when it ends in a ``{claim}`` badge.
+covered when it ends in a ``{claim}`` badge. Any other stands in
+``book/reasons/PAGE.yml`` below the reason why no claim covers it: it says what the
+program does, defines a term, follows from a formula, and the like.
 """
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
 
 from book.builder.claims import ROLE
 from book.builder.project import Project
@@ -35,13 +40,32 @@ def sentences(text: str) -> Iterator[tuple[str, list[str]]]:
                 yield sentence, sorted({word.lower() for word in found})
 
 
-def write(project: Project) -> int:
-    """Write the report into the build folder; returns the number of sentences."""
-    lines = [
-        f"{where}: {sentence} [{', '.join(words)}]"
-        for where, text in pages(project)
-        for sentence, words in sentences(text)
-    ]
+def reasons(project: Project) -> dict[tuple[str, str], str]:
+    """The reason of each sentence, by page and sentence."""
+    return {
+        (path.stem, sentence): reason
+        for path in sorted((project.book / "reasons").glob("*.yml"))
+        for reason, found in yaml.safe_load(path.read_text(encoding="utf-8")).items()
+        for sentence in found
+    }
+
+
+def open_ones(project: Project) -> tuple[list[str], list[str]]:
+    """Sentences with neither claim nor reason, and reasons without their sentence."""
+    given, said, lines = reasons(project), set(), []
+    for where, text in pages(project):
+        page = Path(where.split(",")[0]).stem
+        for sentence, words in sentences(text):
+            said.add((page, sentence))
+            if (page, sentence) not in given:
+                lines.append(f"{where}: {sentence} [{', '.join(words)}]")
+    return lines, [": ".join(key) for key in given if key not in said]
+
+
+def write(project: Project) -> tuple[int, int]:
+    """Write the report into the build folder; the number of lines of both kinds."""
+    lines, stale = open_ones(project)
+    said = [*lines, *(f"no longer said, {line}" for line in stale)]
     project.build.mkdir(exist_ok=True)
-    (project.build / NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(lines)
+    (project.build / NAME).write_text("\n".join(said) + "\n", encoding="utf-8")
+    return len(lines), len(stale)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from book.experiments.ablations import run_path
@@ -25,6 +27,33 @@ def runs(variant: str, folder: Path = RUNS) -> list[dict[str, Any]]:
     if not paths:
         raise FileNotFoundError(f"{run_path(folder, variant, 0)}: no stored run.")
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def summary(folder: Path = RUNS) -> dict[str, Any]:
+    """The summary over all seeds and variants."""
+    return json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def by_kind(titles: Mapping[str, str], folder: Path = RUNS) -> pd.DataFrame:
+    """R@1 of each kind of caption, of the variants that ``titles`` names.
+
+    Columns are the mean and the standard deviation over seeds.
+    """
+    variants = summary(folder)["variants"]
+    rows = {
+        f"{title}, {kind}": {"R@1": row["mean"], "std over seeds": row["std"]}
+        for name, title in titles.items()
+        for kind, row in variants[name]["kinds"].items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def made(variant: str, folder: Path = RUNS) -> str:
+    """What made the stored runs of a variant, as a caption."""
+    stored = summary(folder)
+    seeds = len(stored["variants"][variant]["seeds"])
+    how = f"{stored['setup']['epochs']} epochs, {seeds} seeds"
+    return f"Stored: {how}, made by {stored['command']}."
 
 
 def hits(variant: str, k: int = 1, folder: Path = RUNS) -> NDArray[np.float64]:

@@ -88,14 +88,20 @@ class VideoIndex:
         folder: str | Path,
         path: str | Path,
         model: GLSCL,
-        *rest: Any,
-        **options: Any,
+        windows: Windows | None = None,
+        source: str | None = None,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        progress: bool = True,
+        retry_broken: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
-        ``windows`` and more: see ``glscl.search.build.update``, whose errors this raises.
+        Arguments and errors are those of ``glscl.search.build.update``.
         """
-        report = update(path, Path(folder), model, *rest, **options)
+        how = (source, device, workers, progress, retry_broken, shard)
+        report = update(path, Path(folder), model, windows, *how)
         return cls(path, model, report)
 
     @classmethod

@@ -32,8 +32,8 @@ FRAMES_AT_ONCE = 16  # frames of full size held in memory
 class Windows(Settings):
     """Windows are ``seconds`` long, and share a part ``overlap`` with the next one."""
 
-    seconds: Annotated[float, Field(gt=0)] = 10.0
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    seconds: Annotated[float, Field(gt=0)] = 10.0  #: length of a window, in seconds
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  #: share common with the next
 
     @property
     def max_overlapping(self) -> int:

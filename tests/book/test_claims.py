@@ -289,9 +289,17 @@ def test_interpreting_sentences_are_those_that_compare_or_give_reasons(text, wor
     assert [found for _, found in uncovered.sentences(text)] == words
 
 
-def test_the_report_is_a_file_of_the_build(tmp_path, capsys):
+def test_an_interpreting_sentence_needs_a_claim_or_a_reason(tmp_path, capsys):
     project = claiming(tmp_path, said=SAID + "\n\nThis is better.")
-    assert build.main(["sources"], root=project.root) == 0
+    assert build.main(["sources"], root=project.root) == 1
     report = (project.build / uncovered.NAME).read_text()
     assert "notebooks/01_a.ipynb, cell said: This is better. [better]" in report
-    assert "1 claims; 1 interpreting sentences" in capsys.readouterr().out
+    assert "1 interpreting sentences with neither" in capsys.readouterr().err
+    (project.book / "reasons").mkdir()
+    given = project.book / "reasons" / "01_a.yml"
+    given.write_text("definition:\n- This is better.\n")
+    assert build.main(["sources"], root=project.root) == 0
+    given.write_text("definition:\n- This is better.\n- This was better.\n")
+    assert build.main(["sources"], root=project.root) == 1
+    report = (project.build / uncovered.NAME).read_text()
+    assert "no longer said, 01_a: This was better." in report

@@ -68,6 +68,14 @@ def test_a_good_page_has_no_fault(tmp_path):
         ("<p>{doc}`x`</p>", "the page shows `{doc}`"),
         ("<p>Traceback (most recent call last)</p>", "the page shows `Traceback"),
         ("<p>x</p><!-- runtime -->", "the page shows `<!-- runtime -->`"),
+        (
+            '<dl class="py class"><dt>c</dt><dd>Alias for field number 0</dd></dl>',
+            "the reference shows `Alias for field number`",
+        ),
+        (
+            '<dl class="py data"><dt>d = &lt;typer at 0x7f12ab34&gt;</dt></dl>',
+            "the reference shows ` at 0x7f12ab34`",
+        ),
         ("<h1>Second</h1>", "2 top headings"),
         ('<p id="top">x</p>', "two elements have the id top"),
         ("<p>" + "x" * pages.MAX_BYTES + "</p>", "bytes, at most"),
@@ -107,10 +115,31 @@ FAULTS = {
     "thrown": ("<script>throw new Error('thrown')</script>", "page error: thrown"),
     "console": ("<script>console.error('said')</script>", "console: said"),
     "wide": ('<p style="width:900px">wide</p>', "px wide in a window of 390 px"),
-    "hidden": (
+    "cut-table": (
+        '<div style="overflow:hidden"><table style="width:900px"><tbody><tr><td>wide'
+        "</td></tr></tbody></table></div>",
+        "cut off at 768 px: <table> wide",
+    ),
+    "cut-formula": (
+        '<p style="overflow:clip;width:9rem"><span class="math" style="display:'
+        'inline-block"><mjx-container style="display:inline-block;width:12rem">x'
+        "</mjx-container></span></p>",
+        "cut off at 1280 px: <mjx-container> x",
+    ),
+    "hidden-table": (
         '<div class="glscl-table-box" tabindex="0" style="overflow-x:auto">'
-        '<p style="width:1600px">wide</p></div>',
-        "must be scrolled at 1440 px: wide",
+        '<p style="width:1350px">wide</p></div>',
+        "must be scrolled at 1280 px: <div> wide",
+    ),
+    "hidden-listing": (
+        '<pre tabindex="0" style="overflow-x:auto;width:9rem">so many words, one line'
+        "</pre>",
+        "must be scrolled at 1440 px: <pre> so many",
+    ),
+    "loose": (
+        '<div class="glscl-table-box" tabindex="0" style="overflow-x:auto"><table '
+        'style="width:900px"><tbody><tr><th>a</th><td>b</td></tr></tbody></table></div>',
+        "scrolls at 390 px without its first column: <div> ab",
     ),
     "theme": (
         '<script>document.documentElement.dataset.theme="dark"</script>',
@@ -138,14 +167,22 @@ AXE_FAULTS = {
 }
 
 
+#: Boxes that scroll as they should, on a phone: no fault.
+SCROLLING = """<style>th {position: sticky; left: 0}</style>
+<div class="glscl-table-box" tabindex="0" style="overflow-x:auto"><table
+style="width:900px"><tbody><tr><th>a</th><td>b</td></tr></tbody></table></div>
+<pre tabindex="0" style="overflow-x:auto"><span style="padding:0 300px">x</span></pre>"""
+
+
 def look_at(folder, faults, axe=None):
     """Open one page for each fault, and one without; the faults found on each."""
     book(folder)
     (folder / "heavy.js").write_text("//" + "x" * browser.MAX_LOADED)
     for name, (fault, _) in faults.items():
         (folder / f"{name}.html").write_text(GOOD.replace("FAULT", fault))
-    found = {name: [] for name in ("index", "other", *faults)}
-    for line in browser.check(folder, axe, widths=(390, 1440), themes=("light",)):
+    (folder / "scrolling.html").write_text(GOOD.replace("FAULT", SCROLLING))
+    found = {name: [] for name in ("index", "other", "scrolling", *faults)}
+    for line in browser.check(folder, axe, themes=("light",)):
         found[line.split(".html")[0]].append(line)
     return found
 
@@ -170,6 +207,11 @@ def seen_by_axe(tmp_path_factory):
 @pytest.mark.browser
 def test_good_pages_open_without_a_fault(seen):
     assert seen["index"] == seen["other"] == []
+
+
+@pytest.mark.browser
+def test_a_table_and_a_listing_may_scroll_in_their_box_on_a_phone(seen):
+    assert seen["scrolling"] == []
 
 
 @pytest.mark.browser

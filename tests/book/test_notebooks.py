@@ -1,5 +1,6 @@
 """The chapters are clean, share one shape, and quote only what they have computed."""
 
+import ast
 import json
 import re
 from collections import Counter
@@ -33,6 +34,13 @@ def code(name):
 
 def test_all_chapters_are_clean_and_in_the_table_of_contents():
     assert [source.name for source in sources.load(PROJECT)]
+
+
+def test_the_first_page_names_every_chapter():
+    text = (PROJECT.book / "intro.md").read_text()
+    table = text.partition("## The chapters")[2]
+    named = re.findall(r"^\| \{doc\}`/notebooks/(\w+)`", table, re.M)
+    assert named == sources.chapters(PROJECT)
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu"])
@@ -177,3 +185,20 @@ def test_a_chapter_hides_no_progress(name):
 def test_a_chapter_is_small(name):
     content = json.dumps(NOTEBOOKS[name])
     assert len(content) < 200_000
+
+
+def helpers(source):
+    """Names of the functions and classes that some code defines."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+def test_no_two_chapters_define_a_helper_of_one_name():
+    owners = {}
+    for name, notebook in NOTEBOOKS.items():
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and "bootstrap" not in sources.tags(cell):
+                for helper in helpers(cell.source):
+                    owners.setdefault(helper, set()).add(name)
+    common = {helper: found for helper, found in owners.items() if len(found) > 1}
+    assert common == {}

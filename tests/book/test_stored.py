@@ -25,6 +25,17 @@ def test_a_pair_has_the_seeds_that_both_variants_have():
     assert np.bincount(stored.videos()).tolist() == [5] * (one.shape[1] // 5)
 
 
+def test_a_table_by_kind_has_the_recalls_of_the_runs():
+    table = stored.by_kind({"+ GIM": "GIM", "all": "whole"})
+    assert list(table.columns) == ["R@1", "std over seeds"]
+    assert len(table) == 6
+    part = stored.hits("all")[:, stored.of_kind("double")].mean(axis=1)
+    found = table.loc["whole, double"].tolist()
+    np.testing.assert_allclose(found, [part.mean(), part.std(ddof=1)])
+    seeds = len(stored.runs("all"))
+    assert f"{seeds} seeds, made by {stored.summary()['command']}" in stored.made("all")
+
+
 def test_a_variant_without_runs_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"all-seed0\.json: no stored run"):
         stored.runs("all", tmp_path)

@@ -70,6 +70,15 @@ def test_words_sort_by_a_key_and_one_column_at_a_time(page):
     assert head(page, "R@1").get_attribute("aria-sort") is None
 
 
+def test_every_table_stands_in_a_box_that_can_be_reached_by_keyboard(page):
+    for name, label in (("scores", "Scores"), ("short", "Short")):
+        box = page.locator(f"#{name}").locator("..")
+        assert box.get_attribute("class") == "glscl-table-box"
+        assert box.get_attribute("aria-label") == label
+        assert box.get_attribute("tabindex") == "0"
+        assert box.locator("..").evaluate("e => e.localName") == "article"
+
+
 def test_a_table_of_two_rows_needs_no_sorting(page):
     assert page.locator("#short button").count() == 0
 
