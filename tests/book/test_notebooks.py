@@ -160,6 +160,7 @@ WITHOUT_DEVICE = {
     "01_task_and_data",
     "02_contrastive_learning",
     "11_flops",
+    "13_one_ground",
     "a2_checkpoints",
     "a3_how_we_know",
 }
