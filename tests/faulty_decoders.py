@@ -30,7 +30,7 @@ def serve():
     decoders.serve()
 
 
-def use(limit=1.0):
+def use(limit=3.0):
     """Use these decoders in this process."""
     video.PROGRAM, video.LIMIT = PROGRAM, limit
     video._idle.clear()

@@ -25,7 +25,7 @@ from glscl.search.windows import Windows, decoded_chunks
 SPEC = FrameSpec(6, 2.0, 32, (0.5,) * 3, (0.5,) * 3)
 PROBLEMS = {
     "crash": (r"crash\.mp4 cannot be opened: the decoder crashed", "crash"),
-    "hang": (r"hang\.mp4 cannot be opened: nothing was decoded for 1 s", "timeout"),
+    "hang": (r"hang\.mp4 cannot be opened: nothing was decoded for 3 s", "timeout"),
     "memory": (r"memory\.mp4 cannot be opened: the decoder crashed", "machine"),
 }
 
@@ -33,7 +33,7 @@ PROBLEMS = {
 @pytest.fixture
 def faulty(monkeypatch):
     monkeypatch.setattr(video, "PROGRAM", faulty_decoders.PROGRAM)
-    monkeypatch.setattr(video, "LIMIT", 1.0)
+    monkeypatch.setattr(video, "LIMIT", 3.0)
     monkeypatch.setattr(video, "_idle", [])
 
 
@@ -79,7 +79,7 @@ def test_an_index_loses_only_those_files(faulty, folder, workers):
         for chunk in decoded_chunks(paths, SPEC, Windows(), workers)
     }
     assert {name for name, chunk in found.items() if chunk.error} == set(PROBLEMS)
-    assert str(found["hang"].error).endswith("nothing was decoded for 1 s.")
+    assert str(found["hang"].error).endswith("nothing was decoded for 3 s.")
     assert [
         name
         for name, chunk in found.items()
