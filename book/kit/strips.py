@@ -63,7 +63,8 @@ class Strips(NamedTuple):
         if self.real[row, place]:
             source = base64.b64encode(jpeg(self.pictures[row, place])).decode()
             parts.append(
-                f'<img alt="" style="{shape};padding:0;border-radius:3px;background:none" '
+                f'<img alt="frame {place + 1}" style="{shape};padding:0;'
+                'border-radius:3px;background:none" '
                 f'src="data:image/jpeg;base64,{source}">'
             )
             if self.weights is not None:
