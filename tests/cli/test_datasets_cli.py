@@ -1,7 +1,6 @@
 """Every benchmark, as a small replica: trained a step, evaluated, shared by processes."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from tiny_model import authors_state, tiny_model
 from torch import nn
 from torch.multiprocessing import spawn
 from toy import toy_model
+from two_processes import join
 from typer.testing import CliRunner
 
 from glscl.cli import app
@@ -20,7 +20,6 @@ from glscl.data.benchmarks import load
 from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
 from glscl.data.verify import read_unreadable
 from glscl.runs import DataSource, evaluate_on, load_model
-from glscl.util import parallel
 
 runner = CliRunner()
 TINY = [
@@ -202,14 +201,7 @@ def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video, monkeypatch
 
 def _one_of_two(rank, folder):
     folder = Path(folder)
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": (folder / "port").read_text(),
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-    }
-    torch.set_num_threads(1)
-    parallel.start(torch.device("cpu"))
+    join(rank, folder)
     source = DataSource("msvd", folder / "data", cache=folder / "shared")
     dataset = VideoDataset(source.open().split("train"), SPEC)
     encoder, loader.SHARD["frames"] = Mean(), 4

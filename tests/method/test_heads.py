@@ -1,6 +1,5 @@
 """Similarity heads of other methods: plain loops, masks, folds, losses, training."""
 
-import os
 from dataclasses import asdict
 from math import exp, sqrt
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.multiprocessing as mp
 from tiny_model import TINY, text_batch, video_batch
 from torch.testing import assert_close
 from toy import toy_recipe, toy_related, toy_videos, weights
+from two_processes import join
 
 from glscl.backbone import Backbone, load_backbone
 from glscl.config import MODEL_CONFIGS, get_preset, preset_names
@@ -441,14 +441,7 @@ def assert_same(found, expected, method):
 
 
 def _one_process(rank, size, folder):
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=(Path(folder) / "port").read_text(),
-        RANK=str(rank),
-        WORLD_SIZE=str(size),
-    )
-    torch.set_num_threads(1)
-    parallel.start(torch.device("cpu"))
+    join(rank, folder, size)
     torch.set_default_dtype(torch.float64)
     found = {}
     for method in HEADS:

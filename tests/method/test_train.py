@@ -17,6 +17,7 @@ import torch
 import torch.multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import toy_model, toy_recipe, toy_related, toy_split, toy_videos, weights
+from two_processes import join
 
 from glscl.data.loader import FrameSpec, VideoDataset
 from glscl.data.pairs import CachedVideos, epoch_order, rand_augment
@@ -257,14 +258,7 @@ RECIPES = {
 
 
 def _one_process(rank, size, folder):
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=(Path(folder) / "port").read_text(),
-        RANK=str(rank),
-        WORLD_SIZE=str(size),
-    )
-    torch.set_num_threads(1)
-    parallel.start(torch.device("cpu"))
+    join(rank, folder, size)
     torch.set_default_dtype(torch.float64)
     for name, micro in (("plain", None), ("micro", 3)):
         losses, gradients = gradients_of(replace(QUIET, micro_batch=micro))
