@@ -42,6 +42,7 @@ Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 Seeds = Annotated[int, typer.Option(help="Seeds, from 0.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of every run.")]
 Clips = Annotated[int, typer.Option(help="Training clips.")]
+TestClips = Annotated[int, typer.Option(help="Test clips.")]
 Processes = Annotated[int, typer.Option(help="Runs at the same time.")]
 
 
@@ -56,8 +57,9 @@ def ablate(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
-    epochs: Epochs = 10,
+    epochs: Epochs = 6,
     train_clips: Clips = 1500,
+    test_clips: TestClips = 1000,
     processes: Processes = 1,
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these.")
@@ -79,7 +81,9 @@ def ablate(
     """
     tables = ((SWEEPS, sweeps), (RELATED, related), (LONGER, longer))
     more = [name for table, asked in tables if asked for name in table]
-    setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
+    setup = Setup(
+        str(root), train_clips=train_clips, test_clips=test_clips, epochs=epochs
+    )
     folder = out / "ablation"
     run_all(variants or [*VARIANTS, *more], range(seeds), folder, setup, processes)
     _summarise(folder, setup)
@@ -117,7 +121,7 @@ def heads(
     ] = TRIAL_EPOCHS,
     train_clips: Clips = 800,
     val_clips: Annotated[int, typer.Option(help="Validation clips.")] = 100,
-    test_clips: Annotated[int, typer.Option(help="Test clips.")] = 1000,
+    test_clips: TestClips = 1000,
     processes: Processes = 1,
     methods: Annotated[
         list[str] | None, typer.Option("--method", help="Only these.")
