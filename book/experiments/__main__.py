@@ -64,9 +64,6 @@ def ablate(
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these.")
     ] = None,
-    sweeps: Annotated[
-        bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
-    ] = False,
     related: Annotated[
         bool, typer.Option(help="Also EERCF and GLCCL, and each without its parts.")
     ] = False,
@@ -76,14 +73,26 @@ def ablate(
     The summary covers every stored run of the same setup, so variants may have
     different numbers of seeds.
     """
-    tables = ((SWEEPS, sweeps), (RELATED, related))
-    more = [name for table, asked in tables if asked for name in table]
-    setup = Setup(
-        str(root), train_clips=train_clips, test_clips=test_clips, epochs=epochs
-    )
-    folder = out / "ablation"
-    run_all(variants or [*VARIANTS, *more], range(seeds), folder, setup, processes)
-    _summarise(folder, setup)
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    names = variants or [*VARIANTS, *(RELATED if related else ())]
+    _train(names, seeds, out / "ablation", setup, processes)
+
+
+@app.command("sweeps")
+@sentence_errors
+def sweeps(
+    root: Root = Path("data/mini"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = 6,
+    train_clips: Clips = 1500,
+    test_clips: TestClips = 300,
+    processes: Processes = 1,
+) -> None:
+    """Train the full model with one setting changed at a time. Writes sweeps.json."""
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    names = ["GIM + LIM", "all", *SWEEPS]
+    _train(names, seeds, out / "sweeps", setup, processes)
 
 
 @app.command("longer")
@@ -97,16 +106,9 @@ def longer(
     test_clips: TestClips = 300,
     processes: Processes = 1,
 ) -> None:
-    """Train the full model, and with more epochs and with hard negatives.
-
-    Runs that are stored are kept. Writes longer.json.
-    """
-    setup = Setup(
-        str(root), train_clips=train_clips, test_clips=test_clips, epochs=epochs
-    )
-    folder = out / "longer"
-    run_all(["all", *LONGER], range(seeds), folder, setup, processes)
-    _summarise(folder, setup)
+    """Train the full model with more epochs and hard negatives. Writes longer.json."""
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    _train(["all", *LONGER], seeds, out / "longer", setup, processes)
 
 
 @app.command("arithmetic")
@@ -124,9 +126,8 @@ def arithmetic(
     And with its own rates, to compare. Writes arithmetic.json.
     """
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
-    folder = out / "arithmetic"
-    run_all(ARITHMETIC | MINI_RATES, range(seeds), folder, setup, processes)
-    _summarise(folder, setup)
+    names = [*ARITHMETIC, *MINI_RATES]
+    _train(names, seeds, out / "arithmetic", setup, processes)
 
 
 @app.command("heads")
@@ -184,8 +185,11 @@ def mini_model(
     typer.echo(markdown(stored.record["test"]))
 
 
-def _summarise(folder: Path, setup: Setup) -> None:
-    """Write the summary of the runs in ``folder`` beside it, and print its means."""
+def _train(
+    names: list[str], seeds: int, folder: Path, setup: Setup, processes: int
+) -> None:
+    """Train variants × seeds, write the summary of ``folder`` and print its means."""
+    run_all(names, range(seeds), folder, setup, processes)
     summary = summarise(stored_runs(folder, setup), _command())
     write_json(folder.with_suffix(".json"), summary, indent=None)
     for name, row in summary["variants"].items():
