@@ -25,7 +25,9 @@ CODE = {"light": "github-light-high-contrast", "dark": "github-dark-high-contras
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
-BOX = re.compile(r"^:::\{admonition\} (.+)\n:class: \w+\n((?:.*\n)*?):::$", re.MULTILINE)
+BOX = re.compile(
+    r"^:::\{admonition\} (.+)\n:class: \w+\n((?:.*\n)*?):::$", re.MULTILINE
+)
 
 
 def _quote(box: re.Match[str]) -> str:
