@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from book.experiments.ablations import run_path
 
 RUNS = Path("book/results/ablation")
+LONGER_RUNS = Path("book/results/longer")  # with more epochs and hard negatives
 #: What makes them again.
 COMMAND = "python -m book.experiments ablate"
 
