@@ -133,7 +133,7 @@ def test_queries_are_mapped_once_whatever_the_chunks_of_videos(monkeypatch, meth
     tables = {"folded": formulas.folded_macs, "direct": formulas.head_macs}
     macs = tables[method](sizes)["GLCCL"]
     for size in (1_000_000, 1):
-        monkeypatch.setattr("glscl.glccl.CHUNK_ELEMENTS", size)
+        monkeypatch.setattr("glscl.glccl.GLCCL.chunk_elements", size)
         found = torch_macs(lambda: model.level_scores(text, video, method))
         assert found == macs.total(A, B)
 

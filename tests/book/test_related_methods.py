@@ -21,13 +21,13 @@ from book.experiments.related_methods import (
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
 from glscl.costs.formulas import Sizes
+from glscl.eercf import recalled
 from glscl.evaluate import similarity_matrix
 from glscl.losses import channel_correlation
 from glscl.optim import freeze
 from glscl.runs import load_model
 from glscl.train import RunOptions, _Run, fit
 from glscl.util import parallel
-from glscl.util.rerank import recalled
 from glscl.util.run_folder import RunFolder
 
 QUIET = RunOptions(progress=False)
