@@ -163,7 +163,7 @@ class TrainConfig(Settings):
     #: Steps between evaluations within an epoch, the first after step 1; null: only
     #: where epochs end.
     look_every: AtLeast1 | None = None
-    keep: Literal["best", "released", "recalls"] = "best"  #: ``glscl.selection.RULES``
+    keep: Literal["best", "released", "recalls"] = "best"  #: ``glscl.metrics.RULES``
     qb_k: AtLeast1 = 1  #: QB-Norm of the test: neighbours
     qb_beta: Positive = 20.0  #: QB-Norm of the test: inverse temperature
     qb_theta: AtLeast1 = 1  #: QB-Norm of the test: hits that make a hub
@@ -264,28 +264,30 @@ MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
 }
 _LONG: Changes = {"max_words": 64, "max_frames": 64}
 # The related methods also keep CLIP's embeddings as they are.
-_EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
-_GLCCL: Changes = {"freeze": "embeddings"}
-_LONG_GLCCL = {**_LONG, **_GLCCL, "batch_size": 64, "eval_batch_size": 32}
-#: The heads: what differs from the common recipe of MSR-VTT. The lengths of the other
-#: benchmarks come with it. X-Pool's has no frame transformer and AdamW at other rates.
-_HEADS: dict[str, Changes] = {
-    "clip4clip": {"freeze": "embeddings"},
-    "ts2net": {"freeze": "embeddings"},
-    "xclip": {"freeze": "embeddings", "batch_size": 300},
-    "xpool": {
-        "freeze": "nothing",
-        "batch_size": 32,
-        "optimiser": "adamw",
-        "learning_rate": 3e-5,
-        "clip_lr_scale": 1 / 30,
-        "schedule": "cosine",
-        "temporal_layers": 0,
-    },
-    "drl": {"freeze": "nothing"},
-    "dicosa": {},
+_EMBEDDINGS: Changes = {"freeze": "embeddings"}
+_EERCF: Changes = {**_EMBEDDINGS, "batch_size": 240}
+_LONG_GLCCL: Changes = {**_EMBEDDINGS, "batch_size": 64, "eval_batch_size": 32}
+_XPOOL: Changes = {
+    "freeze": "nothing",
+    "batch_size": 32,
+    "optimiser": "adamw",
+    "learning_rate": 3e-5,
+    "clip_lr_scale": 1 / 30,
+    "schedule": "cosine",
+    "temporal_layers": 0,
 }
+
+
+def _everywhere(changes: Changes, **of_benchmarks: Changes) -> dict[str, Changes]:
+    """``changes`` by benchmark, with its lengths, or what ``of_benchmarks`` has for it."""
+    names = ("msrvtt", "msvd", "lsmdc", "vatex", "didemo", "activitynet")
+    lengths = {name: _LONG if name in names[4:] else {} for name in names}
+    return {k: {**v, **of_benchmarks.get(k, changes)} for k, v in lengths.items()}
+
+
 #: Method and benchmark: what differs from the defaults of the model and of the recipe.
+#: The related methods and heads were released for MSR-VTT (GLCCL also for DiDeMo and
+#: VATEX); for the others they have its recipe and their benchmark's lengths.
 _BENCHMARKS: dict[str, dict[str, Changes]] = {
     "glscl": {
         "msrvtt": {"beta": 0.02},
@@ -297,25 +299,19 @@ _BENCHMARKS: dict[str, dict[str, Changes]] = {
         # No script of GLSCL's is for VATEX: as MSVD, which also has many captions.
         "vatex": {},
     },
-    # Released for MSR-VTT; the others have its recipe and their benchmark's lengths.
-    "eercf": {
-        **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), _EERCF),
-        **{name: {**_LONG, **_EERCF} for name in ("didemo", "activitynet")},
-    },
-    # Released for MSR-VTT, DiDeMo and VATEX; the others as these of like length.
-    "glccl": {
-        **dict.fromkeys(("msrvtt", "msvd", "lsmdc"), _GLCCL),
-        "vatex": {**_GLCCL, "eval_batch_size": 128},
-        "didemo": {**_LONG_GLCCL, "epochs": 20},
-        "activitynet": _LONG_GLCCL,
-    },
-    **{
-        method: {
-            **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), changes),
-            **{name: {**_LONG, **changes} for name in ("didemo", "activitynet")},
-        }
-        for method, changes in _HEADS.items()
-    },
+    "eercf": _everywhere(_EERCF),
+    "glccl": _everywhere(
+        _EMBEDDINGS,
+        vatex={**_EMBEDDINGS, "eval_batch_size": 128},
+        didemo={**_LONG_GLCCL, "epochs": 20},
+        activitynet=_LONG_GLCCL,
+    ),
+    "clip4clip": _everywhere(_EMBEDDINGS),
+    "ts2net": _everywhere(_EMBEDDINGS),
+    "xclip": _everywhere({**_EMBEDDINGS, "batch_size": 300}),
+    "xpool": _everywhere(_XPOOL),
+    "drl": _everywhere({"freeze": "nothing"}),
+    "dicosa": _everywhere({}),
 }
 #: What all released programs do besides.
 _AS_RELEASED: Changes = {
@@ -367,13 +363,7 @@ _MINI: dict[str, Changes] = {
         "icl_weight": 0.1,
         "alpha": 1e-2,
     },
-    "eercf": {},
     "glccl": {"temperature": 100.0},  # of 30, 100 and 300 the best on validation
-    "clip4clip": {},
-    "ts2net": {},
-    "xclip": {},
-    "xpool": {},
-    "drl": {},
     "dicosa": {"temperature": 100.0, "concept_normalise": "channels"},
 }
 _MINI_RECIPE = TrainConfig(
@@ -393,7 +383,10 @@ _MINI_RECIPE = TrainConfig(
 
 def preset_names(method: str = "glscl") -> list[str]:
     """Every preset of a method, by name; ``ValueError`` for an unknown method."""
-    _model_config(method)
+    if method not in MODEL_CONFIGS:
+        raise ValueError(
+            f"Unknown method {method!r}: expected one of {list(MODEL_CONFIGS)}."
+        )
     return ["mini", *_BENCHMARKS[method]]
 
 
@@ -402,14 +395,14 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
 
     The built-in benchmark ``"mini"`` has one preset, whatever the ``tag``.
     """
-    kind, names = _model_config(method), preset_names(method)
+    names, kind = preset_names(method), MODEL_CONFIGS[method]
     if name not in names:
         raise ValueError(f"Unknown preset {name!r}: expected one of {names}.")
     if tag not in get_args(Tag):
         raise ValueError(f"Unknown tag {tag!r}: expected one of {get_args(Tag)}.")
     if name == "mini":
         preset = Preset("mini", "mini", kind(), _MINI_RECIPE)
-        return preset.changed({**_MINI_ENCODERS, **_MINI[method]})
+        return preset.changed({**_MINI_ENCODERS, **_MINI.get(method, {})})
     changes = dict(_BENCHMARKS[method][name])
     if tag != "recommended":
         changes |= _AS_RELEASED
@@ -417,14 +410,6 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
             of_method = table.get(method, {})
             changes |= of_method.get("", {}) | of_method.get(name, {})
     return Preset(name, tag, kind(), TrainConfig()).changed(changes)
-
-
-def _model_config(method: str) -> type[EncoderConfig]:
-    if method not in MODEL_CONFIGS:
-        raise ValueError(
-            f"Unknown method {method!r}: expected one of {list(MODEL_CONFIGS)}."
-        )
-    return MODEL_CONFIGS[method]
 
 
 Config = TypeVar("Config", bound=EncoderConfig | TrainConfig)

@@ -26,7 +26,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -44,6 +44,7 @@ from glscl.data.pairs import (
     stable_seed,
 )
 from glscl.evaluate import evaluate
+from glscl.metrics import RULES, Metrics
 from glscl.optim import (
     MULTIPLIERS,
     BertAdam,
@@ -52,13 +53,11 @@ from glscl.optim import (
     set_learning_rates,
 )
 from glscl.retriever import Retriever, map_features
-from glscl.selection import History
 from glscl.util import parallel
 from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
-__all__ = ["BertAdam", "NonFiniteError", "RunOptions", "fit"]
-
+__all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,6 +67,40 @@ class NonFiniteError(RuntimeError):
 
     Seen at the end of a step, so the weights in memory are spoilt, those on disk not.
     """
+
+
+@dataclass
+class History:
+    """What a run did.
+
+    ``steps``: one record a step with every part of the loss, the learning rates, κ, the
+    gradient norm and the seconds. ``looks`` and ``epochs``: a record with the metrics on
+    the validation split for each look within an epoch, and for each end of one, with
+    whether its weights were ``kept``. ``best_epoch``: the epoch (from 0) whose weights
+    the run ends with, None without validation.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    def records(self) -> list[dict[str, Any]]:
+        """All of it in the order in which it came."""
+        every: list[dict[str, Any]] = [*self.steps, *self.looks, *self.epochs]
+        return sorted(every, key=lambda one: one.get("step", 0) or one["after"])
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in steps and validation, resumed parts included."""
+        return sum(record["seconds"] for record in self.records())
+
+    def wins(self, metrics: Metrics, keep: str) -> bool:
+        """Whether an epoch that ends with ``metrics`` is kept by the rule ``keep``."""
+        score, later = RULES[keep]
+        before = [score(look["validation"]) for look in self.looks + self.epochs]
+        new = score(metrics)
+        return not before or new > max(before) or (later and new == max(before))
 
 
 def fit(
@@ -81,7 +114,7 @@ def fit(
     """Train ``model`` in place and return what happened.
 
     With ``validation`` the model is evaluated after every epoch, within epochs if the
-    recipe says so, and ends with the weights that its rule keeps (``glscl.selection``);
+    recipe says so, and ends with the weights that its rule keeps (``TrainConfig.keep``);
     otherwise with the last ones. With ``clip_arithmetic="released"`` CLIP's matrices are
     float16 from here on. ``on_step`` is called with every step's record. Generators of
     the caller are left as they were.

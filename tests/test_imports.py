@@ -16,7 +16,7 @@ config gim lim losses temporal metrics
 backbone data
 weights retriever
 model eercf glccl heads
-optim evaluate selection train
+optim evaluate train
 mini
 runs
 costs search
