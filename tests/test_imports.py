@@ -19,7 +19,7 @@ model eercf glccl heads
 optim evaluate train
 mini
 runs
-costs search
+search
 cli
 """
 LEVELS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.split()}

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import glscl
 from benchmarks.related_methods import per_query, two_stage
 from book.experiments.ablations import Setup, train_variant
+from book.experiments.formulas import Sizes
 from book.experiments.related_methods import (
     level_scores,
     related_measures,
@@ -20,7 +21,6 @@ from book.experiments.related_methods import (
 )
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
-from glscl.costs.formulas import Sizes
 from glscl.eercf import recalled
 from glscl.evaluate import similarity_matrix
 from glscl.losses import channel_correlation
