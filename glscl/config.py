@@ -1,4 +1,4 @@
-"""Settings of models, recipes and runs, checked; and the published ones by name.
+"""Settings of models, recipes and runs, checked; the published ones by name.
 
 All methods share encoders and training: ``glscl``, ``eercf``, ``glccl``, and the heads
 ``clip4clip``, ``ts2net``, ``xclip``, ``xpool``, ``drl``, ``dicosa`` (``glscl.heads``). A
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
-from glscl.util.settings import Settings, known_names
+from glscl.util.settings import Settings, known_names, load_yaml
 
 AtLeast1 = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -247,7 +247,6 @@ class Preset:
 
 
 Tag = Literal["released", "readme", "recommended"]
-Changes = dict[str, Any]
 #: The kind of model settings of every method.
 #:
 #: :meta hide-value:
@@ -262,123 +261,15 @@ MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
     "drl": DRLConfig,
     "dicosa": DiCoSAConfig,
 }
-_LONG: Changes = {"max_words": 64, "max_frames": 64}
-# The related methods also keep CLIP's embeddings as they are.
-_EMBEDDINGS: Changes = {"freeze": "embeddings"}
-_EERCF: Changes = {**_EMBEDDINGS, "batch_size": 240}
-_LONG_GLCCL: Changes = {**_EMBEDDINGS, "batch_size": 64, "eval_batch_size": 32}
-_XPOOL: Changes = {
-    "freeze": "nothing",
-    "batch_size": 32,
-    "optimiser": "adamw",
-    "learning_rate": 3e-5,
-    "clip_lr_scale": 1 / 30,
-    "schedule": "cosine",
-    "temporal_layers": 0,
+BENCHMARKS = ("msrvtt", "msvd", "didemo", "lsmdc", "activitynet", "vatex")
+#: The groups of ``presets.yaml`` that make a preset, by its tag; the later ones win.
+_GROUPS = {
+    "released": ("recommended", "released"),
+    "readme": ("recommended", "released", "readme"),
+    "recommended": ("recommended",),
+    "mini": ("mini",),
 }
-
-
-def _everywhere(changes: Changes, **of_benchmarks: Changes) -> dict[str, Changes]:
-    """``changes`` by benchmark, with its lengths, or what ``of_benchmarks`` has for it."""
-    names = ("msrvtt", "msvd", "lsmdc", "vatex", "didemo", "activitynet")
-    lengths = {name: _LONG if name in names[4:] else {} for name in names}
-    return {k: {**v, **of_benchmarks.get(k, changes)} for k, v in lengths.items()}
-
-
-#: Method and benchmark: what differs from the defaults of the model and of the recipe.
-#: The related methods and heads were released for MSR-VTT (GLCCL also for DiDeMo and
-#: VATEX); for the others they have its recipe and their benchmark's lengths.
-_BENCHMARKS: dict[str, dict[str, Changes]] = {
-    "glscl": {
-        "msrvtt": {"beta": 0.02},
-        "msvd": {},
-        "didemo": {**_LONG, "batch_size": 32, "eval_batch_size": 32},
-        # The script names no α, β, τ and so runs on the program's defaults.
-        "lsmdc": {"alpha": 0.01, "temperature": 5.0},
-        "activitynet": {**_LONG, "num_queries": 12, "epochs": 10, "batch_size": 64},
-        # No script of GLSCL's is for VATEX: as MSVD, which also has many captions.
-        "vatex": {},
-    },
-    "eercf": _everywhere(_EERCF),
-    "glccl": _everywhere(
-        _EMBEDDINGS,
-        vatex={**_EMBEDDINGS, "eval_batch_size": 128},
-        didemo={**_LONG_GLCCL, "epochs": 20},
-        activitynet=_LONG_GLCCL,
-    ),
-    "clip4clip": _everywhere(_EMBEDDINGS),
-    "ts2net": _everywhere(_EMBEDDINGS),
-    "xclip": _everywhere({**_EMBEDDINGS, "batch_size": 300}),
-    "xpool": _everywhere(_XPOOL),
-    "drl": _everywhere({"freeze": "nothing"}),
-    "dicosa": _everywhere({}),
-}
-#: What all released programs do besides.
-_AS_RELEASED: Changes = {
-    "mask_padding": False,
-    "clip_arithmetic": "released",
-    "augment": None,
-    "select_on": "test",
-    "keep": "released",
-}
-_AUGMENTED = {"augment": TrainConfig.augment, "augment_on": "decoded"}
-_ON_VALIDATION = {"select_on": "validation", **_AUGMENTED}
-#: By method: for all its benchmarks (""), then by benchmark.
-_RELEASED: dict[str, dict[str, Changes]] = {
-    "glscl": {
-        "": {"gradient_divisor": 4, "look_every": 150, "qb_beta": 70.0, "qb_theta": 3},
-        "msrvtt": _AUGMENTED,
-        "msvd": _ON_VALIDATION,
-        "lsmdc": {**_ON_VALIDATION, "look_every": 15},
-        "activitynet": {
-            "gradient_divisor": 8,
-            "look_every": 30,
-            "schedule_epochs": 5,  # fixed, so that it rises again in the last 5
-            "qb_beta": 50.0,
-        },
-        "vatex": _ON_VALIDATION,
-    },
-    "eercf": {"": {"gradient_divisor": 4, "keep": "recalls"}},
-    "glccl": {"": {"csc_weight": 0.1}},  # nothing says how many GPUs
-    "clip4clip": {"": {"gradient_divisor": 4}},
-    "ts2net": {"": {"gradient_divisor": 8}},
-    "xpool": {"": {"clip_arithmetic": "float32"}},
-    "drl": {"": {"gradient_divisor": 4, "cdcr_on": 0.14}},
-    "dicosa": {"": {"gradient_divisor": 8, "look_every": 150, **_AUGMENTED}},
-}
-_README: dict[str, dict[str, Changes]] = {
-    "glscl": {"": {"gradient_divisor": 8}, "msrvtt": {"beta": 0.005}},
-    "glccl": {"": {"csc_weight": 0.5}},
-    "drl": {"": {"cdcr_on": 0.11}},
-}
-_MINI_ENCODERS: Changes = {
-    "backbone": "mini",
-    "pretrained": "builtin",
-    "sample_fps": 8.0,
-}
-_MINI: dict[str, Changes] = {
-    "glscl": {
-        "temperature": 100.0,
-        "dropout": 0.0,  # as good on validation, and a fifth of a step on a CPU
-        "icl_weight": 0.1,
-        "alpha": 1e-2,
-    },
-    "glccl": {"temperature": 100.0},  # of 30, 100 and 300 the best on validation
-    "dicosa": {"temperature": 100.0, "concept_normalise": "channels"},
-}
-_MINI_RECIPE = TrainConfig(
-    epochs=10,
-    batch_size=64,
-    eval_batch_size=100,
-    optimiser="adamw",
-    learning_rate=5e-4,
-    clip_lr_scale=1.0,
-    schedule="cosine",
-    decay="matrices",
-    epoch_over="videos",
-    freeze="visual",
-    augment=None,
-)
+_PRESETS = load_yaml((Path(__file__).parent / "presets.yaml").read_text("utf-8"))
 
 
 def preset_names(method: str = "glscl") -> list[str]:
@@ -387,7 +278,7 @@ def preset_names(method: str = "glscl") -> list[str]:
         raise ValueError(
             f"Unknown method {method!r}: expected one of {list(MODEL_CONFIGS)}."
         )
-    return ["mini", *_BENCHMARKS[method]]
+    return ["mini", *BENCHMARKS]
 
 
 def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Preset:
@@ -400,16 +291,13 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
         raise ValueError(f"Unknown preset {name!r}: expected one of {names}.")
     if tag not in get_args(Tag):
         raise ValueError(f"Unknown tag {tag!r}: expected one of {get_args(Tag)}.")
-    if name == "mini":
-        preset = Preset("mini", "mini", kind(), _MINI_RECIPE)
-        return preset.changed({**_MINI_ENCODERS, **_MINI.get(method, {})})
-    changes = dict(_BENCHMARKS[method][name])
-    if tag != "recommended":
-        changes |= _AS_RELEASED
-        for table in (_RELEASED, _README) if tag == "readme" else (_RELEASED,):
-            of_method = table.get(method, {})
-            changes |= of_method.get("", {}) | of_method.get(name, {})
-    return Preset(name, tag, kind(), TrainConfig()).changed(changes)
+    changes: dict[str, Any] = {}
+    whose = "mini" if name == "mini" else tag
+    for group in _GROUPS[whose]:
+        for who in ("all", method):
+            by_benchmark = _PRESETS[group].get(who, {})
+            changes |= by_benchmark.get("all", {}) | by_benchmark.get(name, {})
+    return Preset(name, whose, kind(), TrainConfig()).changed(changes)
 
 
 Config = TypeVar("Config", bound=EncoderConfig | TrainConfig)

@@ -8,11 +8,6 @@ and resumed ends with bit-identical weights.
     model = GLSCL.from_preset("mini")
     history = fit(model, CachedVideos(split, features), config, validation)
 
-or, from the command line, on one device and on eight of one computer:
-
-    glscl train --out runs/one --device cuda --precision bf16
-    torchrun --nproc-per-node 8 -m glscl.cli train --out runs/eight --device cuda
-
 The batch of a recipe is global. It can be computed at once, split over processes
 (``torchrun``; see ``parallel``), or in parts of ``micro_batch`` pairs, which costs a
 second forward pass and gives the same loss and gradients in the memory of one part
@@ -34,6 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from glscl import optim
 from glscl.config import RunOptions, TrainConfig, config_to_dict
 from glscl.data.pairs import (
     PairDataset,
@@ -45,13 +41,7 @@ from glscl.data.pairs import (
 )
 from glscl.evaluate import evaluate
 from glscl.metrics import RULES, Metrics
-from glscl.optim import (
-    MULTIPLIERS,
-    BertAdam,
-    freeze,
-    make_optimiser,
-    set_learning_rates,
-)
+from glscl.optim import BertAdam
 from glscl.retriever import Retriever, map_features
 from glscl.util import parallel
 from glscl.util.numeric import validate_mask, values_unchecked
@@ -166,9 +156,9 @@ class _Run:
                 )
             model.backbone.convert_weights()
         model.gradient_divisor = config.gradient_divisor
-        freeze(model, config.freeze)
+        optim.freeze(model, config.freeze)
         parallel.broadcast_weights(model)
-        self.optimiser = make_optimiser(model, config)
+        self.optimiser = optim.make_optimiser(model, config)
         groups = self.optimiser.param_groups
         self.parameters = [p for group in groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(
@@ -234,10 +224,10 @@ class _Run:
         started = time.perf_counter()
         self.model.train()
         lengths = self.config.schedule_epochs or self.config.epochs
-        multiplier = MULTIPLIERS[self.config.schedule](
+        multiplier = optim.MULTIPLIERS[self.config.schedule](
             self.step, self.steps_per_epoch * lengths, self.config.warmup
         )
-        set_learning_rates(self.optimiser, multiplier)
+        optim.set_learning_rates(self.optimiser, multiplier)
         self.optimiser.zero_grad(set_to_none=True)
         validate_mask(batch.token_mask, "N L", "token_mask", "caption")
         validate_mask(batch.frame_mask, "N F", "frame_mask", "video")

@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import DiCoSAConfig
 from glscl.heads.base import Head, gram, small_linear
-from glscl.losses import standardise
+from glscl.losses import correlation_loss, standardise
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
 
@@ -140,7 +140,4 @@ class DiCoSA(Head):
         N = config.max_words if config.concept_normalise == "released" else d - 1
         x, y = standardise(t, -1), standardise(pooled, -1)
         c = torch.einsum("aqd,ard->qr", x, y) / (len(t) * N)
-        diagonal = c.diagonal()
-        off = c.square().sum() - diagonal.square().sum()
-        on = (diagonal - 1).square().sum()
-        return config.concept_on * on + config.concept_off * off
+        return correlation_loss(c, config.concept_on, config.concept_off)

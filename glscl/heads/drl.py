@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import DRLConfig
 from glscl.heads.base import Head, small_linear
-from glscl.losses import standardise
+from glscl.losses import correlation_loss, standardise
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
 
@@ -99,10 +99,8 @@ class DRL(Head):
         partner_words = _rows(text.tokens, to_word.argmax(1))  # (A, F, D)
         c = correlation(text.tokens, partner_frames, text.weights, text.mask)
         c = c + correlation(video.frames, partner_words, video.weights, video.mask)
-        diagonal = c.diagonal() / 2
-        off = (c / 2).square().sum() - diagonal.square().sum()
-        on = (diagonal - 1).square().sum()
-        return config.cdcr_weight * (config.cdcr_on * on + config.cdcr_off * off)
+        loss = correlation_loss(c / 2, config.cdcr_on, config.cdcr_off)
+        return config.cdcr_weight * loss
 
 
 def correlation(x: Tensor, y: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
