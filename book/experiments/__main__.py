@@ -1,4 +1,4 @@
-"""``python -m book.experiments``: the long runs whose results the book shows."""
+"""``python -m book.experiments``: the long runs whose results the book shows, and costs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from book.experiments.ablations import (
     variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
+from book.experiments.formulas import Sizes, cost_table, cost_text
 from book.experiments.ground import EPOCHS, GROUND, TRIAL_EPOCHS, Ground
 from book.experiments.ground import run_all as run_all_heads
 from book.experiments.ground_summary import summarise as summarise_heads
@@ -183,6 +184,22 @@ def mini_model(
     about = {"command": _command(), "variant": variant}
     stored = package(model, found, variant_videos(variant, setup), about, out)
     typer.echo(markdown(stored.record["test"]))
+
+
+@app.command("flops")
+@sentence_errors
+def flops(
+    dim: Annotated[int, typer.Option(help="Channels D.")] = 512,
+    frames: Annotated[int, typer.Option(help="Frames F of a video.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Tokens L of a caption.")] = 32,
+    queries: Annotated[int, typer.Option(help="Concepts Q.")] = 8,
+    patches: Annotated[int, typer.Option(help="Patches P of a frame.")] = 49,
+    captions: Annotated[int, typer.Option(help="Captions to score.")] = 1000,
+    videos: Annotated[int, typer.Option(help="Videos of the gallery.")] = 1000,
+) -> None:
+    """Print what every similarity head costs, in multiply-adds (MACs)."""
+    sizes = Sizes(D=dim, F=frames, L=tokens, Q=queries, P=patches)
+    typer.echo(cost_text(cost_table(sizes, captions, videos)))
 
 
 def _train(

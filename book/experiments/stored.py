@@ -20,6 +20,11 @@ LONGER_RUNS = Path("book/results/longer")  # with more epochs and hard negatives
 COMMAND = "python -m book.experiments ablate"
 
 
+def command(folder: Path = RUNS) -> str:
+    """What makes the runs in ``folder`` again."""
+    return summary(folder)["command"]
+
+
 def runs(variant: str, folder: Path = RUNS) -> list[dict[str, Any]]:
     """The records of a variant, seed by seed; ``FileNotFoundError`` if there are none."""
     paths, seed = [], 0
