@@ -13,8 +13,9 @@ from typing import NamedTuple
 from torch import Tensor, einsum
 from torch.nn.functional import normalize
 
-from glscl.heads.base import Head, SentenceText, attention
+from glscl.heads.base import Head, SentenceText
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 
 class UnitFrames(NamedTuple):
@@ -40,4 +41,4 @@ class TS2Net(Head):
     def scores(self, text: SentenceText, video: UnitFrames) -> Tensor:
         x = einsum("ad,bfd->abf", text.captions, video.frames)
         u = normalize(x * video.mask, dim=-1)
-        return (x * attention(self.config.sharpness * u, video.mask)).sum(-1)
+        return (x * masked_softmax(self.config.sharpness * u, video.mask)).sum(-1)

@@ -28,8 +28,9 @@ from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XPoolConfig
-from glscl.heads.base import Head, attention, frame_scores, gram, inner, quadratic
+from glscl.heads.base import Head, frame_scores, gram, inner, quadratic
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 
 class XPoolText(NamedTuple):
@@ -105,7 +106,7 @@ class XPool(Head):
         if isinstance(video, XPoolTables):
             return self._folded(text, scaled, video)
         w = torch.einsum("ad,bfd->abf", scaled, video.frames)
-        w = attention(w, self.padding_mask(video.mask))
+        w = masked_softmax(w, self.padding_mask(video.mask))
         pooled = torch.einsum("abf,bfd->abd", w, video.values)
         p = self.norm_attention(self.out(pooled))
         y = normalize(self.norm_out(p + self.dropout(self.linear(p))), dim=-1)
@@ -114,10 +115,7 @@ class XPool(Head):
     def _folded(self, text: XPoolText, scaled: Tensor, video: XPoolTables) -> Tensor:
         _, F, D = video.frames.shape
         w = frame_scores(scaled, video.frames)  # (B, F, A)
-        mask = self.padding_mask(video.mask)
-        if mask is not None:
-            w = w.masked_fill(~mask[..., None], float("-inf"))
-        w = w.softmax(1)
+        w = masked_softmax(w, self.padding_mask(video.mask[..., None]), dim=1)
         one = torch.ones_like(w[:, :1])
         variance = quadratic(w, video.gram_z) / D
         w = w / (variance + self.norm_attention.eps).sqrt()[:, None]
