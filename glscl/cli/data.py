@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,18 @@ def _every_video(
     return source.every_video()
 
 
+def _end(problems: Mapping[str, str], summary: str) -> None:
+    """Print the problems by video and the summary; status 1 where there are any."""
+    from glscl.util.tables import markdown
+
+    if problems:
+        rows = [{"video": name, "problem": said} for name, said in problems.items()]
+        typer.echo(markdown(rows))
+    typer.echo(summary)
+    if problems:
+        raise typer.Exit(1)
+
+
 @app.command("verify")
 @sentence_errors
 def data_verify(
@@ -115,18 +128,12 @@ def data_verify(
     missing or cannot be read.
     """
     from glscl.data.verify import verify
-    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos)
     report = verify(items, workers=workers, thorough=thorough)
     if out is not None:
         report.write(out)
-    if report.bad:
-        shown = [{"video": v.id, "problem": v.problem} for v in report.bad]
-        typer.echo(markdown(shown))
-    typer.echo(report.summary())
-    if report.bad:
-        raise typer.Exit(1)
+    _end({video.id: video.problem for video in report.bad}, report.summary())
 
 
 @app.command("prepare")
@@ -150,13 +157,7 @@ def data_prepare(
     Copies that are there already stay. Ends with status 1 when a video cannot be read.
     """
     from glscl.data.prepare import prepare
-    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos, leave_out=out)
     done = prepare(items, out, fps, size, workers)
-    if done.problems:
-        problems = done.problems.items()
-        typer.echo(markdown([{"video": k, "problem": v} for k, v in problems]))
-    typer.echo(done.summary())
-    if done.problems:
-        raise typer.Exit(1)
+    _end(done.problems, done.summary())
