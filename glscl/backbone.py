@@ -367,9 +367,6 @@ def _download(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def _published_archives(name: str) -> list[str]:
-    """SHA-256 of the TorchScript archives that OpenAI published for a model.
-
-    It is a part of their addresses.
-    """
+    """SHA-256 of OpenAI's TorchScript archives of a model, a part of their addresses."""
     address = open_clip().get_pretrained_url(name, "openai")
     return re.findall(r"(?<=/)[0-9a-f]{64}(?=/)", address)

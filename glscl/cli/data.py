@@ -8,28 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from glscl.cli.common import (
-    Dataset,
-    Processes,
-    Variant,
-    VideoFolder,
-    echo_rank0,
-    sentence_errors,
-)
+from glscl.cli import common
 
 app = typer.Typer(no_args_is_help=True, help="Make and inspect data.")
 Root = Annotated[Path, typer.Option(help="Folder of the built-in benchmark.")]
 
 
 @app.command("make")
-@sentence_errors
+@common.sentence_errors
 def data_make(
     root: Root = Path("data/mini"),
     train: Annotated[int, typer.Option(help="Training clips.", max=1_000_000)] = 3000,
     val: Annotated[int, typer.Option(help="Validation clips.", max=1_000_000)] = 300,
     test: Annotated[int, typer.Option(help="Test clips.", max=1_000_000)] = 300,
     seed: Annotated[int, typer.Option(help="Seed of every clip.")] = 0,
-    workers: Processes = 2,
+    workers: common.Processes = 2,
 ) -> None:
     """Generate the built-in benchmark: real MP4 files and their captions."""
     from glscl.mini.synthetic import make_benchmark
@@ -42,7 +35,7 @@ def data_make(
 
 
 @app.command("show")
-@sentence_errors
+@common.sentence_errors
 def data_show(
     root: Root = Path("data/mini"),
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -93,7 +86,7 @@ def _every_video(
     found = source.open()
     if isinstance(found, Dataset):
         typer.echo(markdown(found.table()))
-    echo_rank0(source.notes())
+    common.echo_rank0(source.notes())
     return source.every_video()
 
 
@@ -110,13 +103,13 @@ def _end(problems: Mapping[str, str], summary: str) -> None:
 
 
 @app.command("verify")
-@sentence_errors
+@common.sentence_errors
 def data_verify(
     root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
-    dataset: Dataset = None,
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    workers: Processes = 2,
+    dataset: common.Dataset = None,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    workers: common.Processes = 2,
     thorough: Annotated[
         bool, typer.Option(help="Decode all frames, stop at any damage.")
     ] = False,
@@ -137,20 +130,20 @@ def data_verify(
 
 
 @app.command("prepare")
-@sentence_errors
+@common.sentence_errors
 def data_prepare(
     root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
     out: Annotated[Path, typer.Argument(help="Folder of the copies.")],
-    dataset: Dataset = None,
-    variant: Variant = None,
-    videos: VideoFolder = None,
+    dataset: common.Dataset = None,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
     fps: Annotated[
         float, typer.Option(help="Frames a second.", min=0.01, max=240)
     ] = 3.0,
     size: Annotated[
         int, typer.Option(help="Shorter side in pixels, at most.", min=16, max=8192)
     ] = 224,
-    workers: Processes = 2,
+    workers: common.Processes = 2,
 ) -> None:
     """Write small copies of the videos; use them with --videos OUT.
 

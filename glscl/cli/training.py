@@ -7,18 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glscl.cli.common import (
-    Cache,
-    Dataset,
-    FrameCache,
-    Loaders,
-    Missing,
-    Report,
-    Variant,
-    VideoFolder,
-    echo_rank0,
-    sentence_errors,
-)
+from glscl.cli import common
 
 Changes = Annotated[
     list[str] | None,
@@ -33,17 +22,17 @@ MicroBatch = Annotated[
 CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
 
 
-@sentence_errors
+@common.sentence_errors
 def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
-    dataset: Dataset = "mini",
+    dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    missing: Missing = "refuse",
-    report: Report = None,
-    cache: Cache = None,
-    frame_cache: FrameCache = 20.0,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    missing: common.Missing = "refuse",
+    report: common.Report = None,
+    cache: common.Cache = None,
+    frame_cache: common.FrameCache = 20.0,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +54,7 @@ def train(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     micro_batch: MicroBatch = None,
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
-    workers: Loaders = 0,
+    workers: common.Loaders = 0,
     checkpoint_every: CheckpointEvery = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with a run in the folder.")
@@ -99,11 +88,11 @@ def train(
     chosen = get_preset(preset, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
     process_device(options.device)
     settings = ", ".join(f"{k}={v}" for k, v in chosen.settings().items())
-    echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
+    common.echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
     history = train_on(source, chosen, options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     select_on = chosen.train.select_on
-    echo_rank0(
+    common.echo_rank0(
         [
             *source.notes(hold_out=select_on == "validation"),
             f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
@@ -113,7 +102,7 @@ def train(
     )
 
 
-@sentence_errors
+@common.sentence_errors
 def import_(
     file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
     out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
@@ -142,17 +131,17 @@ def import_(
     typer.echo(f"{out}: {method}, {settings}")
 
 
-@sentence_errors
+@common.sentence_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
-    dataset: Dataset = "mini",
+    dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    missing: Missing = "refuse",
-    report: Report = None,
-    cache: Cache = None,
-    frame_cache: FrameCache = 20.0,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    missing: common.Missing = "refuse",
+    report: common.Report = None,
+    cache: common.Cache = None,
+    frame_cache: common.FrameCache = 20.0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
@@ -165,7 +154,7 @@ def evaluate(
     ] = False,
     worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Loaders = 0,
+    workers: common.Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""
     from glscl.evaluate import write_tables
@@ -181,7 +170,7 @@ def evaluate(
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers
     )
-    echo_rank0(
+    common.echo_rank0(
         [markdown(table) for table in (rows, failures) if table] + about["notes"]
     )
     if out is not None and parallel.rank() == 0:
