@@ -52,7 +52,6 @@ class Dataset:
     """
 
     name: str
-    variant: str
     videos: Path
     splits: Mapping[str, Split]
     counts: tuple[Count, ...]
@@ -174,7 +173,7 @@ def load(
             if path is not None and video not in unreadable:
                 items[video] = VideoItem(video, path, start, end)
     sizes = benchmark.sizes[variant]
-    return _dataset(name, variant, folder, annotated, sizes, items, missing, hold_out)
+    return _dataset(name, folder, annotated, sizes, items, missing, hold_out)
 
 
 def load_table(
@@ -203,13 +202,12 @@ def load_table(
             items[video] = VideoItem(video, path)
     sizes = dict.fromkeys(annotated, Size(None, None))
     return _dataset(
-        table_name(table), "", Path(root), annotated, sizes, items, missing, hold_out
+        table_name(table), Path(root), annotated, sizes, items, missing, hold_out
     )
 
 
 def _dataset(
     name: str,
-    variant: str,
     folder: Path,
     annotated: Mapping[str, Captions],
     sizes: Mapping[str, Size],
@@ -229,7 +227,6 @@ def _dataset(
             raise AnnotationError(f"{name}: too few videos, none is left for {split}.")
     return Dataset(
         name,
-        variant,
         folder,
         {k: _split(k, c, items) for k, c in splits.items() if items.keys() & c.keys()},
         tuple(
