@@ -412,17 +412,17 @@ class Retriever(nn.Module, ABC):
                 f"{path} holds a model of the method {saved.method!r}, expected "
                 f"{cls.method!r}."
             )
-        if backbone not in (None, saved.backbone):
+        name = saved.backbone.name
+        if backbone not in (None, name):
             raise ValueError(
-                f"{path} holds a model with the backbone {saved.backbone!r}, expected "
-                f"{backbone!r}."
+                f"{path} holds a model with the backbone {name!r}, expected {backbone!r}."
             )
-        config = config_from_dict(MODEL_CONFIGS[cls.method], saved.settings)
-        model = cls(Backbone(saved.backbone, saved.clip_config), config)
+        config = config_from_dict(MODEL_CONFIGS[cls.method], saved.model)
+        model = cls(Backbone(name, saved.backbone.config), config)
         state = read_state_dict(saved.weights)
         if saved.built_in_clip:
-            clip = load_backbone(saved.backbone).state_dict()
-            state = {f"backbone.{name}": x for name, x in clip.items()} | state
+            clip = load_backbone(name).state_dict()
+            state = {f"backbone.{key}": x for key, x in clip.items()} | state
         copy_weights(model, state, str(saved.weights))
         model.record = saved.record
         return model.eval()

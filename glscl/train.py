@@ -32,7 +32,6 @@ from tqdm import tqdm
 from glscl import optim
 from glscl.config import RunOptions, TrainConfig, config_to_dict
 from glscl.data.pairs import (
-    PairDataset,
     Pairs,
     Videos,
     epoch_order,
@@ -214,10 +213,10 @@ class _Run:
         for position in range(done, self.steps_per_epoch):
             start = position * self.batch_size + parallel.rank() * share
             batches.append(order[start : start + share])
-        dataset = PairDataset(
-            self.train, self.tokens, stable_seed("augment", self.config.seed, epoch)
+        seed = stable_seed("augment", self.config.seed, epoch)
+        yield from pair_batches(
+            self.train, self.tokens, seed, batches, self.options.workers
         )
-        yield from pair_batches(dataset, batches, self.options.workers)
 
     def train_step(self, batch: Pairs) -> dict[str, float]:
         """One update from this process's share of a batch; returns its record."""

@@ -267,7 +267,9 @@ def test_unknown_names_and_sizes_are_refused(benchmark, tmp_path):
     with pytest.raises(ValueError, match="Unknown split ''"):
         draw_clip("", 0)
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="val must be a whole number from 1"):
+        with pytest.raises(
+            ValueError, match="val must be a whole number of at least 1"
+        ):
             make_benchmark(tmp_path, val=bad)
 
 
