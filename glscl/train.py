@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -341,9 +340,8 @@ class _Run:
         self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
-        if self.options.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.options.precision])
+        dtype = AUTOCAST_DTYPES.get(self.options.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _evaluated(self, validation: Videos) -> dict[str, Any]:
         """A record with the metrics of now."""

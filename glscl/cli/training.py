@@ -63,7 +63,7 @@ def train(
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
     from glscl.config import get_preset
-    from glscl.data.tables import is_table
+    from glscl.data.formats import is_table
     from glscl.runs import DataSource, process_device, train_on
     from glscl.train import RunOptions
     from glscl.util.settings import parse

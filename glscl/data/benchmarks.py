@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from glscl.data.annotations import AnnotationError, Captions
-from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
+from glscl.data.formats import (
+    ALL,
+    BENCHMARKS,
+    Size,
+    find_benchmark,
+    is_table,
+    read_benchmark,
+    read_table,
+    table_name,
+)
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.tables import ALL, is_table, read_table, table_name
 from glscl.data.videofiles import by_file_name, first_of
 
 if TYPE_CHECKING:
