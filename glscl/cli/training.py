@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -19,6 +19,23 @@ Root = Annotated[
 MicroBatch = Annotated[
     int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
+    ),
+]
+Tag = Annotated[
+    str, typer.Option(help="Whose settings: recommended, released or readme.")
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
+        "drl, dicosa."
+    ),
+]
+Resume = Annotated[bool, typer.Option(help="Go on with a run in the folder.")]
 CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
 
 
@@ -33,22 +50,9 @@ def train(
     report: common.Report = None,
     cache: common.Cache = None,
     frame_cache: common.FrameCache = 20.0,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
-        ),
-    ] = None,
-    tag: Annotated[
-        str, typer.Option(help="Whose settings: recommended, released or readme.")
-    ] = "recommended",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
-            "drl, dicosa."
-        ),
-    ] = "glscl",
+    preset: Preset = None,
+    tag: Tag = "recommended",
+    method: Method = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
@@ -56,9 +60,7 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
     workers: common.Loaders = 0,
     checkpoint_every: CheckpointEvery = None,
-    resume: Annotated[
-        bool, typer.Option(help="Go on with a run in the folder.")
-    ] = True,
+    resume: Resume = True,
     tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
@@ -68,8 +70,7 @@ def train(
     from glscl.train import RunOptions
     from glscl.util.settings import parse
 
-    name = dataset or "mini"
-    if_missing: Any = missing  # checked by DataSource
+    name, if_missing = dataset or "mini", cast(Any, missing)  # checked by DataSource
     source = DataSource(
         name, root, variant, videos, if_missing, report, cache, frame_cache
     )
@@ -92,14 +93,13 @@ def train(
     history = train_on(source, chosen, options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     select_on = chosen.train.select_on
-    common.echo_rank0(
-        [
-            *source.notes(hold_out=select_on == "validation"),
-            f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
-            f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
-            f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}",
-        ]
+    common.echo_rank0(source.notes(hold_out=select_on == "validation"))
+    reached = (
+        f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
+        f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
+        f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}"
     )
+    common.echo_rank0([reached])
 
 
 @common.sentence_errors
@@ -162,8 +162,7 @@ def evaluate(
     from glscl.util import parallel
     from glscl.util.tables import markdown
 
-    name = dataset or "mini"
-    if_missing: Any = missing  # checked by DataSource
+    name, if_missing = dataset or "mini", cast(Any, missing)  # checked by DataSource
     source = DataSource(
         name, root, variant, videos, if_missing, report, cache, frame_cache
     )
