@@ -142,7 +142,8 @@ def _code_digest(module: str) -> str:
 
 def _write(path: Path, model: Retriever, training: Training) -> None:
     """One file, so that weights and history are never those of two runs."""
-    weights = {name: x.cpu().contiguous() for name, x in model.state_dict().items()}
+    # Modules that both sides share stand twice in it, which safetensors refuse.
+    weights = {name: x.cpu().clone() for name, x in model.state_dict().items()}
     about = {
         "history": json.dumps(asdict(training.history)),
         "page": training.page,
