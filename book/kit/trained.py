@@ -31,8 +31,7 @@ from glscl.data.loader import weights_digest
 from glscl.data.pairs import CachedVideos
 from glscl.optim import freeze
 from glscl.retriever import Retriever
-from glscl.selection import History
-from glscl.train import fit
+from glscl.train import History, fit
 from glscl.util.files import atomic_path
 
 FOLDER = PROJECT / "_build/trained"
