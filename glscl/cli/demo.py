@@ -39,6 +39,8 @@ def demo(
 
     from glscl.search.page import write_page
 
+    if strange := unknown_words(sentence):
+        typer.echo(f"Words that the mini model has never seen: {', '.join(strange)}.")
     clips = chosen_clips(sentence)
     folder = Path(tempfile.mkdtemp(prefix="glscl-demo-"))
     found = ranked(sentence, clips, folder)
@@ -59,6 +61,15 @@ def demo(
     typer.echo(f"written to {page}")
     if show:
         webbrowser.open(page.as_uri())
+
+
+def unknown_words(sentence: str) -> list[str]:
+    """The words of a sentence that no caption of the built-in benchmark has."""
+    from glscl.mini.grammar import phrases
+
+    known = {word for phrase in phrases() for word in phrase.split()}
+    words = re.findall(r"[^\W\d_]+", sentence.lower())
+    return [word for word in dict.fromkeys(words) if word not in known]
 
 
 def chosen_clips(sentence: str) -> list[Clip]:

@@ -79,6 +79,7 @@ def test_the_demo_prints_a_table_and_names_a_page(monkeypatch):
     monkeypatch.setattr("webbrowser.open", opened.append)
     result = runner.invoke(app, ["demo"])
     assert result.exit_code == 0, result.output
+    assert "never seen" not in result.output
     lines = result.output.splitlines()
     assert [line[:3] for line in lines[2:-1]] == [" 1.", " 2.", " 3.", " 4.", " 5."]
     assert lines[2].endswith("red triangle spin; pink star down; green triangle shrink")
@@ -87,6 +88,10 @@ def test_the_demo_prints_a_table_and_names_a_page(monkeypatch):
     text = page.read_text()
     assert text.count('<figure class="glscl-card">') == command.SHOWN
     assert opened == []
+
+
+def test_the_demo_names_words_that_no_caption_has():
+    assert command.unknown_words("A red dog barks; the dog spins") == ["dog", "barks"]
 
 
 def test_clips_of_the_demo_fit_the_sentence():
