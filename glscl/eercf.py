@@ -198,6 +198,14 @@ class EERCF(Retriever):
         """The video score alone: one product, (A, B)."""
         return text.mapped @ video.videos.T
 
+    def coarse_text(self, text: EERCFText) -> Tensor:
+        """t M, whose product with V is the coarse score."""
+        return text.mapped
+
+    def coarse_video(self, video: EERCFVideo) -> Tensor:
+        """V."""
+        return video.videos
+
     def levels(self, text: EERCFText, video: EERCFVideo) -> Levels:
         """Every level of every pair, each caption gating each video."""
         t, mask, patch_mask = text.captions, *self._masks(video)

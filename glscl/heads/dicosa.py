@@ -63,6 +63,7 @@ class DiCoSA(Head):
     """Slices of a sentence and of the video pooled for it."""
 
     method = "dicosa"
+    starts_at_random = True
     always_hides_padding = True
 
     def __init__(self, backbone: Backbone, config: DiCoSAConfig):
@@ -97,6 +98,13 @@ class DiCoSA(Head):
         weight = self.weight(self.hidden(both).relu()).squeeze(-1)  # (A, B, C)
         t, p = normalize(t, dim=-1), normalize(p, dim=-1)
         return (weight * torch.einsum("acd,abcd->abc", t, p)).sum(-1)
+
+    def coarse_text(self, text: DiCoSAText) -> Tensor:
+        return normalize(text.captions, dim=-1).flatten(1)
+
+    def coarse_video(self, video: DiCoSAVideo | DiCoSATables) -> Tensor:
+        sums = torch.einsum("bcfd,bf->bcd", video.frames, video.mask.to(video.frames))
+        return normalize(sums, dim=-1).flatten(1)
 
     def _pooled(self, t: Tensor, video: DiCoSAVideo) -> Tensor:
         """The video pooled for each caption, in slices: (A, B, C, d)."""

@@ -26,16 +26,14 @@ from glscl.data.pairs import stable_seed
 from glscl.data.video import decoder_version
 from glscl.data.videofiles import State, file_state, list_videos
 from glscl.evaluate import frame_spec
-from glscl.model import GLSCL
-from glscl.retriever import VideoFeatures
+from glscl.retriever import Retriever
+from glscl.runs import METHODS, load_model
 from glscl.search import table
-from glscl.search.table import About, FileRecord, Snapshot
+from glscl.search.table import About, Columns, FileRecord, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
 CHECKPOINT_ROWS = 256  # windows that are written together; a kill loses about so many
-
-Columns = dict[str, Any]  # of windows, see ``table``
 
 
 @dataclass
@@ -58,35 +56,46 @@ class Report:
         self.seconds[stage] += time.perf_counter() - begin
 
 
-def search_model(source: str | Path) -> GLSCL:
+# ---- models ------------------------------------------------------------------------
+
+
+def search_model(source: str | Path, method: str = "glscl") -> Retriever:
     """The model that ``source`` names.
 
-    A folder that ``GLSCL.save`` wrote, or a CLIP model, as open_clip's ``NAME`` or
-    ``NAME:WEIGHTS``; ``mini`` is the built-in one. A CLIP model is used without further
-    training: GIM has no parameters, the frame transformer and the LIM are left out.
+    A folder of a saved model, which says its method; or a CLIP model, as open_clip's
+    ``NAME`` or ``NAME:WEIGHTS``, ``mini`` is the built-in one. A CLIP model becomes one
+    of ``method`` without training, without frame transformer and without GLSCL's LIM.
 
-    Raises ``ValueError`` for an unknown name and what loading raises.
+    Raises ``ValueError`` for unknown names and methods that mean nothing untrained.
     """
     if Path(source).is_dir():
-        return GLSCL.load(source)
-    untrained: dict[str, Any] = {"temporal_layers": 0, "local": False}
-    if str(source) == "mini":
-        return GLSCL.from_preset("mini", **untrained)
+        return load_model(source)
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}: expected one of {list(METHODS)}.")
+    if METHODS[method].starts_at_random:
+        raise ValueError(
+            f"{method} has weights that start at random, so {source} alone finds "
+            "nothing: name the folder of a trained model."
+        )
+    changes: dict[str, Any] = {"temporal_layers": 0}
+    if method == "glscl":
+        changes["local"] = False
     name, _, weights = str(source).partition(":")
-    return GLSCL.from_preset(
-        "msrvtt", backbone=name, pretrained=weights or "openai", **untrained
-    )
+    if name == "mini":
+        return METHODS[method].from_preset("mini", **changes)
+    changes |= {"backbone": name, "pretrained": weights or "openai"}
+    return METHODS[method].from_preset("msrvtt", **changes)
 
 
-def known_source(path: str) -> str | None:
-    """The ``source`` of the model of the index at ``path``, if there is an index."""
+def known_model(path: str) -> dict[str, Any]:
+    """What identifies the model of the index at ``path``, empty without an index."""
     try:
-        return Snapshot(path).about.model["source"]
+        return Snapshot(path).about.model
     except FileNotFoundError:
-        return None
+        return {}
 
 
-def model_fingerprint(model: GLSCL) -> dict[str, Any]:
+def model_fingerprint(model: Retriever) -> dict[str, Any]:
     """What identifies a model: its settings, method, backbone and weights (a digest)."""
     return {
         **asdict(model.config),
@@ -96,10 +105,10 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
     }
 
 
-def check_model(about: About, model: GLSCL, path: str) -> None:
+def check_model(about: About, model: Retriever, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
     present, stored = model_fingerprint(model), about.model
-    differ = [name for name, value in present.items() if stored[name] != value]
+    differ = [name for name, value in present.items() if stored.get(name) != value]
     if differ:
         raise ValueError(
             f"The index {path} was made with a model of another {', '.join(differ)}: "
@@ -107,11 +116,27 @@ def check_model(about: About, model: GLSCL, path: str) -> None:
         )
 
 
+def packed(model: Retriever, video: Any) -> Columns:
+    """Features of videos as they are stored, and the coarse vectors.
+
+    The mask of the frames is not: it is that of ``times``.
+    """
+    features = {"coarse": model.coarse_video(video), **video._asdict()}
+    return {
+        name: x.half().cpu().numpy()
+        for name, x in features.items()
+        if x is not None and name != "mask"
+    }
+
+
+# ---- updating ----------------------------------------------------------------------
+
+
 @torch.no_grad()
 def update(
     path: str | Path,
     folder: Path,
-    model: GLSCL,
+    model: Retriever,
     windows: Windows | None = None,
     source: str | None = None,
     device: torch.device | str = "cpu",
@@ -123,8 +148,8 @@ def update(
     """Bring the index at ``path`` up to date with ``folder``.
 
     ``path``: a folder, or an address in an object store (s3://…, gs://…). ``windows``:
-    how the videos of a new index are cut. ``source``: the argument of ``search_model``
-    that gives ``model``, for later searches. ``workers``: processes that decode.
+    how the videos of a new index are cut. ``source``: what ``search_model`` makes
+    ``model`` of, for later searches. ``workers``: processes that decode.
     ``retry_broken``: read again what could not be read. ``shard``: i and n, this process
     takes the i-th of n shares of the files, from 0; others take the rest, at any time. A
     call for all files afterwards leaves the index tidy: joined parts, the clusters of a
@@ -134,10 +159,7 @@ def update(
     is there; ``RuntimeError`` where another process is writing it; ``OSError`` where this
     machine fails, as by a full disk.
     """
-    path, report = str(path), Report()
-    if not isinstance(model, GLSCL):
-        raise ValueError(f"An index needs a GLSCL model, got {type(model).__name__}.")
-    folder = folder.resolve()
+    path, report, folder = str(path), Report(), folder.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
@@ -148,8 +170,8 @@ def update(
         names = list(wanted)
         paths = [folder / table.named_path(name) for name in names]
         spec = frame_spec(model.backbone, model.config)
-        stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
-        groups = _grouped(stream)
+        chunks = decoded_chunks(paths, spec, Windows(**about.windows), workers)
+        groups = _grouped(chunks)
         quiet = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
         with tqdm(names, "indexing", unit="video", **quiet) as bar:
             while True:
@@ -163,9 +185,8 @@ def update(
                     name = names[chunk.file]
                     writer.take(name, wanted[name], chunk, features)
                     bar.update(chunk.last)
-                if writer.pending >= CHECKPOINT_ROWS:
-                    writer.checkpoint()
-        writer.checkpoint()
+                writer.write(CHECKPOINT_ROWS)
+        writer.write()
         if shard[1] == 1 and (report.added or report.changed or report.removed):
             with report.timed("write"):
                 table.maintain(path)
@@ -174,10 +195,7 @@ def update(
 
 @contextmanager
 def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
-    """Keep another writer of this share away. In an object store both are let work.
-
-    Raises ``RuntimeError`` where another process is writing.
-    """
+    """Keep another writer of this share away. In an object store both are let work."""
     lock: Any = nullcontext()
     if "://" not in path:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -190,21 +208,23 @@ def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
 
 
 def _opened(
-    path: str, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
+    path: str,
+    folder: Path,
+    model: Retriever,
+    windows: Windows | None,
+    source: str | None,
 ) -> About:
     """What the index is about; it is made where there is none."""
     try:
         about = Snapshot(path).about
     except FileNotFoundError:
-        new = About(
-            folder=str(folder),
-            model={**model_fingerprint(model), "source": source},
-            windows=asdict(windows or Windows()),
-            F=model.config.max_frames,
-            Q=model.config.num_queries if model.config.local else 0,
-            D=model.backbone.embed_dim,
-        )
-        table.create(path, new)
+        fingerprint = {**model_fingerprint(model), "source": source}
+        new = About(str(folder), fingerprint, asdict(windows or Windows()))
+        F, side = model.config.max_frames, model.backbone.image_size
+        mask = torch.ones(1, F, dtype=torch.bool, device=model.kappa.device)
+        blank = model.encode_video(mask.new_zeros(1, F, 3, side, side).float(), mask)
+        times = np.zeros((1, F), np.float32)
+        table.create(path, new, {"times": times, **packed(model, blank)})
         about = Snapshot(path).about
     check_model(about, model, path)
     cut = about.windows if windows is None else asdict(windows)
@@ -224,11 +244,11 @@ def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
     if not found and not unreadable:
         raise ValueError(f"There is no video below {folder}.")
 
-    def name(path: Path) -> str:
-        return table.stored_path(path.relative_to(folder).as_posix())
+    def named(values: dict[Path, Any]) -> dict[str, Any]:
+        names = (table.stored_path(path.relative_to(folder).as_posix()) for path in values)
+        return dict(zip(names, values.values(), strict=True))
 
-    hidden = {name(path): problem for path, problem in unreadable.items()}
-    return {name(path): state for path, state in found.items()}, hidden
+    return named(found), named(unreadable)
 
 
 def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
@@ -244,36 +264,32 @@ def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
 
 
 def _encode(
-    group: list[DecodedChunk], model: GLSCL, device: torch.device | str
+    group: list[DecodedChunk], model: Retriever, device: torch.device | str
 ) -> list[Columns]:
     """The features of each chunk's windows; CLIP encodes all frames together, once."""
     clip, frames = model.backbone, np.concatenate([one.frames for one in group])
-    starts = range(0, len(frames), BATCH_FRAMES)
-    batches = (frames[first : first + BATCH_FRAMES] for first in starts)
-    pixels = (normalise(one, clip.image_mean, clip.image_std) for one in batches)
-    parts = [clip.encode_image(one.to(device)).float() for one in pixels]
-    encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
-    columns: list[Columns] = [{} for _ in group]
-    of_chunk = encoded.split([len(chunk.frames) for chunk in group])
-    for i, (chunk, features) in enumerate(zip(group, of_chunk, strict=True)):
-        if not chunk.error:
-            slots = torch.from_numpy(chunk.frame_slots).to(device)
-            mask = slots >= 0
-            padded = features[slots.clamp_min(0)] * mask[..., None]
-            columns[i] = packed(model.encode_video_features(padded, mask))
+    if not len(frames):  # no file of these can be read
+        return [{} for _ in group]
+    parts = []
+    for first in range(0, len(frames), BATCH_FRAMES):
+        part = frames[first : first + BATCH_FRAMES]
+        pixels = normalise(part, clip.image_mean, clip.image_std).to(device)
+        parts.append(model.encode_frames(pixels[None])[0].float())
+    encoded = iter(torch.cat(parts).split([len(one.frames) for one in group]))
+    columns: list[Columns] = []
+    for chunk in group:
+        features, slots = next(encoded), torch.from_numpy(chunk.frame_slots).to(device)
+        if chunk.error:
+            columns.append({})
+            continue
+        padded = features[slots.clamp_min(0)]
+        padded[slots < 0] = 0
+        columns.append(packed(model, model.encode_video_features(padded, slots >= 0)))
     return columns
 
 
-def packed(video: VideoFeatures) -> Columns:
-    """Features of videos as they are stored; the coarse vector is the mean frame."""
-    frames = video.frames * video.mask[..., None]
-    coarse = torch.nn.functional.normalize(frames.sum(dim=1), dim=-1)
-    columns = {"frames": frames, "concepts": video.concepts, "coarse": coarse}
-    return {n: x.half().cpu().numpy() for n, x in columns.items() if x is not None}
-
-
 class _Writer:
-    """An update in progress; it holds encoded files until the next checkpoint."""
+    """Decides which files of one share to encode, and writes them when they are whole."""
 
     def __init__(self, path: str, shard: tuple[int, int], report: Report):
         self.path, self.shard, self.report = path, shard, report
@@ -299,16 +315,19 @@ class _Writer:
         gone = [n for n in self.old if n not in found and not n.startswith(below)]
         table.forget_files(self.path, gone)
         report.removed = sorted(n for n in gone if not self.old[n].problem)
-        same = {n: r for n, r in self.old.items() if found.get(n) == r.state}
-        retried = {
-            name
-            for name, record in same.items()
-            if record.problem and (retry_broken or record.decoder != self.decoder)
-        }
-        known = {n: r.problem for n, r in same.items() if n not in retried}
-        report.broken = {n: problem for n, problem in known.items() if problem} | hidden
-        report.unchanged = sum(not problem for problem in known.values())
-        return {n: state for n, state in found.items() if n not in known}
+        report.broken = dict(hidden)
+        wanted = dict(found)
+        for name, record in self.old.items():
+            if found.get(name) != record.state:
+                continue
+            if not record.problem:
+                report.unchanged += 1
+            elif retry_broken or record.decoder != self.decoder:
+                continue
+            else:
+                report.broken[name] = record.problem
+            del wanted[name]
+        return wanted
 
     def take(
         self, name: str, state: State, chunk: DecodedChunk, features: Columns
@@ -338,21 +357,17 @@ class _Writer:
         if chunk.last:
             self.finished[name] = FileRecord(*state, problem, self.decoder)
 
-    @property
-    def pending(self) -> int:
-        """Windows of finished files."""
-        parts = (part for name in self.finished for part in self.columns[name])
-        return sum(len(part["path"]) for part in parts)
-
-    def checkpoint(self) -> None:
-        """Write the finished files."""
-        if not self.finished:
+    def write(self, least: int = 0) -> None:
+        """Write the finished files if they have at least so many windows."""
+        parts = [part for name in self.finished for part in self.columns[name]]
+        count = sum(len(part["path"]) for part in parts)
+        if not self.finished or count < least:
             return
-        self.report.windows += self.pending
-        parts = [part for name in self.finished for part in self.columns.pop(name)]
         with self.report.timed("write"):
             table.write_files(self.path, self.finished, parts)
+        self.report.windows += count
         for name, record in self.finished.items():
+            del self.columns[name]
             if not record.problem:
                 known = name in self.old and not self.old[name].problem
                 (self.report.changed if known else self.report.added).append(name)

@@ -68,7 +68,7 @@ def content(path):
     return sorted(
         (name["path"], name["start"], times.tobytes(), frames.tobytes())
         for name, times, frames in zip(
-            names, features.times, features.frames, strict=True
+            names, features["times"], features["frames"], strict=True
         )
     )
 
@@ -108,14 +108,13 @@ def test_an_index_holds_what_the_model_says_of_a_video(index, model, clips):
     with torch.no_grad():
         video = model.encode_video(padded[None], mask[None])
     (row,) = [i for i, path in enumerate(paths_of(index)) if "clip 1" in path]
-    _, found, concepts = map(torch.from_numpy, index.snapshot.features(np.array([row])))
+    found = index.video(index.snapshot.features(np.array([row])))
     n = int(mask.sum())
+    assert torch.equal(found.mask, mask[None])
     torch.testing.assert_close(
-        found[0, :n].float(), video.frames[0, :n], rtol=2e-3, atol=5e-3
+        found.frames[0, :n], video.frames[0, :n], rtol=2e-3, atol=5e-3
     )
-    torch.testing.assert_close(
-        concepts[0].float(), video.concepts[0], rtol=2e-3, atol=2e-3
-    )
+    torch.testing.assert_close(found.concepts, video.concepts, rtol=2e-3, atol=2e-3)
 
 
 def test_only_what_changed_is_encoded_again(folder, model, monkeypatch):
@@ -317,10 +316,11 @@ def plain_scores(index, text):
     """Every window's score, straight from the model."""
     model = index.model
     ids, mask = model.backbone.tokenize([text], model.config.max_words)
-    times, *features = index.snapshot.features(np.arange(len(index)))
-    frames, concepts = (torch.from_numpy(one).float() for one in features)
-    real = frames.abs().sum(-1) > 0
-    assert (real.numpy() == ~np.isnan(times)).all()
+    stored = index.snapshot.features(np.arange(len(index)))
+    frames, concepts = (
+        torch.from_numpy(stored[name].copy()).float() for name in ("frames", "concepts")
+    )
+    real = torch.from_numpy(~np.isnan(stored["times"]))
     with torch.no_grad():
         words = model.encode_text(ids, mask)
         video = VideoFeatures(frames, real, concepts)
@@ -358,10 +358,9 @@ def test_the_shortlist_is_what_the_coarse_vectors_say(index):
     with torch.no_grad():
         text = index.model.encode_text(ids, mask)
     ((rows, _),) = index.ranked(text, shortlist=4, k=4)
-    coarse = index.snapshot.coarse(np.arange(len(index))).astype(np.float32)
-    coarse /= np.linalg.norm(coarse, axis=1, keepdims=True)
-    query = torch.nn.functional.normalize(text.captions, dim=-1).numpy()[0]
-    assert sorted(rows) == sorted(np.argsort(-(coarse @ query))[:4])
+    coarse = index.snapshot.features(np.arange(len(index)), "coarse")["coarse"]
+    query = index.model.coarse_text(text).numpy()[0]
+    assert sorted(rows) == sorted(np.argsort(-(coarse.astype(np.float32) @ query))[:4])
 
 
 def test_moments_of_one_video_do_not_overlap(index):
