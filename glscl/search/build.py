@@ -245,7 +245,9 @@ def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
         raise ValueError(f"There is no video below {folder}.")
 
     def named(values: dict[Path, Any]) -> dict[str, Any]:
-        names = (table.stored_path(path.relative_to(folder).as_posix()) for path in values)
+        names = (
+            table.stored_path(path.relative_to(folder).as_posix()) for path in values
+        )
         return dict(zip(names, values.values(), strict=True))
 
     return named(found), named(unreadable)

@@ -73,7 +73,9 @@ class VideoIndex:
     did.
     """
 
-    def __init__(self, path: str | Path, model: Retriever, report: Report | None = None):
+    def __init__(
+        self, path: str | Path, model: Retriever, report: Report | None = None
+    ):
         self.path, self.model, self.report = str(path), model, report
         self.snapshot = Snapshot(self.path)
         self.about = self.snapshot.about
@@ -81,7 +83,12 @@ class VideoIndex:
 
     @classmethod
     def build(
-        cls, folder: str | Path, path: str | Path, model: Retriever, *args: Any, **options: Any
+        cls,
+        folder: str | Path,
+        path: str | Path,
+        model: Retriever,
+        *args: Any,
+        **options: Any,
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
@@ -114,7 +121,9 @@ class VideoIndex:
         """How many windows can be found."""
         return len(self.snapshot)
 
-    def search(self, text: str, k: int = 10, *args: Any, **options: Any) -> list[Moment]:
+    def search(
+        self, text: str, k: int = 10, *args: Any, **options: Any
+    ) -> list[Moment]:
         """``search_all`` for one sentence."""
         return self.search_all([text], k, *args, **options)[0]
 
@@ -188,7 +197,10 @@ class VideoIndex:
                 continue
             scores = self.model.similarity(text, self.video(columns)).cpu().numpy()
             for a, (old_rows, old_scores) in enumerate(best):
-                every, values = np.append(old_rows, rows), np.append(old_scores, scores[a])
+                every, values = (
+                    np.append(old_rows, rows),
+                    np.append(old_scores, scores[a]),
+                )
                 order = np.argsort(-values, kind="stable")[:k]
                 best[a] = every[order], values[order]
         return best

@@ -138,7 +138,8 @@ class Snapshot:
         self.sizes = {
             field.name: field.type.storage_type.list_size
             for field in self.table.schema
-            if isinstance(field.type, pa.FixedShapeTensorType) and field.name != "coarse"
+            if isinstance(field.type, pa.FixedShapeTensorType)
+            and field.name != "coarse"
         }
 
     def __len__(self) -> int:

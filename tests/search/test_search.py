@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 
+from glscl.cli import app
+from glscl.data import frames as framing
 from glscl.data.video import VideoError
+from glscl.evaluate import frame_spec
 from glscl.gim import frame_weights
 from glscl.retriever import VideoFeatures
 from glscl.search import VideoIndex, Where, Windows, table
@@ -73,6 +77,16 @@ def content(path):
     )
 
 
+@torch.no_grad()
+def encoded(model, path):
+    """A video that is one window, by the model's own encoder."""
+    spec = frame_spec(model.backbone, model.config)
+    pictures = framing.read_frames(path, spec.max_frames, spec.sample_fps)
+    pixels = framing.preprocess(pictures, spec.image_size, spec.mean, spec.std)
+    padded, mask = framing.pad_frames(pixels, spec.max_frames)
+    return model.encode_video(padded[None], mask[None])
+
+
 def paths_of(index):
     """The file of every row."""
     rows = np.arange(len(index))
@@ -98,15 +112,8 @@ def test_every_video_is_there_and_the_long_one_is_cut(index):
 
 
 def test_an_index_holds_what_the_model_says_of_a_video(index, model, clips):
-    from glscl.data import frames
-    from glscl.evaluate import frame_spec
-
-    spec = frame_spec(model.backbone, model.config)
-    pictures = frames.read_frames(clips / "first/clip 1.mp4", 12, spec.sample_fps)
-    pixels = frames.preprocess(pictures, spec.image_size, spec.mean, spec.std)
-    padded, mask = frames.pad_frames(pixels, 12)
-    with torch.no_grad():
-        video = model.encode_video(padded[None], mask[None])
+    video = encoded(model, clips / "first/clip 1.mp4")
+    mask = video.mask[0]
     (row,) = [i for i, path in enumerate(paths_of(index)) if "clip 1" in path]
     found = index.video(index.snapshot.features(np.array([row])))
     n = int(mask.sum())
@@ -238,7 +245,8 @@ import sys, time, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 from glscl.search import Windows, build
 from glscl.search.build import update
 encode = build._encode
@@ -307,6 +315,12 @@ def test_a_clip_without_training_is_a_search_model():
     model = search_model("mini")
     assert (model.temporal, model.config.local) == (None, False)
     assert model.config.pooling == "gim"
+    pooled = search_model("mini", "clip4clip")
+    assert (pooled.method, pooled.temporal) == ("clip4clip", None)
+    with pytest.raises(ValueError, match=r"drl has weights that start at random"):
+        search_model("mini", "drl")
+    with pytest.raises(ValueError, match="Unknown method 'dlr'"):
+        search_model("mini", "dlr")
 
 
 # ---- searching ---------------------------------------------------------------------
@@ -380,6 +394,52 @@ def test_a_batch_is_its_sentences_one_by_one(index):
         assert [m.row for m in index.search(text, k=3)] == [m.row for m in found]
 
 
+OTHERS = ("eercf", "glccl", "clip4clip", "ts2net", "xclip", "xpool", "drl", "dicosa")
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_an_index_of_any_method_scores_as_the_method_does(method, tmp_path, clips):
+    (tmp_path / "videos").mkdir()
+    for number in (1, 2):  # of one window and of several, with padding
+        (path,) = clips.glob(f"*/clip {number}.mp4")
+        shutil.copy(path, tmp_path / "videos")
+    model = toy_related(method)
+    index = build(tmp_path / "videos", model)
+    rows = np.arange(len(index))
+    ids, mask = model.backbone.tokenize(["a red circle moves", "two rings"], 9)
+    with torch.no_grad():
+        text = model.encode_text(ids, mask)
+        scores = model.similarity(text, index.video(index.snapshot.features(rows)))
+        direct = model.similarity(text, encoded(model, tmp_path / "videos/clip 1.mp4"))
+    row = [Path(path).name for path in paths_of(index)].index("clip 1.mp4")
+    torch.testing.assert_close(scores[:, [row]], direct, rtol=5e-3, atol=5e-3)
+    for exact in (False, True):
+        ranked = index.ranked(text, k=len(index), exact=exact)
+        for (found, values), wanted in zip(ranked, scores.numpy(), strict=True):
+            assert sorted(found) == list(rows)
+            np.testing.assert_allclose(values, wanted[found], atol=1e-6)
+    for moment in index.search("a red circle", k=3):
+        if moment.frame_weights is not None:
+            assert len(moment.frame_weights) == len(moment.frame_times)
+            assert moment.frame_weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_commands_take_a_saved_model_of_any_method(folder, tmp_path, model):
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    toy_related("xclip").save(tmp_path / "saved")
+    path = tmp_path / "by command"
+    told = "index", folder / "first", "--index", path, "--model", tmp_path / "saved"
+    wrong = run(*told, "--method", "xpool")
+    assert "holds a model of xclip, not of xpool" in wrong.output
+    made = run(*told)
+    assert made.exit_code == 0, made.output
+    assert VideoIndex.open(path).model.method == "xclip"
+    assert "3 unchanged" in run("index", folder / "first", "--index", path).output
+    assert "2 moments" in run("search", "x", "--index", path, "--k", 2).output
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_filters_by_folder_and_date(index, exact):
     def found(where):
@@ -440,7 +500,8 @@ import sys, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 from glscl.search import Windows, build
 build.CHECKPOINT_ROWS = 1
 build.update({index!r}, Path({videos!r}), toy_model(), Windows(1.5, 0.5),
