@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from glscl.data.frames import normalise
 from glscl.data.loader import weights_digest
 from glscl.data.pairs import stable_seed
-from glscl.data.video import decoder_version
+from glscl.data.video import VideoError, decoder_version
 from glscl.data.videofiles import State, file_state, list_videos
 from glscl.evaluate import frame_spec
 from glscl.retriever import Retriever
@@ -164,33 +164,47 @@ def update(
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
     with report.timed("total"), _only_writer(path, shard), table.sentences(path):
-        about = _opened(path, folder, model, windows, source)
-        writer = _Writer(path, shard, report)
-        wanted = writer.compare(*_listing(folder), retry_broken)
-        names = list(wanted)
-        paths = [folder / table.named_path(name) for name in names]
-        spec = frame_spec(model.backbone, model.config)
-        chunks = decoded_chunks(paths, spec, Windows(**about.windows), workers)
-        groups = _grouped(chunks)
+        cut = _opened(path, folder, model, windows, source)
+        old, found = _share(table.read_files(path), shard), _listing(folder, report)
+        wanted = _compared(path, old, _share(found, shard), retry_broken, report)
+        files = _encoded_files(folder, wanted, cut, model, workers, report)
+        records, rows = dict[str, FileRecord](), dict[str, Columns]()
         quiet = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
-        with tqdm(names, "indexing", unit="video", **quiet) as bar:
-            while True:
-                with report.timed("decode"):
-                    group = next(groups, None)
-                if group is None:
-                    break
-                with report.timed("encode"):
-                    encoded = _encode(group, model, device)
-                for chunk, features in zip(group, encoded, strict=True):
-                    name = names[chunk.file]
-                    writer.take(name, wanted[name], chunk, features)
-                    bar.update(chunk.last)
-                writer.write(CHECKPOINT_ROWS)
-        writer.write()
+        with tqdm(files, "indexing", len(wanted), unit="video", **quiet) as bar:
+            for name, columns, error in bar:
+                if error:
+                    report.broken[name] = str(error)
+                    if error.kind == "machine":  # which says nothing of the file
+                        continue
+                else:
+                    known = name in old and not old[name].problem
+                    (report.changed if known else report.added).append(name)
+                    rows[name] = columns
+                    report.windows += len(columns["times"])
+                problem = report.broken.get(name, "")
+                records[name] = FileRecord(*wanted[name], problem, decoder_version())
+                if sum(len(one["times"]) for one in rows.values()) >= CHECKPOINT_ROWS:
+                    _write(path, records, rows, report)
+        _write(path, records, rows, report)
         if shard[1] == 1 and (report.added or report.changed or report.removed):
             with report.timed("write"):
                 table.maintain(path)
     return report
+
+
+def _share(files: dict[str, Any], shard: tuple[int, int]) -> dict[str, Any]:
+    return {f: x for f, x in files.items() if stable_seed(f) % shard[1] == shard[0]}
+
+
+def _write(
+    path: str, records: dict[str, FileRecord], rows: dict[str, Columns], report: Report
+) -> None:
+    """Write these files, and forget them here."""
+    with report.timed("write"):
+        if records:
+            table.write_files(path, records, rows)
+    records.clear()
+    rows.clear()
 
 
 @contextmanager
@@ -213,8 +227,8 @@ def _opened(
     model: Retriever,
     windows: Windows | None,
     source: str | None,
-) -> About:
-    """What the index is about; it is made where there is none."""
+) -> Windows:
+    """How videos are cut for the index, which is made where there is none."""
     try:
         about = Snapshot(path).about
     except FileNotFoundError:
@@ -234,11 +248,11 @@ def _opened(
                 f"The index {path} is of the {name} {getattr(about, name)}, not of "
                 f"{wanted}: make another index."
             )
-    return about
+    return Windows(**about.windows)
 
 
-def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
-    """Every video below ``folder`` with its state, and why folders cannot be listed."""
+def _listing(folder: Path, report: Report) -> dict[str, State]:
+    """Every video below ``folder``; folders that cannot be listed are broken."""
     unreadable = dict[Path, str]()
     found = {path: file_state(path) for path in list_videos(folder, unreadable)}
     if not found and not unreadable:
@@ -250,7 +264,66 @@ def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
         )
         return dict(zip(names, values.values(), strict=True))
 
-    return named(found), named(unreadable)
+    report.broken = named(unreadable)
+    return named(found)
+
+
+def _compared(
+    path: str,
+    old: dict[str, FileRecord],
+    found: dict[str, State],
+    retry_broken: bool,
+    report: Report,
+) -> dict[str, State]:
+    """Forget the files that are gone; return those to be encoded.
+
+    What is in a folder that cannot be listed is not gone. What was broken for another
+    decoder is read again.
+    """
+    hidden = tuple("" if folder == "." else f"{folder}/" for folder in report.broken)
+    gone = [n for n in old if n not in found and not n.startswith(hidden)]
+    table.forget_files(path, gone)
+    report.removed = sorted(n for n in gone if not old[n].problem)
+    wanted, decoder = dict(found), decoder_version()
+    for name, record in old.items():
+        if found.get(name) != record.state:
+            continue
+        if not record.problem:
+            report.unchanged += 1
+        elif retry_broken or record.decoder != decoder:
+            continue
+        else:
+            report.broken[name] = record.problem
+        del wanted[name]
+    return wanted
+
+
+def _encoded_files(
+    folder: Path,
+    wanted: dict[str, State],
+    windows: Windows,
+    model: Retriever,
+    workers: int,
+    report: Report,
+) -> Iterator[tuple[str, Columns, VideoError | None]]:
+    """Each wanted file as soon as it is encoded: the columns of its windows, or why not."""
+    names, spec = list(wanted), frame_spec(model.backbone, model.config)
+    paths = [folder / table.named_path(name) for name in names]
+    groups = _grouped(decoded_chunks(paths, spec, windows, workers))
+    parts: dict[int, list[Columns]] = defaultdict(list)
+    while True:
+        with report.timed("decode"):
+            group = next(groups, None)
+        if group is None:
+            return
+        with report.timed("encode"):
+            encoded = _encode(group, model)
+        for chunk, columns in zip(group, encoded, strict=True):
+            parts[chunk.file].append(columns)
+            if chunk.last:
+                of_file = parts.pop(chunk.file)
+                joined = {n: np.concatenate([x[n] for x in of_file]) for n in columns}
+                yield names[chunk.file], joined, chunk.error
 
 
 def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
@@ -265,14 +338,11 @@ def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
         yield group
 
 
-def _encode(
-    group: list[DecodedChunk], model: Retriever, device: torch.device | str
-) -> list[Columns]:
-    """The features of each chunk's windows; CLIP encodes all frames together, once."""
-    clip, frames = model.backbone, np.concatenate([one.frames for one in group])
-    if not len(frames):  # no file of these can be read
-        return [{} for _ in group]
-    parts = []
+def _encode(group: list[DecodedChunk], model: Retriever) -> list[Columns]:
+    """The columns of each chunk's windows; CLIP encodes all frames together, once."""
+    clip, device = model.backbone, model.kappa.device
+    frames = np.concatenate([one.frames for one in group])
+    parts = [torch.empty(0, device=device)]
     for first in range(0, len(frames), BATCH_FRAMES):
         part = frames[first : first + BATCH_FRAMES]
         pixels = normalise(part, clip.image_mean, clip.image_std).to(device)
@@ -280,97 +350,14 @@ def _encode(
     encoded = iter(torch.cat(parts).split([len(one.frames) for one in group]))
     columns: list[Columns] = []
     for chunk in group:
-        features, slots = next(encoded), torch.from_numpy(chunk.frame_slots).to(device)
+        features = next(encoded)
         if chunk.error:
             columns.append({})
             continue
+        slots = torch.from_numpy(chunk.frame_slots).to(device)
         padded = features[slots.clamp_min(0)]
         padded[slots < 0] = 0
-        columns.append(packed(model, model.encode_video_features(padded, slots >= 0)))
+        video = model.encode_video_features(padded, slots >= 0)
+        seconds = {"start": chunk.spans[:, 0], "end": chunk.spans[:, 1]}
+        columns.append(seconds | {"times": chunk.times} | packed(model, video))
     return columns
-
-
-class _Writer:
-    """Decides which files of one share to encode, and writes them when they are whole."""
-
-    def __init__(self, path: str, shard: tuple[int, int], report: Report):
-        self.path, self.shard, self.report = path, shard, report
-        self.decoder = decoder_version()
-        self.old = self._share(table.read_files(path))
-        self.columns: dict[str, list[Columns]] = defaultdict(list)  # of files, by chunk
-        self.finished: dict[str, FileRecord] = {}  # all of whose chunks are there
-
-    def _share(self, files: dict[str, Any]) -> dict[str, Any]:
-        i, n = self.shard
-        return {f: x for f, x in files.items() if stable_seed(f) % n == i}
-
-    def compare(
-        self, found: dict[str, State], hidden: dict[str, str], retry_broken: bool
-    ) -> dict[str, State]:
-        """Forget the files that are gone; return those to be encoded.
-
-        What is in a ``hidden`` folder is not gone. What was broken for another decoder
-        is read again.
-        """
-        report, found = self.report, self._share(found)
-        below = tuple("" if folder == "." else f"{folder}/" for folder in hidden)
-        gone = [n for n in self.old if n not in found and not n.startswith(below)]
-        table.forget_files(self.path, gone)
-        report.removed = sorted(n for n in gone if not self.old[n].problem)
-        report.broken = dict(hidden)
-        wanted = dict(found)
-        for name, record in self.old.items():
-            if found.get(name) != record.state:
-                continue
-            if not record.problem:
-                report.unchanged += 1
-            elif retry_broken or record.decoder != self.decoder:
-                continue
-            else:
-                report.broken[name] = record.problem
-            del wanted[name]
-        return wanted
-
-    def take(
-        self, name: str, state: State, chunk: DecodedChunk, features: Columns
-    ) -> None:
-        """Keep a chunk of the file ``name``, or why it is broken.
-
-        A failure of this machine says nothing of the file and is not kept.
-        """
-        parts, problem = self.columns[name], ""
-        if chunk.error:
-            parts.clear()
-            problem = self.report.broken[name] = str(chunk.error)
-            if chunk.error.kind == "machine":
-                return
-        else:
-            n, first = len(chunk.spans), sum(len(part["path"]) for part in parts)
-            columns = {
-                "id": [f"{name}#{first + i}" for i in range(n)],
-                "path": [name] * n,
-                "size": [state[0]] * n,
-                "mtime_ns": [state[1]] * n,
-                "start": chunk.spans[:, 0],
-                "end": chunk.spans[:, 1],
-                "times": chunk.times,
-            }
-            parts.append(columns | features)
-        if chunk.last:
-            self.finished[name] = FileRecord(*state, problem, self.decoder)
-
-    def write(self, least: int = 0) -> None:
-        """Write the finished files if they have at least so many windows."""
-        parts = [part for name in self.finished for part in self.columns[name]]
-        count = sum(len(part["path"]) for part in parts)
-        if not self.finished or count < least:
-            return
-        with self.report.timed("write"):
-            table.write_files(self.path, self.finished, parts)
-        self.report.windows += count
-        for name, record in self.finished.items():
-            del self.columns[name]
-            if not record.problem:
-                known = name in self.old and not self.old[name].problem
-                (self.report.changed if known else self.report.added).append(name)
-        self.finished = {}

@@ -253,20 +253,31 @@ def read_files(path: str) -> dict[str, FileRecord]:
 
 
 def write_files(
-    path: str, records: Mapping[str, FileRecord], windows: Iterable[Columns]
+    path: str, records: Mapping[str, FileRecord], windows: Mapping[str, Columns]
 ) -> None:
-    """Replace what the index has of these files; ``windows``: the columns of theirs.
+    """Replace what the index has of these files; ``windows``: the columns of some.
 
     Windows first: a kill between the two transactions makes the next build read these
     files again, which changes nothing.
     """
     table, files = _opened(path, WINDOWS), _opened(path, FILES)
-    parts = [as_table(columns, table.schema) for columns in windows]
+    parts = [
+        as_table(located(name, records[name], columns), table.schema)
+        for name, columns in windows.items()
+    ]
     new = pa.concat_tables([pa.Table.from_batches([], table.schema), *parts])
     others = _merge(table, "id").when_not_matched_by_source_delete(_in(records))
     others.execute(new)
     rows = [{"path": name, **record._asdict()} for name, record in records.items()]
     _merge(files, "path").execute(pa.Table.from_pylist(rows, files.schema))
+
+
+def located(name: str, record: FileRecord, columns: Columns) -> Columns:
+    """The columns of all windows of a file, and those that say where they are."""
+    n = len(columns["times"])
+    state = {"size": [record.size] * n, "mtime_ns": [record.mtime_ns] * n}
+    ids = [f"{name}#{i}" for i in range(n)]
+    return {"id": ids, "path": [name] * n, **state, **columns}
 
 
 def as_table(columns: Columns, schema: pa.Schema) -> pa.Table:
@@ -311,8 +322,8 @@ def maintain(path: str) -> None:
     snapshot = Snapshot(path)
     N, new = len(snapshot), len(snapshot) - snapshot.indexed
     if N >= APPROXIMATE_FROM and new > REBUILD_FRACTION * N:
-        divided = {"num_partitions": clusters(N), "sample_rate": SAMPLED}
-        options = {"metric": METRIC, "replace": True, **divided}
+        options: dict[str, Any] = {"num_partitions": clusters(N), "metric": METRIC}
+        options |= {"sample_rate": SAMPLED, "replace": True}
         snapshot.table.create_index("coarse", "IVF_RQ", **options)
     for name in (WINDOWS, FILES):
         _opened(path, name).cleanup_old_versions(older_than=KEPT_VERSIONS)

@@ -18,15 +18,11 @@ F, Q, D = 3, 2, 8
 ABOUT = About("videos", {"digest": "x"}, {"seconds": 1.0})
 
 
-def columns(name, numbers):
+def columns(numbers):
     """Windows of a file, each full of its number; its last frame is padding."""
     full = np.repeat(np.asarray(numbers, np.float16), F * D).reshape(-1, F, D)
     times = np.tile([0.0, 0.5, np.nan], (len(numbers), 1)).astype(np.float32)
     return {
-        "id": [f"{name}#{i}" for i in range(len(numbers))],
-        "path": [name] * len(numbers),
-        "size": [1] * len(numbers),
-        "mtime_ns": [2] * len(numbers),
         "start": np.arange(len(numbers), dtype=np.float32),
         "end": np.arange(len(numbers), dtype=np.float32) + 1,
         "times": times,
@@ -37,14 +33,14 @@ def columns(name, numbers):
 
 
 def create(path):
-    arrays = {n: x for n, x in columns("", [0]).items() if np.ndim(x) > 1}
+    arrays = {n: x for n, x in columns([0]).items() if np.ndim(x) > 1}
     table.create(str(path), ABOUT, arrays)
 
 
 def write(path, files):
     """Replace files, name → the number of each of its windows."""
     records = {name: FileRecord(1, 2) for name in files}
-    parts = [columns(name, numbers) for name, numbers in files.items()]
+    parts = {name: columns(numbers) for name, numbers in files.items()}
     table.write_files(str(path), records, parts)
 
 
@@ -96,7 +92,7 @@ def test_a_file_is_replaced_as_a_whole(index):
 
 def test_a_file_that_breaks_loses_its_windows_and_is_remembered(index):
     record = FileRecord(5, 6, "no video", "av 1")
-    table.write_files(str(index), {"c": record}, [])
+    table.write_files(str(index), {"c": record}, {})
     assert "c" not in dict(content(index))
     files = table.read_files(str(index))
     assert files["c"] == record
@@ -269,14 +265,14 @@ def large(tmp_path_factory):
     rng = np.random.default_rng(0)
 
     def add(names):
-        records, parts = {}, []
+        records, parts = {}, {}
         for name in names:
-            part = columns(name, [0, 0, 0])
+            part = columns([0, 0, 0])
             vectors = rng.normal(size=(3, D))
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             part["coarse"] = vectors.astype(np.float16)
             records[name] = FileRecord(1, 2)
-            parts.append(part)
+            parts[name] = part
         table.write_files(str(path), records, parts)
 
     add([f"{i % 7}/{i}" for i in range(300)])
