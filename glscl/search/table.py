@@ -46,7 +46,6 @@ KEY = {"lance-schema:unenforced-primary-key": "true"}
 #: Windows; with fewer, comparing with all takes a few milliseconds.
 APPROXIMATE_FROM = 100_000
 PROBED = 1.0  # share of the clusters that are searched: fewer is faster and loses some
-REFINED = 2  # times k windows are compared again, by their whole vectors
 SAMPLED = 64  # windows a cluster from which the clusters are learnt
 REBUILD_FRACTION = 0.1  # share of new windows from which the clusters are made again
 METRIC = "dot"
@@ -158,14 +157,13 @@ class Snapshot:
     def nearest(self, query: NDArray[np.floating], k: int, where: str = "") -> Rows:
         """The k windows whose coarse vectors have the largest products with (C,).
 
-        Best first, fewer where there are no more. ``where``: a condition of SQL on the
-        columns.
+        Fewer where there are no more. The approximate index knows the vectors roughly: it
+        may miss some of the last. ``where``: a condition of SQL on the columns.
         """
         wanted = {"column": "coarse", "q": query, "k": min(k, len(self))}
         wanted["metric"] = METRIC
         if self.indexed:
             wanted["nprobes"] = max(1, round(PROBED * clusters(self.indexed)))
-            wanted["refine_factor"] = REFINED
         found = self.table.to_table(
             columns=["_rowoffset", "_distance"],
             nearest=wanted,
