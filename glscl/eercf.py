@@ -223,6 +223,11 @@ class EERCF(Retriever):
             patch_weak,
         )
 
+    def frame_weights(self, text: EERCFText, video: EERCFVideo) -> Tensor:
+        """The gates of the strong score."""
+        x = torch.einsum("ad,bfd->abf", text.captions, video.clip_frames)
+        return gates(x, self._masks(video)[0], self.config.gate_temperature)
+
     def loss(self, text: EERCFText, video: EERCFVideo) -> EERCFLosses:
         """The released loss of a batch of pairs: row i of both belongs together.
 

@@ -93,7 +93,9 @@ class DiCoSA(Head):
         if isinstance(video, DiCoSATables):
             return self._folded(text, video)
         t = text.captions
-        p = self._pooled(t, video)
+        # The video pooled for each caption, in slices: (A, B, C, d).
+        w = self.frame_weights(text, video)
+        p = torch.einsum("abf,bfd->abd", w, _whole(video)).unflatten(-1, t.shape[1:])
         both = torch.cat([t[:, None].expand(p.shape), p], dim=-1)
         weight = self.weight(self.hidden(both).relu()).squeeze(-1)  # (A, B, C)
         t, p = normalize(t, dim=-1), normalize(p, dim=-1)
@@ -106,12 +108,11 @@ class DiCoSA(Head):
         sums = torch.einsum("bcfd,bf->bcd", video.frames, video.mask.to(video.frames))
         return normalize(sums, dim=-1).flatten(1)
 
-    def _pooled(self, t: Tensor, video: DiCoSAVideo) -> Tensor:
-        """The video pooled for each caption, in slices: (A, B, C, d)."""
-        frames = video.frames.transpose(1, 2).flatten(2)  # (B, F, D)
-        w = self._weights(torch.einsum("ad,bfd->abf", t.flatten(1), frames), video.mask)
-        pooled = torch.einsum("abf,bfd->abd", w, frames)
-        return pooled.unflatten(-1, t.shape[1:])
+    def frame_weights(
+        self, text: DiCoSAText, video: DiCoSAVideo | DiCoSATables
+    ) -> Tensor:
+        scores = torch.einsum("ad,bfd->abf", text.captions.flatten(1), _whole(video))
+        return self._weights(scores, video.mask)
 
     def _folded(self, text: DiCoSAText, video: DiCoSATables) -> Tensor:
         t, frames = text.captions, video.frames
@@ -152,3 +153,8 @@ class DiCoSA(Head):
         off = c.square().sum() - diagonal.square().sum()
         on = (diagonal - 1).square().sum()
         return config.concept_on * on + config.concept_off * off
+
+
+def _whole(video: DiCoSAVideo | DiCoSATables) -> Tensor:
+    """The frames with their slices joined again: (B, F, D)."""
+    return video.frames.transpose(1, 2).flatten(2)

@@ -101,19 +101,21 @@ class XPool(Head):
         return XPoolTables(keys, mask, U, gram(z), gram(x), gram(U))
 
     def scores(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
-        scaled = text.queries / math.sqrt(text.queries.shape[-1])
         if isinstance(video, XPoolTables):
-            return self._folded(text, scaled, video)
-        w = torch.einsum("ad,bfd->abf", scaled, video.frames)
-        w = attention(w, self.padding_mask(video.mask))
+            return self._folded(text, video)
+        w = self.frame_weights(text, video)
         pooled = torch.einsum("abf,bfd->abd", w, video.values)
         p = self.norm_attention(self.out(pooled))
         y = normalize(self.norm_out(p + self.dropout(self.linear(p))), dim=-1)
         return torch.einsum("ad,abd->ab", text.captions, y)
 
-    def _folded(self, text: XPoolText, scaled: Tensor, video: XPoolTables) -> Tensor:
+    def frame_weights(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
+        w = torch.einsum("ad,bfd->abf", _scaled(text), video.frames)
+        return attention(w, self.padding_mask(video.mask))
+
+    def _folded(self, text: XPoolText, video: XPoolTables) -> Tensor:
         F = video.frames.shape[1]
-        w = frame_scores(scaled, video.frames)  # (B, F, A)
+        w = frame_scores(_scaled(text), video.frames)  # (B, F, A)
         mask = self.padding_mask(video.mask)
         if mask is not None:
             w = w.masked_fill(~mask[..., None], float("-inf"))
@@ -153,6 +155,10 @@ class XPool(Head):
         bias = self.norm_attention.bias
         mapped = (self.linear.weight * bias).sum(-1) + self.linear.bias
         return _centred(bias + mapped)
+
+
+def _scaled(text: XPoolText) -> Tensor:
+    return text.queries / math.sqrt(text.queries.shape[-1])
 
 
 def _identity(D: int) -> nn.Linear:
