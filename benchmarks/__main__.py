@@ -22,7 +22,7 @@ from benchmarks.measures import (
     throughput,
 )
 from benchmarks.results import provenance, write_results
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 
 GROWTH = {"N": (250, 500, 1000, 2000), "F": (6, 12, 24, 48), "Q": (4, 8, 16, 32)}
 SMALL_GROWTH = {"N": (8, 16), "F": (2, 4), "Q": (2, 4)}

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from book.experiments.formulas import Sizes
 from book.experiments.shipped_heads import stub_backbone
 from glscl.config import ModelConfig
-from glscl.costs.formulas import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 
 NORM = 10.0  # length of a feature, about CLIP's

@@ -26,8 +26,8 @@ from benchmarks.measures import every_head
 from benchmarks.optimiser import optimiser_steps
 from benchmarks.results import provenance, table
 from benchmarks.timing import fastest
-from glscl.costs import formulas
-from glscl.costs.formulas import Sizes
+from book.experiments import formulas
+from book.experiments.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.util.files import write_json, write_text

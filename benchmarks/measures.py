@@ -20,6 +20,8 @@ from benchmarks.fused import compile_for, fused_similarity
 from benchmarks.memory import CASES, GALLERY, extra_mib
 from benchmarks.released import released_macs, released_scores, unused_mlp
 from benchmarks.timing import fastest, rounds, typical_ratio
+from book.experiments import formulas
+from book.experiments.formulas import Sizes
 from book.experiments.shipped_heads import (
     Head,
     State,
@@ -29,8 +31,6 @@ from book.experiments.shipped_heads import (
     reference_heads,
 )
 from glscl.backbone import load_backbone
-from glscl.costs import formulas
-from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.metrics import retrieval_metrics

@@ -18,7 +18,7 @@ import torch
 from benchmarks.data import random_features, scoring_model
 from benchmarks.gim_loss_memory import CLEAR, resident_mib
 from benchmarks.released import released_scores, unused_mlp
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 from glscl.evaluate import caption_scores
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity

@@ -21,9 +21,9 @@ from benchmarks.data import random_features, scoring_model
 from benchmarks.results import provenance
 from benchmarks.timing import fastest
 from book.experiments.counters import torch_macs
+from book.experiments.formulas import Sizes, eercf_macs
 from book.experiments.related_methods import top_agreement
 from book.experiments.shipped_heads import eercf_model, glccl_model
-from glscl.costs.formulas import Sizes, eercf_macs
 from glscl.eercf import EERCF, EERCFText, EERCFVideo
 from glscl.util.files import write_json
 

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from glscl.costs.formulas import Sizes, decoder_macs, head_macs
+from book.experiments.formulas import Sizes, decoder_macs, head_macs
 from glscl.lim import LocalInteraction
 
 TILE = 16

@@ -29,7 +29,7 @@ from benchmarks.results import provenance, table
 from benchmarks.search_data import generate
 from benchmarks.search_encoding import encoding
 from benchmarks.search_indexes import compare_indexes
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures

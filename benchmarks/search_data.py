@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 from glscl.model import GLSCL, TextFeatures, VideoFeatures
 from glscl.search import table
 from glscl.search.build import model_fingerprint, packed

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.data import scoring_model
 from benchmarks.search_data import CHUNK, Distribution
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 from glscl.search.table import METRIC, SAMPLED, clusters
 
 #: Index as Lance names it, its options, and the settings of a search to try: shares of

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _MODELS = {"GLSCL": "glscl.model", "EERCF": "glscl.eercf", "GLCCL": "glscl.glccl"}
 _ROOMS = (
-    *("backbone", "config", "costs", "data", "evaluate", "gim", "lim", "losses"),
+    *("backbone", "config", "data", "evaluate", "gim", "lim", "losses"),
     *("metrics", "mini", "optim", "runs", "search", "temporal", "train", "weights"),
 )
 __all__ = ["EERCF", "GLCCL", "GLSCL", "__version__"]

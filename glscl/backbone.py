@@ -99,10 +99,6 @@ def open_clip() -> Any:
 def mini_tokenizer() -> Any:
     """open_clip's BPE tokenizer over the vocabulary of the built-in benchmark."""
     path = ASSETS / "mini_bpe.txt.gz"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"The mini vocabulary {path} is missing: reinstall glscl."
-        )
     context = MINI_CONFIG["text_cfg"]["context_length"]
     return open_clip().SimpleTokenizer(bpe_path=str(path), context_length=context)
 

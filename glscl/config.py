@@ -1,4 +1,4 @@
-"""Settings of models, recipes and runs, checked; and the published ones by name.
+"""Settings of models, recipes and runs, checked; the published ones by name.
 
 All methods share encoders and training: ``glscl``, ``eercf``, ``glccl``, and the heads
 ``clip4clip``, ``ts2net``, ``xclip``, ``xpool``, ``drl``, ``dicosa`` (``glscl.heads``). A
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
-from glscl.util.settings import Settings, known_names
+from glscl.util.settings import Settings, known_names, load_yaml
 
 AtLeast1 = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -163,7 +163,7 @@ class TrainConfig(Settings):
     #: Steps between evaluations within an epoch, the first after step 1; null: only
     #: where epochs end.
     look_every: AtLeast1 | None = None
-    keep: Literal["best", "released", "recalls"] = "best"  #: ``glscl.selection.RULES``
+    keep: Literal["best", "released", "recalls"] = "best"  #: ``glscl.metrics.RULES``
     qb_k: AtLeast1 = 1  #: QB-Norm of the test: neighbours
     qb_beta: Positive = 20.0  #: QB-Norm of the test: inverse temperature
     qb_theta: AtLeast1 = 1  #: QB-Norm of the test: hits that make a hub
@@ -247,7 +247,6 @@ class Preset:
 
 
 Tag = Literal["released", "readme", "recommended"]
-Changes = dict[str, Any]
 #: The kind of model settings of every method.
 #:
 #: :meta hide-value:
@@ -262,139 +261,24 @@ MODEL_CONFIGS: dict[str, type[EncoderConfig]] = {
     "drl": DRLConfig,
     "dicosa": DiCoSAConfig,
 }
-_LONG: Changes = {"max_words": 64, "max_frames": 64}
-# The related methods also keep CLIP's embeddings as they are.
-_EERCF: Changes = {"batch_size": 240, "freeze": "embeddings"}
-_GLCCL: Changes = {"freeze": "embeddings"}
-_LONG_GLCCL = {**_LONG, **_GLCCL, "batch_size": 64, "eval_batch_size": 32}
-#: The heads: what differs from the common recipe of MSR-VTT. The lengths of the other
-#: benchmarks come with it. X-Pool's has no frame transformer and AdamW at other rates.
-_HEADS: dict[str, Changes] = {
-    "clip4clip": {"freeze": "embeddings"},
-    "ts2net": {"freeze": "embeddings"},
-    "xclip": {"freeze": "embeddings", "batch_size": 300},
-    "xpool": {
-        "freeze": "nothing",
-        "batch_size": 32,
-        "optimiser": "adamw",
-        "learning_rate": 3e-5,
-        "clip_lr_scale": 1 / 30,
-        "schedule": "cosine",
-        "temporal_layers": 0,
-    },
-    "drl": {"freeze": "nothing"},
-    "dicosa": {},
+BENCHMARKS = ("msrvtt", "msvd", "didemo", "lsmdc", "activitynet", "vatex")
+#: The groups of ``presets.yaml`` that make a preset, by its tag; the later ones win.
+_GROUPS = {
+    "released": ("recommended", "released"),
+    "readme": ("recommended", "released", "readme"),
+    "recommended": ("recommended",),
+    "mini": ("mini",),
 }
-#: Method and benchmark: what differs from the defaults of the model and of the recipe.
-_BENCHMARKS: dict[str, dict[str, Changes]] = {
-    "glscl": {
-        "msrvtt": {"beta": 0.02},
-        "msvd": {},
-        "didemo": {**_LONG, "batch_size": 32, "eval_batch_size": 32},
-        # The script names no α, β, τ and so runs on the program's defaults.
-        "lsmdc": {"alpha": 0.01, "temperature": 5.0},
-        "activitynet": {**_LONG, "num_queries": 12, "epochs": 10, "batch_size": 64},
-        # No script of GLSCL's is for VATEX: as MSVD, which also has many captions.
-        "vatex": {},
-    },
-    # Released for MSR-VTT; the others have its recipe and their benchmark's lengths.
-    "eercf": {
-        **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), _EERCF),
-        **{name: {**_LONG, **_EERCF} for name in ("didemo", "activitynet")},
-    },
-    # Released for MSR-VTT, DiDeMo and VATEX; the others as these of like length.
-    "glccl": {
-        **dict.fromkeys(("msrvtt", "msvd", "lsmdc"), _GLCCL),
-        "vatex": {**_GLCCL, "eval_batch_size": 128},
-        "didemo": {**_LONG_GLCCL, "epochs": 20},
-        "activitynet": _LONG_GLCCL,
-    },
-    **{
-        method: {
-            **dict.fromkeys(("msrvtt", "msvd", "lsmdc", "vatex"), changes),
-            **{name: {**_LONG, **changes} for name in ("didemo", "activitynet")},
-        }
-        for method, changes in _HEADS.items()
-    },
-}
-#: What all released programs do besides.
-_AS_RELEASED: Changes = {
-    "mask_padding": False,
-    "clip_arithmetic": "released",
-    "augment": None,
-    "select_on": "test",
-    "keep": "released",
-}
-_AUGMENTED = {"augment": TrainConfig.augment, "augment_on": "decoded"}
-_ON_VALIDATION = {"select_on": "validation", **_AUGMENTED}
-#: By method: for all its benchmarks (""), then by benchmark.
-_RELEASED: dict[str, dict[str, Changes]] = {
-    "glscl": {
-        "": {"gradient_divisor": 4, "look_every": 150, "qb_beta": 70.0, "qb_theta": 3},
-        "msrvtt": _AUGMENTED,
-        "msvd": _ON_VALIDATION,
-        "lsmdc": {**_ON_VALIDATION, "look_every": 15},
-        "activitynet": {
-            "gradient_divisor": 8,
-            "look_every": 30,
-            "schedule_epochs": 5,  # fixed, so that it rises again in the last 5
-            "qb_beta": 50.0,
-        },
-        "vatex": _ON_VALIDATION,
-    },
-    "eercf": {"": {"gradient_divisor": 4, "keep": "recalls"}},
-    "glccl": {"": {"csc_weight": 0.1}},  # nothing says how many GPUs
-    "clip4clip": {"": {"gradient_divisor": 4}},
-    "ts2net": {"": {"gradient_divisor": 8}},
-    "xpool": {"": {"clip_arithmetic": "float32"}},
-    "drl": {"": {"gradient_divisor": 4, "cdcr_on": 0.14}},
-    "dicosa": {"": {"gradient_divisor": 8, "look_every": 150, **_AUGMENTED}},
-}
-_README: dict[str, dict[str, Changes]] = {
-    "glscl": {"": {"gradient_divisor": 8}, "msrvtt": {"beta": 0.005}},
-    "glccl": {"": {"csc_weight": 0.5}},
-    "drl": {"": {"cdcr_on": 0.11}},
-}
-_MINI_ENCODERS: Changes = {
-    "backbone": "mini",
-    "pretrained": "builtin",
-    "sample_fps": 8.0,
-}
-_MINI: dict[str, Changes] = {
-    "glscl": {
-        "temperature": 100.0,
-        "dropout": 0.0,  # as good on validation, and a fifth of a step on a CPU
-        "icl_weight": 0.1,
-        "alpha": 1e-2,
-    },
-    "eercf": {},
-    "glccl": {"temperature": 100.0},  # of 30, 100 and 300 the best on validation
-    "clip4clip": {},
-    "ts2net": {},
-    "xclip": {},
-    "xpool": {},
-    "drl": {},
-    "dicosa": {"temperature": 100.0, "concept_normalise": "channels"},
-}
-_MINI_RECIPE = TrainConfig(
-    epochs=10,
-    batch_size=64,
-    eval_batch_size=100,
-    optimiser="adamw",
-    learning_rate=5e-4,
-    clip_lr_scale=1.0,
-    schedule="cosine",
-    decay="matrices",
-    epoch_over="videos",
-    freeze="visual",
-    augment=None,
-)
+_PRESETS = load_yaml((Path(__file__).parent / "presets.yaml").read_text("utf-8"))
 
 
 def preset_names(method: str = "glscl") -> list[str]:
     """Every preset of a method, by name; ``ValueError`` for an unknown method."""
-    _model_config(method)
-    return ["mini", *_BENCHMARKS[method]]
+    if method not in MODEL_CONFIGS:
+        raise ValueError(
+            f"Unknown method {method!r}: expected one of {list(MODEL_CONFIGS)}."
+        )
+    return ["mini", *BENCHMARKS]
 
 
 def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Preset:
@@ -402,29 +286,18 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
 
     The built-in benchmark ``"mini"`` has one preset, whatever the ``tag``.
     """
-    kind, names = _model_config(method), preset_names(method)
+    names, kind = preset_names(method), MODEL_CONFIGS[method]
     if name not in names:
         raise ValueError(f"Unknown preset {name!r}: expected one of {names}.")
     if tag not in get_args(Tag):
         raise ValueError(f"Unknown tag {tag!r}: expected one of {get_args(Tag)}.")
-    if name == "mini":
-        preset = Preset("mini", "mini", kind(), _MINI_RECIPE)
-        return preset.changed({**_MINI_ENCODERS, **_MINI[method]})
-    changes = dict(_BENCHMARKS[method][name])
-    if tag != "recommended":
-        changes |= _AS_RELEASED
-        for table in (_RELEASED, _README) if tag == "readme" else (_RELEASED,):
-            of_method = table.get(method, {})
-            changes |= of_method.get("", {}) | of_method.get(name, {})
-    return Preset(name, tag, kind(), TrainConfig()).changed(changes)
-
-
-def _model_config(method: str) -> type[EncoderConfig]:
-    if method not in MODEL_CONFIGS:
-        raise ValueError(
-            f"Unknown method {method!r}: expected one of {list(MODEL_CONFIGS)}."
-        )
-    return MODEL_CONFIGS[method]
+    changes: dict[str, Any] = {}
+    whose = "mini" if name == "mini" else tag
+    for group in _GROUPS[whose]:
+        for who in ("all", method):
+            by_benchmark = _PRESETS[group].get(who, {})
+            changes |= by_benchmark.get("all", {}) | by_benchmark.get(name, {})
+    return Preset(name, whose, kind(), TrainConfig()).changed(changes)
 
 
 Config = TypeVar("Config", bound=EncoderConfig | TrainConfig)

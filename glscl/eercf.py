@@ -19,9 +19,8 @@ frame transformer and in V alone, which is what ``mask_padding=False`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +31,19 @@ from glscl.config import EERCFConfig
 from glscl.losses import info_nce, pearson_constraint
 from glscl.retriever import Retriever, map_features
 from glscl.util.means import mixed_weighted_mean, softmax_weighted_mean
-from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
-from glscl.util.rerank import Recall, rerank
+from glscl.util.numeric import (
+    autocast_disabled,
+    check_finite,
+    masked_softmax,
+    to_common_float,
+)
 from glscl.util.shapes import check_shape
 from glscl.weights import authors_name
 
-# Elements of the largest intermediate tensor of a chunk of videos.
-CHUNK_ELEMENTS = 2_000_000
+#: What has a shortlist. For text to video search, every caption recalls videos. The
+#: release reads the same scores by columns for video to text, which ranks the captions
+#: that recalled a video; ``"captions of videos"`` gives every video a shortlist.
+Recall = Literal["videos of captions", "captions of videos"]
 
 
 class EERCFText(NamedTuple):
@@ -88,9 +93,7 @@ def gates(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
 
     ``scores``: (A, B, F) or (B, F), ``mask``: (B, F), or ``None`` where all are real.
     """
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores / temperature).softmax(-1)
+    return masked_softmax(scores / temperature, mask)
 
 
 def gated(weights: Tensor, rows: Tensor) -> Tensor:
@@ -104,6 +107,7 @@ class EERCF(Retriever):
 
     method = "eercf"
     loss_type = EERCFLosses
+    chunk_elements = 2_000_000
 
     def __init__(self, backbone: Backbone, config: EERCFConfig):
         super().__init__(backbone, config)
@@ -126,10 +130,6 @@ class EERCF(Retriever):
         return cls._from_authors(path, (authors_name, ()), preset, backbone, settings)
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> EERCFText:
-        """Sentences of captions from ``token_ids`` and ``token_mask``, both (A, L).
-
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
-        """
         (captions,) = to_common_float(self._read_text(token_ids, token_mask).captions)
         t = normalize(captions, dim=-1)
         return EERCFText(t, t @ self.video_map)
@@ -159,19 +159,18 @@ class EERCF(Retriever):
         reranks. Raises ``ValueError`` for sizes that do not fit and features that are
         not finite.
         """
-        with autocast_disabled(video.frames):
-            scores = torch.cat(
-                [
-                    reranking_score(self.levels(text, part))
-                    for part in self._chunks(len(text.captions), video)
-                ],
-                dim=1,
-            )
+        rows = 0 if video.patches is None else video.patches.shape[1]
+        scores = self._by_chunks(
+            lambda part: reranking_score(self.levels(text, part)),
+            video,
+            len(text.captions) * (rows + video.frames.shape[2]),
+        )
         check_finite(
             scores, captions=text.captions, frames=video.frames, videos=video.videos
         )
         return scores
 
+    @torch.no_grad()
     def two_stage(
         self,
         text: EERCFText,
@@ -181,18 +180,26 @@ class EERCF(Retriever):
     ) -> Tensor:
         """``similarity`` of the ``shortlist`` best pairs by the coarse score: (A, B).
 
-        Only these are scored on frames and patches; they stand above all others, which
-        keep their coarse order. ``recall``: see ``util.rerank``. Raises ``ValueError``
-        for a shortlist below 1.
+        Only these are scored on frames and patches, one video at a time, so none is
+        copied; they stand above all others, which keep their coarse order. ``recall``:
+        see ``Recall``. Raises ``ValueError`` for a shortlist below 1.
         """
-
-        def score(captions: Tensor, b: int) -> Tensor:
-            recalled = EERCFText(text.captions[captions], text.mapped[captions])
-            levels = self.levels(recalled, select_videos(video, slice(b, b + 1)))
-            return reranking_score(levels)[:, 0]
-
         with autocast_disabled(video.frames):
-            return rerank(self.coarse(text, video), score, shortlist, recall)
+            coarse = self.coarse(text, video)
+            pairs = recalled(coarse, shortlist, recall)
+            fine = torch.full_like(coarse, float("inf"))
+            videos, captions = pairs.T.nonzero(as_tuple=True)
+            counts = torch.bincount(videos, minlength=coarse.shape[1]).tolist()
+            for b, rows in enumerate(captions.split(counts)):
+                if len(rows):
+                    some = map_features(lambda x, rows=rows: x[rows], text)
+                    one = map_features(lambda x, b=b: x[b : b + 1], video)
+                    fine[rows, b] = reranking_score(self.levels(some, one))[:, 0]
+            # The smallest number that puts the worst fine score above the best coarse one
+            # that is left: a large one would round away differences between candidates.
+            left = coarse.masked_fill(pairs, float("-inf")).max()
+            lift = (left - fine.min() + 1).clamp_min(0)
+            return torch.where(pairs, fine + lift, coarse)
 
     def coarse(self, text: EERCFText, video: EERCFVideo) -> Tensor:
         """The video score alone: one product, (A, B)."""
@@ -208,25 +215,34 @@ class EERCF(Retriever):
 
     def levels(self, text: EERCFText, video: EERCFVideo) -> Levels:
         """Every level of every pair, each caption gating each video."""
-        t, mask, patch_mask = text.captions, *self._masks(video)
-        x = torch.einsum("ad,bfd->abf", t, video.clip_frames)
-        W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
-        strong = gated(gates(x, mask, self.config.gate_temperature), video.frames)
-        patch_weak = None
-        if video.patches is not None:
-            y = torch.einsum("ad,bpd->abp", t, video.patches)
-            patch_weak = softmax_weighted_mean(y, patch_mask)
+        x, frame_weak, patch_weak = self._weak_scores(text, video)
+        mask, temperature = self.padding_mask(video.mask), self.config.gate_temperature
+        strong = gated(gates(x, mask, temperature), video.frames)
         return Levels(
             self.coarse(text, video),
-            mixed_weighted_mean(x, W, mask),
-            torch.einsum("ad,abd->ab", t, strong),
+            frame_weak,
+            torch.einsum("ad,abd->ab", text.captions, strong),
             patch_weak,
         )
 
     def frame_weights(self, text: EERCFText, video: EERCFVideo) -> Tensor:
         """The gates of the strong score."""
         x = torch.einsum("ad,bfd->abf", text.captions, video.clip_frames)
-        return gates(x, self._masks(video)[0], self.config.gate_temperature)
+        return gates(x, self.padding_mask(video.mask), self.config.gate_temperature)
+
+    def _weak_scores(
+        self, text: EERCFText, video: EERCFVideo
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x (A, B, F), and the weak scores (A, B) of frames and of patches, if any."""
+        mask, patch_weak = self.padding_mask(video.mask), None
+        x = torch.einsum("ad,bfd->abf", text.captions, video.clip_frames)
+        W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
+        if video.patches is not None:
+            y = torch.einsum("ad,bpd->abp", text.captions, video.patches)
+            P = y.shape[2] // x.shape[2]
+            patch_mask = None if mask is None else mask.repeat_interleave(P, dim=1)
+            patch_weak = softmax_weighted_mean(y, patch_mask)
+        return x, mixed_weighted_mean(x, W, mask), patch_weak
 
     def loss(self, text: EERCFText, video: EERCFVideo) -> EERCFLosses:
         """The released loss of a batch of pairs: row i of both belongs together.
@@ -234,15 +250,12 @@ class EERCF(Retriever):
         .8 NCE₂(κ (.5 video + .5 frame weak + .05 patch weak)) + .2 NCE₂(κ frame strong)
         + w (Pearson of t and V + Pearson of t and the frames gated by t itself).
         """
-        t, mask, patch_mask = text.captions, *self._masks(video)
+        t, mask = text.captions, self.padding_mask(video.mask)
         with autocast_disabled(video.frames):
-            x = torch.einsum("ad,bfd->abf", t, video.clip_frames)
-            W = self.mixing_matrix(self.frame_mix, x.shape[-1], "frames")
-            weak = 0.5 * self.coarse(text, video)
-            weak = weak + 0.5 * mixed_weighted_mean(x, W, mask)
-            if video.patches is not None:
-                y = torch.einsum("ad,bpd->abp", t, video.patches)
-                weak = weak + 0.05 * softmax_weighted_mean(y, patch_mask)
+            _, frame_weak, patch_weak = self._weak_scores(text, video)
+            weak = 0.5 * self.coarse(text, video) + 0.5 * frame_weak
+            if patch_weak is not None:
+                weak = weak + 0.05 * patch_weak
             temperature = self.config.gate_temperature
             caption_to_video = torch.einsum("bd,bfd->bf", t, video.clip_frames).detach()
             strong = gated(gates(caption_to_video, mask, temperature), video.frames)
@@ -254,26 +267,19 @@ class EERCF(Retriever):
         total = weak_loss + strong_loss + pearson
         return EERCFLosses(total, weak_loss, strong_loss, pearson)
 
-    def _masks(self, video: EERCFVideo) -> tuple[Tensor | None, Tensor | None]:
-        """Masks of frames (B, F) and patches (B, F P), or ``None`` for unmasked."""
-        if not self.config.mask_padding:
-            return None, None
-        if video.patches is None:
-            return video.mask, None
-        P = video.patches.shape[1] // video.mask.shape[1]
-        return video.mask, video.mask.repeat_interleave(P, dim=1)
 
-    def _chunks(self, A: int, video: EERCFVideo) -> Iterator[EERCFVideo]:
-        """Parts of the videos, small enough for ``CHUNK_ELEMENTS`` with A captions."""
-        rows = 0 if video.patches is None else video.patches.shape[1]
-        size = max(1, CHUNK_ELEMENTS // (A * (rows + video.frames.shape[2])))
-        for start in range(0, len(video.frames), size):
-            yield select_videos(video, slice(start, start + size))
-
-
-def select_videos(video: EERCFVideo, rows: slice) -> EERCFVideo:
-    """The videos of a gallery at ``rows``."""
-    return map_features(lambda x: x[rows], video)
+def recalled(
+    coarse: Tensor, shortlist: int, recall: Recall = "videos of captions"
+) -> Tensor:
+    """Which pairs (A, B) are among the ``shortlist`` best of their caption or video."""
+    if shortlist < 1:
+        raise ValueError(f"shortlist must be at least 1, got {shortlist}.")
+    if recall not in get_args(Recall):
+        of = " or ".join(map(repr, get_args(Recall)))
+        raise ValueError(f"recall must be {of}, got {recall!r}.")
+    dim = 1 if recall == "videos of captions" else 0
+    best = coarse.topk(min(shortlist, coarse.shape[dim]), dim=dim).indices
+    return torch.zeros_like(coarse, dtype=torch.bool).scatter(dim, best, 1)
 
 
 def reranking_score(levels: Levels) -> Tensor:

@@ -172,13 +172,8 @@ def encode_gallery(
 
 def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:
     """How a model's videos become pixels."""
-    return FrameSpec(
-        config.max_frames,
-        config.sample_fps,
-        backbone.image_size,
-        backbone.image_mean,
-        backbone.image_std,
-    )
+    look = backbone.image_size, backbone.image_mean, backbone.image_std
+    return FrameSpec(config.max_frames, config.sample_fps, *look)
 
 
 def cached_videos(
@@ -199,12 +194,7 @@ def cached_videos(
     frames = frames or FrameCache(cache / "frames")
     dataset = VideoDataset(split, frame_spec(backbone, config), frames)
     features = stored_features(
-        backbone.to(device),
-        dataset,
-        cache,
-        workers=workers,
-        device=device,
-        patches=patches,
+        backbone.to(device), dataset, cache, workers, device, patches
     )
     return CachedVideos(split, *features)
 
@@ -218,12 +208,12 @@ def result_table(
     R@1 (95 %, videos drawn again with all their captions).
     """
     owner = split.caption_to_video
-    kinds = [caption.kind for caption in split.captions]
+    kinds = dict.fromkeys(caption.kind for caption in split.captions)
     rows = []
     for name, similarity in scores:
         ranks = text_to_video_ranks(similarity, owner)
         rows.append(_row(name, "text to video", "all captions", ranks, owner))
-        for kind in dict.fromkeys(kinds) if len(set(kinds)) > 1 else ():
+        for kind in kinds if len(kinds) > 1 else ():
             chosen = split.captions_of_kind(kind)
             part = Ranks(ranks.better[chosen], ranks.ties[chosen], ranks.gallery)
             rows.append(_row(name, "text to video", kind, part, owner[chosen]))
@@ -277,11 +267,8 @@ def write_tables(
     about: dict[str, Any],
 ) -> list[Path]:
     """Write ``path`` with the suffixes .json (everything), .csv and .md (the table)."""
-    written = [
-        path.with_name(path.name + suffix) for suffix in (".json", ".csv", ".md")
-    ]
-    everything = {"about": about, "table": rows, "worst": worst}
-    write_json(written[0], everything)
+    written = [path.with_name(path.name + end) for end in (".json", ".csv", ".md")]
+    write_json(written[0], {"about": about, "table": rows, "worst": worst})
     with atomic_path(written[1]) as temporary, temporary.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

@@ -29,6 +29,7 @@ from glscl.util.gram_blocks import blocked_similarity
 from glscl.util.numeric import (
     autocast_disabled,
     check_finite,
+    masked_softmax,
     to_common_float,
     validate_mask,
 )
@@ -40,7 +41,7 @@ def _weights(
 ) -> Tensor:
     # s_abf = Σ_d captions_ad frames_bfd
     s = torch.einsum("ad,bfd->abf", captions, frames)
-    return (s / temperature).masked_fill(~frame_mask, float("-inf")).softmax(dim=-1)
+    return masked_softmax(s / temperature, frame_mask)
 
 
 def _direct_form(
@@ -67,7 +68,7 @@ def gram_form(
     also handles frames that cancel and captions of length zero, where this form fails.
     """
     s = torch.einsum("ad,bfd->abf", captions, frames)
-    w = (s / temperature).masked_fill(~frame_mask, float("-inf")).softmax(dim=-1)
+    w = masked_softmax(s / temperature, frame_mask)
     G = torch.einsum("bfd,bgd->bfg", frames, frames)
     Gw = torch.einsum("bfg,abg->abf", G, w)
     dot = torch.einsum("abf,abf->ab", w, s)

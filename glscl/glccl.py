@@ -28,25 +28,27 @@ which is what ``mask_padding=False`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import GLCCLConfig
 from glscl.data.pairs import trim
 from glscl.losses import contrastive_score_consistency, info_nce
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
-from glscl.util import parallel
 from glscl.util.means import mixed_weighted_mean
-from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
+from glscl.util.numeric import (
+    autocast_disabled,
+    check_finite,
+    masked_softmax,
+    to_common_float,
+)
 
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
-# Elements of the largest intermediate tensor of a chunk of videos.
-CHUNK_ELEMENTS = 1_000_000
 GROUP_SIZE = 16  # captions of similar length that are scored together
 NUM_MIXES = 6  # W_1 … W_6
 EPSILON = 1e-12  # the smallest length to divide by, as in ``normalize``
@@ -99,10 +101,7 @@ def glim_weights(
 
 def _frame_softmax(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     """The weights of ``glim_weights`` from its inner products (A, B, L, F)."""
-    scores = scores / temperature
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    return scores.softmax(-1)
+    return masked_softmax(scores / temperature, None if mask is None else mask[:, None])
 
 
 class GLCCL(Retriever):
@@ -110,6 +109,7 @@ class GLCCL(Retriever):
 
     method = "glccl"
     loss_type = GLCCLLosses
+    word_fields = ("tokens", "mask")
 
     def __init__(self, backbone: Backbone, config: GLCCLConfig):
         super().__init__(backbone, config)
@@ -119,10 +119,6 @@ class GLCCL(Retriever):
         self.mixes = nn.ParameterList(torch.eye(L) for _ in range(NUM_MIXES))
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
-        """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
-
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
-        """
         return self._read_text(token_ids, token_mask, self.config.mask_padding)
 
     def encode_video_features(
@@ -130,14 +126,6 @@ class GLCCL(Retriever):
     ) -> VideoFeatures:
         """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
         return VideoFeatures(*self.contextualize_frames(frame_features, frame_mask))
-
-    def loss_features(
-        self, text: TextFeatures, video: VideoFeatures
-    ) -> tuple[TextFeatures, VideoFeatures]:
-        """The features of a batch, padded to the longest caption of all processes."""
-        more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
-        tokens, mask = pad(text.tokens, (0, 0, 0, more)), pad(text.mask, (0, more))
-        return text._replace(tokens=tokens, mask=mask), video
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """The mean of the four scores of every caption and video: (A, B).
@@ -165,24 +153,41 @@ class GLCCL(Retriever):
         if method not in ("folded", "direct"):
             raise ValueError(f"method must be 'folded' or 'direct', got {method!r}.")
         products = self._folded if method == "folded" else self._direct
-        frame_mask = video.mask if self.config.mask_padding else None
         with autocast_disabled(video.frames):
             captions, tokens, frames = to_common_float(
                 text.captions, text.tokens, video.frames
             )
-            scored, groups = [], self._groups(text.mask)
-            for rows in groups:
-                words, mask = self._words(tokens[rows], text.mask[rows])
-                queries = self._queries(captions[rows], words)
-                parts = []
-                for part in self._chunks(words, frames):
-                    real = None if frame_mask is None else frame_mask[part]
-                    found = products(queries, frames[part], real)
-                    parts.append(self._levels(found, mask))
-                scored.append(torch.cat(parts, dim=2))
+            video, groups = video._replace(frames=frames), self._groups(text.mask)
+            scored = [
+                self._of_group(
+                    products, captions[rows], tokens[rows], text.mask[rows], video
+                )
+                for rows in groups
+            ]
             scores = torch.cat(scored, dim=1)[:, torch.cat(groups).argsort()]
         check_finite(scores, captions=captions, tokens=tokens, frames=frames)
         return scores
+
+    def _of_group(
+        self,
+        products: Callable[[Queries, Tensor, Tensor | None], Products],
+        captions: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        video: VideoFeatures,
+    ) -> Tensor:
+        """The four scores of captions of similar length, without their padding."""
+        words = None
+        if self.config.mask_padding:
+            tokens, words = trim(tokens, mask)
+        queries = self._queries(captions, tokens)
+
+        def score(part: VideoFeatures) -> Tensor:
+            found = products(queries, part.frames, self.padding_mask(part.mask))
+            return self._levels(found, words)
+
+        A, L, _ = tokens.shape
+        return self._by_chunks(score, video, A * L * (L + video.frames.shape[1]))
 
     def loss(self, text: TextFeatures, video: VideoFeatures) -> GLCCLLosses:
         """InfoNCE + w CSC of a batch of pairs: row i of both belongs together."""
@@ -261,14 +266,3 @@ class GLCCL(Retriever):
         if not self.config.mask_padding:
             return [torch.arange(len(mask), device=mask.device)]
         return list(mask.sum(dim=1).argsort(stable=True).split(GROUP_SIZE))
-
-    def _words(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens without the padding of all, and their mask, or ``None`` for unmasked."""
-        return trim(tokens, mask) if self.config.mask_padding else (tokens, None)
-
-    def _chunks(self, tokens: Tensor, frames: Tensor) -> Iterator[slice]:
-        """Parts of the videos, small enough for ``CHUNK_ELEMENTS``."""
-        A, L, _ = tokens.shape
-        size = max(1, CHUNK_ELEMENTS // (A * L * (L + frames.shape[1])))
-        for start in range(0, len(frames), size):
-            yield slice(start, start + size)

@@ -133,6 +133,13 @@ def pearson_constraint(
         return loss
 
 
+def correlation_loss(c: Tensor, on_diag: float, off_diag: float) -> Tensor:
+    """``on_diag Σ_d (c_dd − 1)² + off_diag Σ_{d≠e} c_de²`` of ``c`` (D, D), a scalar."""
+    diagonal = c.diagonal()
+    off = c.square().sum() - diagonal.square().sum()
+    return on_diag * (diagonal - 1).square().sum() + off_diag * off
+
+
 def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
     """How much each channel correlates across pairs: the c_dd of the constraint, (D,).
 

@@ -6,8 +6,8 @@ ranks count from 1, and every result carries its numbers of queries and gallery 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypedDict
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -36,6 +36,26 @@ class Metrics(TypedDict):
 
     t2v: Direction
     v2t: Direction
+
+
+class Rule(NamedTuple):
+    """How metrics of a validation compare, and whether the ``later`` of equal ones wins."""
+
+    score: Callable[[Metrics], tuple[float, ...]]
+    later: bool
+
+
+#: Which weights a training keeps, by ``TrainConfig.keep``; all read text→video.
+#: ``"released"``: GLSCL and GLCCL, ``"recalls"``: EERCF.
+#:
+#: :meta hide-value:
+RULES = {
+    "best": Rule(lambda m: (m["t2v"]["R1"], -m["t2v"]["MnR"]), later=False),
+    "released": Rule(lambda m: (m["t2v"]["R1"],), later=True),
+    "recalls": Rule(
+        lambda m: (m["t2v"]["R1"] + m["t2v"]["R5"] + m["t2v"]["R10"],), later=True
+    ),
+}
 
 
 class Ranks:
@@ -212,24 +232,6 @@ def dual_softmax(similarity: Tensor, scale: float = 100.0) -> Tensor:
     """
     check_shape(similarity, "A B", "similarity")
     return similarity * torch.softmax(scale * similarity, dim=0)
-
-
-def by_kind(
-    similarity: Tensor, caption_to_video: Tensor, kinds: Sequence[str]
-) -> dict[str, Direction]:
-    """Text to video metrics of the captions of each kind, against the whole gallery.
-
-    ``kinds`` names the kind of each of the A captions.
-    """
-    A = check_shape(similarity, "A B", "similarity")["A"]
-    if len(kinds) != A:
-        raise ValueError(f"kinds must name the kind of {A} captions, got {len(kinds)}.")
-    result = {}
-    for kind in dict.fromkeys(kinds):
-        rows = torch.tensor([i for i, name in enumerate(kinds) if name == kind])
-        ranks = text_to_video_ranks(similarity[rows], caption_to_video[rows])
-        result[kind] = ranks.summary()
-    return result
 
 
 def bootstrap_interval(

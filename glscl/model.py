@@ -72,10 +72,6 @@ class GLSCL(Retriever):
         return lim
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
-        """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
-
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
-        """
         text = self._read_text(token_ids, token_mask)
         if self.config.local:
             text = text._replace(concepts=self.text_concepts(text))
@@ -105,17 +101,13 @@ class GLSCL(Retriever):
         """Concepts (A, Q, D) of captions: those in ``text``, else decoded now."""
         if text.concepts is not None:
             return text.concepts
-        return self.lim_text(
-            text.tokens, text.mask if self.config.mask_padding else None
-        )
+        return self.lim_text(text.tokens, self.padding_mask(text.mask))
 
     def video_concepts(self, video: VideoFeatures) -> Tensor:
         """Concepts (B, Q, D) of videos: those in ``video``, else decoded now."""
         if video.concepts is not None:
             return video.concepts
-        return self.lim_video(
-            video.frames, video.mask if self.config.mask_padding else None
-        )
+        return self.lim_video(video.frames, self.padding_mask(video.mask))
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
 from glscl.config import (
@@ -36,9 +36,10 @@ from glscl.config import (
     override,
 )
 from glscl.temporal import FrameTransformer
+from glscl.util import parallel
 from glscl.util.files import write_text
 from glscl.util.hub import download, model_card, upload
-from glscl.util.numeric import validate_mask
+from glscl.util.numeric import autocast_disabled, validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
 from glscl.weights import (
@@ -110,6 +111,10 @@ class Retriever(nn.Module, ABC):
     #: Whether weights that are not CLIP's start at random, so that scores mean nothing
     #: before training (in GLSCL, those of the LIM).
     starts_at_random = False
+    #: Elements of the largest intermediate tensor of a chunk of videos.
+    chunk_elements = 1_000_000
+    #: The fields of a text whose second axis counts the words; ``mask`` is one.
+    word_fields: ClassVar[tuple[str, ...]] = ()
     #: See ``TrainConfig.gradient_divisor``, which training sets it to.
     gradient_divisor = 1
     #: How the model was trained and measured, see ``hub.model_card``; saved with it.
@@ -181,10 +186,17 @@ class Retriever(nn.Module, ABC):
     def loss_features(self, text: Any, video: Any) -> tuple[Any, Any]:
         """The features of a batch that the loss needs, to be gathered over processes.
 
-        Every process must return the same shapes; one process computes the same loss
-        from ``text`` and ``video`` themselves.
+        Every process must return the same shapes, so captions are padded to the longest
+        of all; one process computes the same loss from ``text`` and ``video`` themselves.
         """
-        return text, video
+        if not self.word_fields:
+            return text, video
+        more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
+        longer = {}
+        for name in self.word_fields:
+            x = getattr(text, name)
+            longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
+        return text._replace(**longer), video
 
     # --- what a search needs beside the scores --------------------------------------
 
@@ -253,6 +265,21 @@ class Retriever(nn.Module, ABC):
             frame_features = self.temporal(frame_features, mask)
         return self._divide_gradient(frame_features), mask
 
+    def _by_chunks(
+        self, score: Callable[[Any], Tensor], video: Any, elements: int
+    ) -> Tensor:
+        """``score`` of chunks of the videos, joined: (..., A, B), without autocast.
+
+        ``elements``: those of the largest intermediate tensor for one video.
+        """
+        size = max(1, self.chunk_elements // elements)
+        with autocast_disabled(video.frames):
+            chunks = [
+                map_features(lambda x, i=i: x[i : i + size], video)
+                for i in range(0, len(video.frames), size)
+            ]
+            return torch.cat([score(chunk) for chunk in chunks], dim=-1)
+
     def _divide_gradient(self, features: Tensor) -> Tensor:
         """The same features, whose gradient the encoders get divided."""
         if self.gradient_divisor != 1 and features.requires_grad:
@@ -271,6 +298,10 @@ class Retriever(nn.Module, ABC):
         )
         captions, tokens = map(self._divide_gradient, (captions, tokens))
         return TextFeatures(captions, tokens, mask)
+
+    def padding_mask(self, mask: Tensor) -> Tensor | None:
+        """``mask``, or ``None`` where the release masks nothing and so does this."""
+        return mask if self.config.mask_padding else None
 
     def mixing_matrix(self, matrix: Tensor, size: int, items: str) -> Tensor:
         """The part (``size``, ``size``) of a learnt ``matrix`` that mixes so many weights.

@@ -18,12 +18,11 @@ from glscl.backbone import load_backbone
 from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
-from glscl.data.pairs import CachedVideos, Videos, rand_augment
+from glscl.data.pairs import Videos, rand_augment
 from glscl.data.split import Split, VideoItem
 from glscl.data.verify import read_unreadable
 from glscl.eercf import EERCF
 from glscl.evaluate import (
-    Retrieval,
     cached_videos,
     evaluate,
     frame_spec,
@@ -42,8 +41,7 @@ from glscl.metrics import dual_softmax, qb_norm
 from glscl.mini import synthetic
 from glscl.model import GLSCL
 from glscl.retriever import Retriever
-from glscl.selection import History
-from glscl.train import RunOptions, fit
+from glscl.train import History, RunOptions, fit
 from glscl.util import parallel
 from glscl.util.files import cache_folder
 from glscl.weights import read_directory
@@ -79,20 +77,6 @@ class DataSource(DataOptions):
             read_unreadable(self.report) if self.report else (),
             hold_out,
         )
-
-    def subset(
-        self, train: int, val: int, test: int, seed: int = 0
-    ) -> dict[str, Split]:
-        """Train, val and test with as many videos, the first ones of each.
-
-        The built-in benchmark is made, with ``seed``, where it is not there yet.
-        """
-        sizes = {"train": train, "val": val, "test": test}
-        if self.name == MINI:
-            made = synthetic.make_benchmark(self.root, train, val, test, seed=seed)
-            return {name: made.split(name) for name in sizes}
-        data = self.open()
-        return {name: data.split(name).first(size) for name, size in sizes.items()}
 
     def every_video(self) -> list[VideoItem]:
         """The videos of all splits, missing ones where they should be."""
@@ -154,30 +138,12 @@ def train_on(
         load_backbone(model_config.backbone, model_config.pretrained), model_config
     )
     train, validation = (
-        _videos(model, recipe, data.split(name), source, options)
+        _videos(
+            model, data.split(name), source, options.device, options.workers, recipe
+        )
         for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
-
-
-def import_checkpoint(
-    path: Path,
-    folder: Path,
-    preset: str | None = None,
-    method: str = "glscl",
-    changes: Mapping[str, Any] | None = None,
-) -> Retriever:
-    """Save a checkpoint of the released code as a model of this package.
-
-    ``preset``, and ``changes`` of its settings: what the file does not hold, see
-    ``GLSCL.from_authors`` and ``EERCF.from_authors``, which say what is raised.
-    """
-    kinds: dict[str, type[GLSCL | EERCF]] = {"glscl": GLSCL, "eercf": EERCF}
-    if method not in kinds:
-        raise ValueError(f"Cannot import {method!r}: expected one of {list(kinds)}.")
-    model = kinds[method].from_authors(path, preset=preset, **(changes or {}))
-    model.save(folder)
-    return model
 
 
 def process_device(device: str) -> str:
@@ -190,43 +156,23 @@ def process_device(device: str) -> str:
 
 def _videos(
     model: Retriever,
-    recipe: TrainConfig,
     split: Split,
     source: DataSource,
-    options: RunOptions,
+    device: str,
+    workers: int,
+    recipe: TrainConfig | None = None,
 ) -> Videos:
-    if recipe.freeze == "visual" and recipe.augment is None:
-        return _encoded(model, split, source, options.device, options.workers)
-    spec = frame_spec(model.backbone, model.config)
+    """A split as input of a model: encoded once, unless the ``recipe`` changes pixels
+    or what encodes them.
+    """
+    spec, folder = frame_spec(model.backbone, model.config), source.cache_folder
+    kept = FrameCache.limited(folder / "frames", split, spec, source.frame_cache)
+    if recipe is None or (recipe.freeze == "visual" and recipe.augment is None):
+        about = model.backbone, model.config, folder, model.uses_patches
+        return cached_videos(split, *about, device, workers, kept)
     augment = recipe.augment if split.name == "train" else None
-    return VideoDataset(
-        split,
-        spec,
-        _frame_cache(model, split, source),
-        rand_augment(augment) if augment else None,
-        recipe.augment_on,
-    )
-
-
-def _encoded(
-    model: Retriever, split: Split, source: DataSource, device: str, workers: int
-) -> CachedVideos:
-    return cached_videos(
-        split,
-        model.backbone,
-        model.config,
-        source.cache_folder,
-        model.uses_patches,
-        device,
-        workers,
-        _frame_cache(model, split, source),
-    )
-
-
-def _frame_cache(model: Retriever, split: Split, source: DataSource) -> FrameCache:
-    spec = frame_spec(model.backbone, model.config)
-    folder = source.cache_folder / "frames"
-    return FrameCache.limited(folder, split, spec, source.frame_cache)
+    augmented = rand_augment(augment) if augment else None
+    return VideoDataset(split, spec, kept, augmented, recipe.augment_on)
 
 
 def evaluate_on(
@@ -249,8 +195,8 @@ def evaluate_on(
     data, device = source.open(hold_out=split == "val"), process_device(device)
     model = load_model(folder).to(device)
     chosen = data.split(split)
-    videos = _encoded(model, chosen, source, device, workers)
-    result: Retrieval = evaluate(model, videos, device=device)
+    videos = _videos(model, chosen, source, device, workers)
+    result = evaluate(model, videos, device=device)
     scores = [("raw", result.similarity)]
     if with_dsl:
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))

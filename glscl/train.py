@@ -8,11 +8,6 @@ and resumed ends with bit-identical weights.
     model = GLSCL.from_preset("mini")
     history = fit(model, CachedVideos(split, features), config, validation)
 
-or, from the command line, on one device and on eight of one computer:
-
-    glscl train --out runs/one --device cuda --precision bf16
-    torchrun --nproc-per-node 8 -m glscl.cli train --out runs/eight --device cuda
-
 The batch of a recipe is global. It can be computed at once, split over processes
 (``torchrun``; see ``parallel``), or in parts of ``micro_batch`` pairs, which costs a
 second forward pass and gives the same loss and gradients in the memory of one part
@@ -26,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -34,6 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from glscl import optim
 from glscl.config import RunOptions, TrainConfig, config_to_dict
 from glscl.data.pairs import (
     PairDataset,
@@ -44,21 +40,14 @@ from glscl.data.pairs import (
     stable_seed,
 )
 from glscl.evaluate import evaluate
-from glscl.optim import (
-    MULTIPLIERS,
-    BertAdam,
-    freeze,
-    make_optimiser,
-    set_learning_rates,
-)
+from glscl.metrics import RULES, Metrics
+from glscl.optim import BertAdam
 from glscl.retriever import Retriever, map_features
-from glscl.selection import History
 from glscl.util import parallel
 from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
-__all__ = ["BertAdam", "NonFiniteError", "RunOptions", "fit"]
-
+__all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,6 +57,40 @@ class NonFiniteError(RuntimeError):
 
     Seen at the end of a step, so the weights in memory are spoilt, those on disk not.
     """
+
+
+@dataclass
+class History:
+    """What a run did.
+
+    ``steps``: one record a step with every part of the loss, the learning rates, κ, the
+    gradient norm and the seconds. ``looks`` and ``epochs``: a record with the metrics on
+    the validation split for each look within an epoch, and for each end of one, with
+    whether its weights were ``kept``. ``best_epoch``: the epoch (from 0) whose weights
+    the run ends with, None without validation.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    def records(self) -> list[dict[str, Any]]:
+        """All of it in the order in which it came."""
+        every: list[dict[str, Any]] = [*self.steps, *self.looks, *self.epochs]
+        return sorted(every, key=lambda one: one.get("step", 0) or one["after"])
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in steps and validation, resumed parts included."""
+        return sum(record["seconds"] for record in self.records())
+
+    def wins(self, metrics: Metrics, keep: str) -> bool:
+        """Whether an epoch that ends with ``metrics`` is kept by the rule ``keep``."""
+        score, later = RULES[keep]
+        before = [score(look["validation"]) for look in self.looks + self.epochs]
+        new = score(metrics)
+        return not before or new > max(before) or (later and new == max(before))
 
 
 def fit(
@@ -81,7 +104,7 @@ def fit(
     """Train ``model`` in place and return what happened.
 
     With ``validation`` the model is evaluated after every epoch, within epochs if the
-    recipe says so, and ends with the weights that its rule keeps (``glscl.selection``);
+    recipe says so, and ends with the weights that its rule keeps (``TrainConfig.keep``);
     otherwise with the last ones. With ``clip_arithmetic="released"`` CLIP's matrices are
     float16 from here on. ``on_step`` is called with every step's record. Generators of
     the caller are left as they were.
@@ -133,9 +156,9 @@ class _Run:
                 )
             model.backbone.convert_weights()
         model.gradient_divisor = config.gradient_divisor
-        freeze(model, config.freeze)
+        optim.freeze(model, config.freeze)
         parallel.broadcast_weights(model)
-        self.optimiser = make_optimiser(model, config)
+        self.optimiser = optim.make_optimiser(model, config)
         groups = self.optimiser.param_groups
         self.parameters = [p for group in groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(
@@ -201,10 +224,10 @@ class _Run:
         started = time.perf_counter()
         self.model.train()
         lengths = self.config.schedule_epochs or self.config.epochs
-        multiplier = MULTIPLIERS[self.config.schedule](
+        multiplier = optim.MULTIPLIERS[self.config.schedule](
             self.step, self.steps_per_epoch * lengths, self.config.warmup
         )
-        set_learning_rates(self.optimiser, multiplier)
+        optim.set_learning_rates(self.optimiser, multiplier)
         self.optimiser.zero_grad(set_to_none=True)
         validate_mask(batch.token_mask, "N L", "token_mask", "caption")
         validate_mask(batch.frame_mask, "N F", "frame_mask", "video")

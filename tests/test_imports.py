@@ -16,10 +16,10 @@ config gim lim losses temporal metrics
 backbone data
 weights retriever
 model eercf glccl heads
-optim evaluate selection train
+optim evaluate train
 mini
 runs
-costs search
+search
 cli
 """
 LEVELS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.split()}

@@ -25,6 +25,15 @@ CODE = {"light": "github-light-high-contrast", "dark": "github-dark-high-contras
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
+BOX = re.compile(
+    r"^:::\{admonition\} (.+)\n:class: \w+\n((?:.*\n)*?):::$", re.MULTILINE
+)
+
+
+def _quote(box: re.Match[str]) -> str:
+    """A titled box as a quotation."""
+    lines = f"**{box[1]}**\n{box[2]}".splitlines()
+    return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
 class PlainMarkdown:
@@ -89,7 +98,7 @@ class PlainMarkdown:
         def tag(label: re.Match[str]) -> str:
             return rf"\tag{{{self.equations[label[1]]}}}$$"
 
-        return EQUATION.sub(tag, ROLE.sub(plain, TARGET.sub("", text)))
+        return EQUATION.sub(tag, ROLE.sub(plain, BOX.sub(_quote, TARGET.sub("", text))))
 
     def make_plain(self, notebook: NotebookNode, chapter: str) -> None:
         """Convert all Markdown of a chapter, list what it cites, drop what it glued."""

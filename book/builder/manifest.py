@@ -51,7 +51,7 @@ def code_digests(root: Path, code: str) -> dict[str, str]:
     for path in files_behind(code, root):
         folder = path.parent.relative_to(root).as_posix()
         members.setdefault(folder, []).append(path)
-        members[folder] += path.parent.glob("assets")
+        members[folder] += [*path.parent.glob("assets"), *path.parent.glob("*.yaml")]
     return {name: digest(paths, root) for name, paths in sorted(members.items())}
 
 

@@ -19,6 +19,7 @@ from book.builder.prose import NO_PROSE, pages
 NAME = "interpretive_sentences.txt"
 WORDS = re.compile(
     r"\b(?:better|worse|best|worst|higher|lower|larger|smaller|faster|slower|cheaper"
+    r"|highest|lowest|largest|smallest|fastest|slowest|cheapest|strongest"
     r"|more|less|fewer|most|least|because|therefore|shows?|proves?|means that|explains?"
     r"|do(?:es)? not|did not|cannot|never|always|helps?|hurts?|gains?|loses?|improves?"
     r"|enough|useful|matters?|hardly|clearly|only if|the reason)\b",

@@ -1,4 +1,4 @@
-"""``python -m book.experiments``: the long runs whose results the book shows."""
+"""``python -m book.experiments``: the long runs whose results the book shows, and costs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from book.experiments.ablations import (
     variant_videos,
 )
 from book.experiments.arithmetic import ARITHMETIC, MINI_RATES
+from book.experiments.formulas import Sizes, cost_table, cost_text
 from book.experiments.ground import EPOCHS, GROUND, TRIAL_EPOCHS, Ground
 from book.experiments.ground import run_all as run_all_heads
 from book.experiments.ground_summary import summarise as summarise_heads
@@ -64,14 +65,8 @@ def ablate(
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these.")
     ] = None,
-    sweeps: Annotated[
-        bool, typer.Option(help="Also one setting at a time: Q, layers, τ, sharing.")
-    ] = False,
     related: Annotated[
         bool, typer.Option(help="Also EERCF and GLCCL, and each without its parts.")
-    ] = False,
-    longer: Annotated[
-        bool, typer.Option(help="Also more epochs, and hard negatives in the batch.")
     ] = False,
 ) -> None:
     """Train variants × seeds; runs that are stored are kept. Writes ablation.json.
@@ -79,14 +74,42 @@ def ablate(
     The summary covers every stored run of the same setup, so variants may have
     different numbers of seeds.
     """
-    tables = ((SWEEPS, sweeps), (RELATED, related), (LONGER, longer))
-    more = [name for table, asked in tables if asked for name in table]
-    setup = Setup(
-        str(root), train_clips=train_clips, test_clips=test_clips, epochs=epochs
-    )
-    folder = out / "ablation"
-    run_all(variants or [*VARIANTS, *more], range(seeds), folder, setup, processes)
-    _summarise(folder, setup)
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    names = variants or [*VARIANTS, *(RELATED if related else ())]
+    _train(names, seeds, out / "ablation", setup, processes)
+
+
+@app.command("sweeps")
+@sentence_errors
+def sweeps(
+    root: Root = Path("data/mini"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 5,
+    epochs: Epochs = 6,
+    train_clips: Clips = 1500,
+    test_clips: TestClips = 300,
+    processes: Processes = 1,
+) -> None:
+    """Train the full model with one setting changed at a time. Writes sweeps.json."""
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    names = ["GIM + LIM", "all", *SWEEPS]
+    _train(names, seeds, out / "sweeps", setup, processes)
+
+
+@app.command("longer")
+@sentence_errors
+def longer(
+    root: Root = Path("data/mini"),
+    out: Out = Path("book/results"),
+    seeds: Seeds = 3,
+    epochs: Epochs = 6,
+    train_clips: Clips = 1500,
+    test_clips: TestClips = 300,
+    processes: Processes = 1,
+) -> None:
+    """Train the full model with more epochs and hard negatives. Writes longer.json."""
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    _train(["all", *LONGER], seeds, out / "longer", setup, processes)
 
 
 @app.command("arithmetic")
@@ -104,9 +127,8 @@ def arithmetic(
     And with its own rates, to compare. Writes arithmetic.json.
     """
     setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
-    folder = out / "arithmetic"
-    run_all(ARITHMETIC | MINI_RATES, range(seeds), folder, setup, processes)
-    _summarise(folder, setup)
+    names = [*ARITHMETIC, *MINI_RATES]
+    _train(names, seeds, out / "arithmetic", setup, processes)
 
 
 @app.command("heads")
@@ -164,8 +186,27 @@ def mini_model(
     typer.echo(markdown(stored.record["test"]))
 
 
-def _summarise(folder: Path, setup: Setup) -> None:
-    """Write the summary of the runs in ``folder`` beside it, and print its means."""
+@app.command("flops")
+@sentence_errors
+def flops(
+    dim: Annotated[int, typer.Option(help="Channels D.")] = 512,
+    frames: Annotated[int, typer.Option(help="Frames F of a video.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Tokens L of a caption.")] = 32,
+    queries: Annotated[int, typer.Option(help="Concepts Q.")] = 8,
+    patches: Annotated[int, typer.Option(help="Patches P of a frame.")] = 49,
+    captions: Annotated[int, typer.Option(help="Captions to score.")] = 1000,
+    videos: Annotated[int, typer.Option(help="Videos of the gallery.")] = 1000,
+) -> None:
+    """Print what every similarity head costs, in multiply-adds (MACs)."""
+    sizes = Sizes(D=dim, F=frames, L=tokens, Q=queries, P=patches)
+    typer.echo(cost_text(cost_table(sizes, captions, videos)))
+
+
+def _train(
+    names: list[str], seeds: int, folder: Path, setup: Setup, processes: int
+) -> None:
+    """Train variants × seeds, write the summary of ``folder`` and print its means."""
+    run_all(names, range(seeds), folder, setup, processes)
     summary = summarise(stored_runs(folder, setup), _command())
     write_json(folder.with_suffix(".json"), summary, indent=None)
     for name, row in summary["variants"].items():

@@ -28,6 +28,7 @@ from book.experiments.hard_negatives import (
     with_hard_negatives,
 )
 from book.experiments.related_methods import related_measures
+from book.kit.measures import by_kind
 from book.kit.provenance import provenance
 from glscl.backbone import load_backbone
 from glscl.config import TrainConfig, get_preset, override
@@ -35,7 +36,7 @@ from glscl.data.loader import weights_digest
 from glscl.data.pairs import CachedVideos, epoch_order
 from glscl.data.split import Split
 from glscl.evaluate import Retrieval, cached_videos, evaluate
-from glscl.metrics import by_kind, text_to_video_ranks
+from glscl.metrics import text_to_video_ranks
 from glscl.mini.synthetic import Benchmark, make_benchmark
 from glscl.model import GLSCL
 from glscl.optim import CLIP_PREFIX, freeze
@@ -255,10 +256,9 @@ def new_parameters(model: Retriever) -> int:
 def result_record(result: Retrieval) -> dict[str, Any]:
     """Metrics of both directions, by kind of caption, and every caption's rank."""
     owner = result.split.caption_to_video
-    kinds = [caption.kind for caption in result.split.captions]
     return {
         **result.metrics,
-        "kinds": by_kind(result.similarity, owner, kinds),
+        "kinds": by_kind(result.similarity, result.split),
         "ranks": text_to_video_ranks(result.similarity, owner).rank().tolist(),
     }
 

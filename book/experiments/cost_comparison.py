@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from glscl.costs.formulas import HeadMacs, Sizes
+from book.experiments.formulas import HeadMacs, Sizes
 
 VISION_WIDTH, VISION_PATCH, VISION_IMAGE = 768, 32, 224  # ViT-B/32
 TEXT_WIDTH = 512

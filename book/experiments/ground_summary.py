@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from book.experiments.formulas import HeadMacs, Sizes, folded_macs, head_macs
 from book.experiments.ground import GROUND, Ground, stored_trials, validation_score
 from book.experiments.summary import all_values, spread
-from glscl.costs.formulas import HeadMacs, Sizes, folded_macs, head_macs
 
 RUNS = Path("book/results/heads")
 COMMAND = "python -m book.experiments heads"
-#: The row of the closed forms (``glscl.costs.formulas``) that counts a method.
+#: The row of the closed forms (``book.experiments.formulas``) that counts a method.
 COUNTED = {
     **{name: name for name in ("CLIP4Clip", "TS2-Net", "X-CLIP", "X-Pool", "WTI")},
     **{name: name for name in ("DiCoSA", "GLCCL", "GLSCL")},

@@ -35,7 +35,7 @@ from glscl.optim import CLIP_PREFIX
 from glscl.retriever import Retriever
 from glscl.weights import own_weights, save_directory
 
-SUMMARY = Path("book/results/ablation.json")
+SUMMARY = Path("book/results/longer.json")
 FOLDER = ASSETS / "glscl"
 SEED = 0
 IMAGE_TOWER = f"{CLIP_PREFIX}clip.visual."

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from book.experiments.formulas import Sizes
 from glscl.backbone import Backbone
 from glscl.config import MODEL_CONFIGS, EERCFConfig, GLCCLConfig, override
-from glscl.costs.formulas import Sizes
 from glscl.eercf import EERCF, EERCFText, EERCFVideo
 from glscl.gim import global_similarity, gram_form
 from glscl.glccl import GLCCL, Queries

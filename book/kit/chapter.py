@@ -43,12 +43,12 @@ def load(parameters: Mapping[str, Any], *splits: str) -> Chapter:
 
     ``parameters``: the chapter's ``globals()``, with the parameters that all chapters
     name alike; ``device`` must be decided. Clips that are not there are made, features
-    are kept on disk. Raises what ``DataSource.subset`` and ``load_backbone`` raise.
+    are kept on disk. Raises what ``DataSource.open`` and ``load_backbone`` raise.
     """
     from glscl.backbone import load_backbone
     from glscl.config import EncoderConfig
-    from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
-    from glscl.data.pairs import CachedVideos
+    from glscl.data.loader import FrameCache
+    from glscl.evaluate import cached_videos, frame_spec
     from glscl.mini.synthetic import make_benchmark
     from glscl.runs import MINI, DataSource
 
@@ -57,23 +57,25 @@ def load(parameters: Mapping[str, Any], *splits: str) -> Chapter:
     source = DataSource(p.get("dataset", MINI), Path(p["data_root"]))
     if source.name == MINI:
         benchmark: Any = make_benchmark(source.root, train, val, test, p["seed"])
-        chosen = {name: benchmark.split(name) for name in splits}
     else:
-        benchmark, chosen = source.open(), source.subset(train, val, test)
+        benchmark = source.open()
+    sizes = {"train": train, "val": val, "test": test}
     clip_model = load_backbone(p["backbone"], p["pretrained"]).to(p["device"])
     clip_model.requires_grad_(False)
-    look = clip_model.image_size, clip_model.image_mean, clip_model.image_std
     max_frames = p.get("max_frames", EncoderConfig.max_frames)
-    spec = FrameSpec(max_frames, p["sample_fps"], *look)
-    videos = {}
-    for name in splits:
-        features = cached_frame_features(
+    config = EncoderConfig(max_frames=max_frames, sample_fps=p["sample_fps"])
+    videos = {
+        name: cached_videos(
+            benchmark.split(name).first(sizes[name]),
             clip_model,
-            VideoDataset(chosen[name], spec),
+            config,
             source.cache_folder,
             device=p["device"],
+            frames=FrameCache(source.cache_folder, share=0.0),  # keep features alone
         )
-        videos[name] = CachedVideos(chosen[name], features)
+        for name in splits
+    }
+    spec = frame_spec(clip_model, config)
     return Chapter(benchmark, clip_model, spec, videos)
 
 

@@ -306,7 +306,7 @@ def losses(num_concepts: int = 4, target: float = 0.75, margin: float = 0.1) -> 
     deepest = 34 * (num_concepts - 1) / 2
     drawn = Drawing(244 + deepest)
     drawn.text(WIDTH / 2, 16, "text_concepts_{a}  (Q, D)", SMALL)
-    drawn.text(WIDTH / 2, 118, f"ICL: c_{{q}} towards {target:g}")
+    drawn.text(WIDTH / 2, 118, f"ICL: agree_{{q}} towards {target:g}")
     for q, x in enumerate(places):
         drawn.dot(x, 36, TEXT, str(q + 1))
         drawn.dot(x, 172, VIDEO, str(q + 1))

@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from glscl.data.split import Split
 
 
+def by_kind(scores: Tensor, split: Split) -> dict[str, metrics.Direction]:
+    """Text→video metrics of each kind of caption against all videos: ``scores`` (A, B)."""
+    found = {}
+    for kind in dict.fromkeys(caption.kind for caption in split.captions):
+        rows = split.captions_of_kind(kind)
+        owner = split.caption_to_video[rows]
+        found[kind] = metrics.text_to_video_ranks(scores[rows], owner).summary()
+    return found
+
+
 def r1_by_kind(scores: Tensor, split: Split) -> dict[str, float]:
     """Text→video R@1 in % of each kind of caption, from ``scores`` (A, B)."""
-    kinds = [caption.kind for caption in split.captions]
-    found = metrics.by_kind(scores, split.caption_to_video, kinds)
-    return {kind: found[kind]["R1"] for kind in dict.fromkeys(kinds)}
+    return {kind: row["R1"] for kind, row in by_kind(scores, split).items()}
 
 
 def inner_cosines(concepts: Tensor) -> Tensor:

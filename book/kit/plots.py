@@ -317,6 +317,34 @@ def roofline(
     return fig
 
 
+#: What ``seed_dots`` shows, for the caption below it.
+SEED_DOTS = (
+    "Dots: seeds. Lines: 95 % crossed bootstrap over seeds and videos, with the mean."
+)
+
+
+@styled
+def seed_dots(
+    rows: Mapping[str, tuple[ArrayLike, tuple[float, float]]], xlabel: str
+) -> Figure:
+    """Differences over seeds, one row each: a dot a seed, the mean, its interval.
+
+    ``rows``: by label the values of the seeds (S,) and the ends of the interval. A
+    dashed line marks zero.
+    """
+    made, ax = figure(width=6.4, height=1.0 + 0.3 * len(rows))
+    for y, (each, ends) in enumerate(rows.values()):
+        values = np.asarray(each, dtype=float)
+        ax.plot(ends, [y, y], color=COLOURS[0], zorder=1)
+        ax.plot(values.mean(), y, "|", color=COLOURS[0], ms=16, mew=2.5, zorder=2)
+        ax.plot(values, np.full(len(values), y), "o", color=COLOURS[1], zorder=3)
+    ax.axvline(0, color=INK, linestyle="--", lw=1.2, zorder=0)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    ax.set(xlabel=xlabel)
+    return made
+
+
 @styled
 def bars(
     values: Mapping[str, Interval] | Mapping[str, Mapping[str, Interval]],

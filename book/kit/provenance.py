@@ -27,6 +27,8 @@ def git(root: Path, *arguments: str) -> str:
 def commit(root: Path = PROJECT) -> str:
     """The commit of the checkout at ``root``: twelve digits; ``+``: changes on top.
 
+    Stored results are no change: runs write them while they say where they were made.
+
     ``"unknown"`` where ``root`` is not itself the top of a repository, such as an
     installed copy inside somebody else's.
     """
@@ -34,7 +36,8 @@ def commit(root: Path = PROJECT) -> str:
     name = git(root, "rev-parse", "--short=12", "HEAD")
     if not name or Path(top).resolve() != root.resolve():
         return "unknown"
-    return name + ("+" if git(root, "status", "--porcelain") else "")
+    changed = git(root, "status", "--porcelain", "--", ".", ":!book/results")
+    return name + ("+" if changed else "")
 
 
 def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from glscl import __version__
-from glscl.cli import costs, data, demo, search, training
+from glscl.cli import data, demo, search, training
 from glscl.cli.common import Debug
 
 app = typer.Typer(
@@ -25,7 +25,6 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 for name, command in (
     ("demo", demo.demo),
-    ("flops", costs.flops),
     ("train", training.train),
     ("import", training.import_),
     ("eval", training.evaluate),

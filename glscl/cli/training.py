@@ -129,10 +129,15 @@ def import_(
     ] = None,
 ) -> None:
     """Turn a checkpoint of the authors into a model that `eval` takes."""
-    from glscl.runs import import_checkpoint
+    from glscl.eercf import EERCF
+    from glscl.model import GLSCL
     from glscl.util.settings import parse
 
-    model = import_checkpoint(file, out, preset, method, parse(changes or []))
+    kinds: dict[str, type[GLSCL | EERCF]] = {"glscl": GLSCL, "eercf": EERCF}
+    if method not in kinds:
+        raise ValueError(f"Cannot import {method!r}: expected one of {list(kinds)}.")
+    model = kinds[method].from_authors(file, preset=preset, **parse(changes or []))
+    model.save(out)
     settings = ", ".join(f"{k}={v}" for k, v in vars(model.config).items())
     typer.echo(f"{out}: {method}, {settings}")
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,20 @@ def caption(text: Any, where: str) -> str:
 
 def read_captions(path: Path) -> Captions:
     """A JSON file ``{id: [sentence, ...]}``."""
-    content = read_json(path, dict)
+    return _captions(path, read_json(path, dict), lambda text, where: text)
+
+
+def _captions(
+    path: Path, content: dict, sentence: Callable[[Any, str], Any]
+) -> Captions:
+    """Captions by id; ``sentence``: of an entry and its place."""
     result: Captions = {}
     for name, texts in content.items():
         where = f"{path}, {name}"
         places = numbered(expect(texts, list, where), f"{where}, caption")
-        result[name] = [caption(text, place) for place, text in places]
+        result[expect(name, str, str(path))] = [
+            caption(sentence(text, place), place) for place, text in places
+        ]
     return result
 
 
@@ -161,15 +169,8 @@ def read_pickled_captions(path: Path) -> Captions:
         raise AnnotationError(
             f"{path} is not a pickle of dictionaries, lists and texts: {error}."
         ) from error
-    result: Captions = {}
-    for name, texts in expect(content, dict, str(path)).items():
-        where = f"{path}, {name}"
-        places = numbered(expect(texts, list, where), f"{where}, caption")
-        result[expect(name, str, str(path))] = [
-            caption(
-                " ".join(expect(t, str, place) for t in expect(tokens, list, place)),
-                place,
-            )
-            for place, tokens in places
-        ]
-    return result
+
+    def sentence(tokens: Any, where: str) -> str:
+        return " ".join(expect(t, str, where) for t in expect(tokens, list, where))
+
+    return _captions(path, expect(content, dict, str(path)), sentence)

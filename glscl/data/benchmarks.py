@@ -22,15 +22,7 @@ from glscl.data.videofiles import by_file_name, first_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = [
-    "BENCHMARKS",
-    "Count",
-    "Dataset",
-    "Size",
-    "load",
-    "load_table",
-    "read_benchmark",
-]
+__all__ = ["BENCHMARKS", "Dataset", "load", "load_table", "read_benchmark"]
 
 Missing = Literal["refuse", "drop"]
 

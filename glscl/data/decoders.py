@@ -11,10 +11,12 @@ import errno
 import faulthandler
 import os
 import pickle
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -47,14 +49,20 @@ class Watch:
         now = time.monotonic()
         if more or now - self.last > self.limit / 20:
             self.last = now
-            faulthandler.dump_traceback_later(
-                self.limit + more, exit=True, file=self.log
-            )
+            self._end_after(self.limit + more)
 
     def stop(self) -> None:
         """Wait for nothing."""
-        faulthandler.cancel_dump_traceback_later()
+        self._end_after(0.0)
         self.last = 0.0
+
+    def _end_after(self, seconds: float) -> None:
+        if hasattr(signal, "setitimer"):  # its signal ends a process
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        elif seconds:  # starts a thread, which takes longer
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self.log)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class OpenVideo:
@@ -65,8 +73,22 @@ class OpenVideo:
         self.timeline, trusted, self.frame_bytes = read_timeline(path, watch)
         if not len(self.timeline.times):
             raise ValueError("it has no frames")
-        decord = _decord() if trusted and self.timeline.constant else None
-        self.source = _opened(path, self.timeline, decord, watch)
+        self.trusted = trusted and self.timeline.constant
+
+    @cached_property
+    def source(self) -> _Decord | _PyAV:
+        """What decodes: decord where it counts the frames that a player shows."""
+        decord = _decord() if self.trusted else None
+        if decord is not None:
+            try:
+                reader = decord.VideoReader(
+                    self.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1
+                )
+            except Exception:  # its own types; PyAV says what is wrong, if anything is
+                return _PyAV(self.path, self.timeline, self.watch)
+            if len(reader) == len(self.timeline.times):
+                return _Decord(reader, self.watch)
+        return _PyAV(self.path, self.timeline, self.watch)
 
     def read(self, indices: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
         """The frames at ``indices``, ascending, in parts: RGB, uint8 (k, H, W, 3).
@@ -108,22 +130,6 @@ class OpenVideo:
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f"damaged after {good} frames: {reason(error)}") from error
         return good
-
-
-def _opened(
-    path: str, timeline: Timeline, decord: Any, watch: Watch
-) -> _Decord | _PyAV:
-    """decord's reader where it counts the frames that a player shows, else PyAV's."""
-    if decord is not None:
-        try:
-            reader = decord.VideoReader(
-                path, ctx=decord.cpu(0), num_threads=1, fault_tol=1
-            )
-        except Exception:  # its own types; PyAV says what is wrong, if anything is
-            return _PyAV(path, timeline, watch)
-        if len(reader) == len(timeline.times):
-            return _Decord(reader, watch)
-    return _PyAV(path, timeline, watch)
 
 
 class _Decord:
@@ -274,6 +280,8 @@ def serve() -> None:
     another kind of ``VideoError`` and its reason.
     """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever was inherited
     with tempfile.TemporaryFile("a+b", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -288,12 +296,14 @@ def serve() -> None:
                 server.video = None
             else:
                 server.answer(*request)
+                server.prepare()
 
 
 class _Server:
     def __init__(self, answers: BinaryIO, watch: Watch):
         self.answers, self.watch = answers, watch
         self.video: OpenVideo | None = None
+        self.patience = 0.0  # seconds longer that opening may take
 
     def answer(self, name: str, *arguments: Any) -> None:
         self.watch.log.truncate(0)
@@ -308,23 +318,35 @@ class _Server:
     def _send(self, answer: tuple[str, Any]) -> None:
         pickle.dump(answer, self.answers, protocol=5)
 
+    def prepare(self) -> None:
+        """Open the decoder of a new video while the other process chooses frames."""
+        if self.video is not None:
+            self.watch(self.patience)
+            with suppress(Exception):  # is raised again when frames are read
+                _ = self.video.source
+            self.watch.stop()
+
     def start(self) -> None:
         pass  # without it no video can be read
 
-    def open(self, path: str, limit: float) -> tuple[Timeline, str]:
+    def open(self, path: str, limit: float) -> Timeline:
         self.video, self.watch.limit = None, limit
         # A file of a slow disk is read at a megabyte a second or faster.
-        self.watch(os.path.getsize(path) / 1e6)
+        self.patience = os.path.getsize(path) / 1e6
+        self.watch(self.patience)
         self.video = OpenVideo(path, self.watch)
-        return self.video.timeline, self.video.source.name
+        return self.video.timeline
 
-    def read(self, indices: NDArray[np.integer]) -> str:
+    def decoder(self) -> str:
+        assert self.video is not None
+        return self.video.source.name
+
+    def read(self, indices: NDArray[np.integer]) -> None:
         assert self.video is not None
         self.watch()
         for frames in self.video.read(indices):
             self._send(("frames", frames.shape))
             self.answers.write(np.ascontiguousarray(frames).data)
-        return self.video.source.name
 
     def decode_all(self) -> int:
         assert self.video is not None

@@ -26,14 +26,8 @@ from glscl.data.annotations import (
 )
 from glscl.data.videofiles import without_suffix
 
-LSMDC_COLUMNS = [
-    "clip_id",
-    "start_aligned",
-    "end_aligned",
-    "start_extracted",
-    "end_extracted",
-    "sentence",
-]
+LSMDC_COLUMNS = ["clip_id", "start_aligned", "end_aligned", "start_extracted"]
+LSMDC_COLUMNS += ["end_extracted", "sentence"]
 
 
 class Size(NamedTuple):

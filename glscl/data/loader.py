@@ -216,17 +216,6 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()[:24]
 
 
-def cached_frame_features(
-    encoder: Any,
-    dataset: VideoDataset,
-    folder: str | Path,
-    device: torch.device | str = "cpu",
-) -> FrameFeatures:
-    """``stored_features`` as one, in memory."""
-    parts = stored_features(encoder, dataset, folder, device=device)
-    return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
-
-
 def stored_features(
     encoder: Any,
     dataset: VideoDataset,

@@ -10,12 +10,13 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from glscl.config import TrainConfig
 from glscl.data.loader import FrameFeatures
@@ -206,23 +207,21 @@ def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
     return [caption for group in groups for caption in group]
 
 
-class _VideoItems(Dataset):
-    def __init__(self, videos: Videos):
-        self.videos = videos
-
-    def __len__(self) -> int:
-        return len(self.videos.split.videos)
-
-    def __getitem__(self, video: int) -> tuple[Tensor, Tensor]:
-        return self.videos.load(video, 0)
+def _load(videos: Videos, numbers: Sequence[int]) -> tuple[Tensor, ...]:
+    items = (videos.load(video, 0) for video in numbers)
+    return tuple(torch.stack(values) for values in zip(*items, strict=True))
 
 
 def video_batches(
     videos: Videos, numbers: Sequence[int], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The videos of ``numbers``: content (N, F, ...) and ``frame_mask`` (N, F)."""
-    chosen = Subset(_VideoItems(videos), numbers)
-    yield from DataLoader(chosen, batch_size=batch_size, num_workers=workers)
+    yield from DataLoader(
+        list(numbers),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=partial(_load, videos),
+    )
 
 
 def pair_batches(

@@ -7,6 +7,7 @@ edit list hides is not there. A frame is shown from its own timestamp until the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ def read_timeline(path: str, watch: Callable[[], None]) -> tuple[Timeline, bool,
     """
     import av
 
-    with av.open(path) as container:
+    with _demuxed(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
@@ -87,6 +88,16 @@ def read_timeline(path: str, watch: Callable[[], None]) -> tuple[Timeline, bool,
         times = smooth if np.abs(times - smooth).max() < SLACK else times
     timeline = _measured(times, unit, (last or 0) * unit, rate)
     return timeline, trusted, frame_bytes
+
+
+def _demuxed(path: str) -> Any:
+    """The container of a file. Where the suffix says which one, it is not looked for."""
+    import av
+
+    if path.lower().endswith((".mp4", ".m4v", ".mov")):
+        with suppress(av.InvalidDataError):
+            return av.open(path, format="mov")
+    return av.open(path)
 
 
 def _constant_index(container: Any, stream: Any) -> Timeline | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import weakref
@@ -31,6 +32,8 @@ START = (
     "importlib.import_module(sys.argv[1]).serve()"
 )
 PROGRAM = "glscl.data.decoders"
+#: How a decoder ends itself after ``LIMIT``: with a status, or by a signal.
+TIMED_OUT = (1, -getattr(signal, "SIGALRM", -1))
 
 
 class VideoError(RuntimeError):
@@ -50,12 +53,10 @@ class VideoReader:
     """An open video: its time axis, and frames by number. Every method raises
     ``VideoError`` naming the file when it is missing, empty, no video, or broken at a
     frame that is asked for, and where its decoder crashes or decodes nothing for
-    ``LIMIT`` seconds; a broken frame is never replaced by another. ``decoder``:
-    ``"decord"`` or ``"PyAV"``.
+    ``LIMIT`` seconds; a broken frame is never replaced by another.
     """
 
     timeline: Timeline
-    decoder: str
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -66,11 +67,11 @@ class VideoReader:
         # Decoders take a name with a colon for a protocol, an absolute path for none.
         absolute = os.path.abspath(path)
         try:
-            _, opened = self._ask("cannot be opened: {}", "open", absolute, LIMIT)
+            asked = self._ask("cannot be opened: {}", "open", absolute, LIMIT)
         except VideoError:
             release()
             raise
-        self.timeline, self.decoder = opened
+        self.timeline = asked[1]
 
     def _check_readable(self) -> None:
         try:
@@ -89,8 +90,13 @@ class VideoReader:
         unique, places = np.unique(indices, return_inverse=True)
         what = f"cannot be decoded at frames {unique[0]} to {unique[-1]} of "
         what += f"{len(self.timeline.times)}: {{}}"
-        frames, self.decoder = self._ask(what, "read", unique)
+        frames, _ = self._ask(what, "read", unique)
         return frames if len(unique) == len(indices) else frames[places]
+
+    @property
+    def decoder(self) -> str:
+        """What gives the frames: ``"decord"`` or ``"PyAV"``."""
+        return self._ask("cannot be decoded: {}", "decoder")[1]
 
     def decode_all(self) -> int:
         """How many frames can be decoded, which must all be without any damage."""
@@ -117,6 +123,7 @@ class _Process:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self.settled = True  # whether what it does for a file has ended
         weakref.finalize(self, _kill, self.process, self.owner)
         try:
             self._answer(0)
@@ -133,7 +140,9 @@ class _Process:
         frames = len(arguments[0]) if name == "read" else 0
         try:
             self._send((name, *arguments))
-            return self._answer(frames)
+            answer = self._answer(frames)
+            self.settled = name != "open"
+            return answer
         except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
             raise self._ended() from error
         except VideoError:
@@ -171,7 +180,7 @@ class _Process:
             self.process.wait(5)
         self.end()
         status = self.process.returncode
-        if status == 1:
+        if status in TIMED_OUT:
             return VideoError(f"nothing was decoded for {LIMIT:g} s", "timeout")
         kind = "machine" if status == -9 else "crash"  # -9: usually for want of memory
         return VideoError(f"the decoder crashed (status {status})", kind)
@@ -185,10 +194,10 @@ class _Process:
                 pipe.close()  # type: ignore[union-attr]
 
     def release(self) -> None:
-        """Keep the process for another video, if it is alive and there is none yet."""
+        """Keep the process for another video, if it is idle and there is none yet."""
         if self.owner != os.getpid() or self.process.poll() is not None:
             return
-        if _idle:
+        if _idle or not self.settled:
             self.end()
             return
         with contextlib.suppress(BrokenPipeError):

@@ -55,13 +55,9 @@ def list_videos(
             continue
         seen.add((state.st_dev, state.st_ino))
         folders.sort()
-        found += [Path(parent, name) for name in names if _is_video(name)]
+        videos = (name for name in names if without_suffix(name) != name)
+        found += [Path(parent, name) for name in videos if name[0] != "."]
     return sorted(found)
-
-
-def _is_video(name: str) -> bool:
-    """Whether a file of this name is taken for a video."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def by_relative_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:

@@ -10,19 +10,14 @@ It serves where no gradient is wanted, in evaluation mode.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from glscl.losses import info_nce
-from glscl.retriever import Retriever, TextFeatures, map_features
-from glscl.util import parallel
+from glscl.retriever import Retriever, TextFeatures
 from glscl.util.numeric import autocast_disabled, check_finite, to_common_float
-
-# Elements of the largest intermediate tensor of a chunk of videos.
-CHUNK_ELEMENTS = 1_000_000
 
 
 class HeadLosses(NamedTuple):
@@ -53,8 +48,6 @@ class Head(Retriever):
     #: Whether padded tokens are hidden from the others in CLIP where the head masks
     #: nothing; only DiCoSA's release does so.
     always_hides_padding = False
-    #: The fields of a text whose second axis counts the words; ``mask`` is one.
-    word_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
@@ -82,10 +75,6 @@ class Head(Retriever):
         return text[0].new_zeros(())
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
-        """``text_state`` of captions from ``token_ids`` and ``token_mask``, both (A, L).
-
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
-        """
         hide = self.config.mask_padding or self.always_hides_padding
         captions, tokens, mask, _ = self._read_text(token_ids, token_mask, hide)
         with autocast_disabled(captions):
@@ -104,17 +93,6 @@ class Head(Retriever):
             frames, clip_frames = to_common_float(frames, clip_frames)
             return self.video_state(frames, clip_frames, mask, self._folds())
 
-    def loss_features(self, text: Any, video: Any) -> tuple[Any, Any]:
-        """The features of a batch, padded to the longest caption of all processes."""
-        if not self.word_fields:
-            return text, video
-        more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
-        longer = {}
-        for name in self.word_fields:
-            x = getattr(text, name)
-            longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
-        return text._replace(**longer), video
-
     def similarity(self, text: Any, video: Any) -> Tensor:
         """The score of every caption and video: (A, B), by chunks of videos.
 
@@ -122,17 +100,8 @@ class Head(Retriever):
         """
         A, D = len(text[0]), self.backbone.embed_dim
         L = text.mask.shape[1] if self.word_fields else 1
-        size = max(1, CHUNK_ELEMENTS // (A * (L * video.frames.shape[-2] + D)))
-        with autocast_disabled(video.frames):
-            scores = torch.cat(
-                [
-                    self.scores(
-                        text, map_features(lambda x, i=i: x[i : i + size], video)
-                    )
-                    for i in range(0, len(video.frames), size)
-                ],
-                dim=1,
-            )
+        elements = A * (L * video.frames.shape[-2] + D)
+        scores = self._by_chunks(lambda part: self.scores(text, part), video, elements)
         check_finite(scores, captions=text[0], frames=video.frames)
         return scores
 
@@ -146,10 +115,6 @@ class Head(Retriever):
     def _folds(self) -> bool:
         return not (self.training or torch.is_grad_enabled())
 
-    def padding_mask(self, mask: Tensor) -> Tensor | None:
-        """``mask``, or ``None`` where the release masks nothing and so does this."""
-        return mask if self.config.mask_padding else None
-
 
 def small_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer with weights N(0, .02) and biases 0."""
@@ -157,13 +122,6 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def attention(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax_f(scores) over the real frames: ``scores`` (A, B, F), ``mask`` (B, F)."""
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1)
 
 
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import DiCoSAConfig
 from glscl.heads.base import Head, gram, small_linear
-from glscl.losses import standardise
+from glscl.losses import correlation_loss, standardise
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 EPSILON = 1e-12  # the smallest length to divide by, as in ``normalize``
 
@@ -135,9 +136,8 @@ class DiCoSA(Head):
     def _weights(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Weights of the frames (last axis) for inner products with captions."""
         scores = scores / self.config.temperature
-        if self.config.mask_padding:
-            return scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        return scores.softmax(-1) * mask
+        weights = masked_softmax(scores, self.padding_mask(mask))
+        return weights if self.config.mask_padding else weights * mask
 
     def constraint(self, text: DiCoSAText, video: DiCoSAVideo) -> Tensor:
         """The slices of own pairs: alike within a slice, different across slices."""
@@ -149,10 +149,7 @@ class DiCoSA(Head):
         N = config.max_words if config.concept_normalise == "released" else d - 1
         x, y = standardise(t, -1), standardise(pooled, -1)
         c = torch.einsum("aqd,ard->qr", x, y) / (len(t) * N)
-        diagonal = c.diagonal()
-        off = c.square().sum() - diagonal.square().sum()
-        on = (diagonal - 1).square().sum()
-        return config.concept_on * on + config.concept_off * off
+        return correlation_loss(c, config.concept_on, config.concept_off)
 
 
 def _whole(video: DiCoSAVideo | DiCoSATables) -> Tensor:

@@ -27,8 +27,9 @@ from torch.nn.functional import normalize
 from glscl.backbone import Backbone
 from glscl.config import DRLConfig
 from glscl.heads.base import Head, small_linear
-from glscl.losses import standardise
+from glscl.losses import correlation_loss, standardise
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 
 class DRLText(NamedTuple):
@@ -56,27 +57,29 @@ class DRL(Head):
 
     def __init__(self, backbone: Backbone, config: DRLConfig):
         super().__init__(backbone, config)
-        self.text_weight = weight_network(backbone.embed_dim)
-        self.video_weight = weight_network(backbone.embed_dim)
+        D = backbone.embed_dim  # small weights, see ``small_linear``
+        self.text_weight, self.video_weight = (
+            nn.Sequential(small_linear(D, D), nn.ReLU(), small_linear(D, 1))
+            for _ in range(2)
+        )
 
     def text_state(self, text: TextFeatures, fold: bool = False) -> DRLText:
-        weights = _weights(self.text_weight, text.tokens, text.mask)
+        weights = masked_softmax(self.text_weight(text.tokens).squeeze(-1), text.mask)
         return DRLText(weights, normalize(text.tokens, dim=-1), text.mask)
 
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
     ) -> DRLVideo:
-        weights = _weights(self.video_weight, frames, mask)
+        weights = masked_softmax(self.video_weight(frames).squeeze(-1), mask)
         return DRLVideo(normalize(frames, dim=-1), weights, mask)
 
     def scores(self, text: DRLText, video: DRLVideo) -> Tensor:
         z = torch.einsum("ald,bfd->ablf", text.tokens, video.frames)
-        words, frames = text.mask[:, None, :, None], video.mask[:, None]
-        best_frame, best_word = _hidden(z, frames), _hidden(z, words)
-        if not self.config.mask_padding:
-            best_frame = best_word = z * words * frames
-        of_words = (best_frame.amax(3) * text.weights[:, None]).sum(-1)
-        of_frames = (best_word.amax(2) * video.weights).sum(-1)
+        to_frame, to_word = self._real(
+            z, text.mask[:, None, :, None], video.mask[:, None]
+        )
+        of_words = (to_frame.amax(3) * text.weights[:, None]).sum(-1)
+        of_frames = (to_word.amax(2) * video.weights).sum(-1)
         return (of_words + of_frames) / 2
 
     def coarse_text(self, text: DRLText) -> Tensor:
@@ -85,30 +88,26 @@ class DRL(Head):
     def coarse_video(self, video: DRLVideo) -> Tensor:
         return torch.einsum("bf,bfd->bd", video.weights, video.frames)
 
+    def _real(self, z: Tensor, words: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """z for maxima over frames and z for maxima over words, padding apart."""
+        if not self.config.mask_padding:
+            return (z * words * frames,) * 2
+        lowest = float("-inf")
+        return z.masked_fill(~frames, lowest), z.masked_fill(~words, lowest)
+
     def constraint(self, text: DRLText, video: DRLVideo) -> Tensor:
         """CDCR of a batch of pairs."""
         config = self.config
         if not config.cdcr_weight:
             return text.tokens.new_zeros(())
         z = torch.einsum("ald,afd->alf", text.tokens, video.frames)
-        words, frames = text.mask[:, :, None], video.mask[:, None]
-        if config.mask_padding:
-            frame, word = _hidden(z, frames), _hidden(z, words)
-        else:
-            frame = word = z * words * frames
-        partner_frames = _rows(video.frames, frame.argmax(2))  # (A, L, D)
-        partner_words = _rows(text.tokens, word.argmax(1))  # (A, F, D)
+        to_frame, to_word = self._real(z, text.mask[:, :, None], video.mask[:, None])
+        partner_frames = _rows(video.frames, to_frame.argmax(2))  # (A, L, D)
+        partner_words = _rows(text.tokens, to_word.argmax(1))  # (A, F, D)
         c = correlation(text.tokens, partner_frames, text.weights, text.mask)
         c = c + correlation(video.frames, partner_words, video.weights, video.mask)
-        diagonal = c.diagonal() / 2
-        off = (c / 2).square().sum() - diagonal.square().sum()
-        on = (diagonal - 1).square().sum()
-        return config.cdcr_weight * (config.cdcr_on * on + config.cdcr_off * off)
-
-
-def weight_network(dim: int) -> nn.Sequential:
-    """D → D → 1, of small weights, see ``small_linear``."""
-    return nn.Sequential(small_linear(dim, dim), nn.ReLU(), small_linear(dim, 1))
+        loss = correlation_loss(c / 2, config.cdcr_on, config.cdcr_off)
+        return config.cdcr_weight * loss
 
 
 def correlation(x: Tensor, y: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -116,15 +115,6 @@ def correlation(x: Tensor, y: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     real = mask.flatten()
     rows = [standardise(part.flatten(0, 1)[real]) for part in (x, y)]
     return (rows[0] * weights.flatten()[real][:, None]).T @ rows[1] / len(mask)
-
-
-def _weights(network: nn.Module, rows: Tensor, mask: Tensor) -> Tensor:
-    weights = network(rows).squeeze(-1)
-    return weights.masked_fill(~mask, float("-inf")).softmax(-1)
-
-
-def _hidden(z: Tensor, mask: Tensor) -> Tensor:
-    return z.masked_fill(~mask, float("-inf"))
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from torch import Tensor, einsum
 from torch.nn.functional import normalize
 
-from glscl.heads.base import Head, SentenceText, attention
+from glscl.heads.base import Head, SentenceText
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 
 class UnitFrames(NamedTuple):
@@ -47,4 +48,4 @@ class TS2Net(Head):
 
     def _attention(self, x: Tensor, mask: Tensor) -> Tensor:
         u = normalize(x * mask, dim=-1)
-        return attention(self.config.sharpness * u, mask)
+        return masked_softmax(self.config.sharpness * u, mask)

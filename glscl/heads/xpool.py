@@ -28,8 +28,9 @@ from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XPoolConfig
-from glscl.heads.base import Head, attention, frame_scores, gram, inner, quadratic
+from glscl.heads.base import Head, frame_scores, gram, inner, quadratic
 from glscl.retriever import TextFeatures
+from glscl.util.numeric import masked_softmax
 
 
 class XPoolText(NamedTuple):
@@ -111,15 +112,12 @@ class XPool(Head):
 
     def frame_weights(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
         w = torch.einsum("ad,bfd->abf", _scaled(text), video.frames)
-        return attention(w, self.padding_mask(video.mask))
+        return masked_softmax(w, self.padding_mask(video.mask))
 
     def _folded(self, text: XPoolText, video: XPoolTables) -> Tensor:
         F = video.frames.shape[1]
         w = frame_scores(_scaled(text), video.frames)  # (B, F, A)
-        mask = self.padding_mask(video.mask)
-        if mask is not None:
-            w = w.masked_fill(~mask[..., None], float("-inf"))
-        w = w.softmax(1)
+        w = masked_softmax(w, self.padding_mask(video.mask[..., None]), dim=1)
         c = self._coefficients(w, video)
         t = frame_scores(text.captions, video.table[:, :F])
         fixed = self._fixed(text.captions) if text.fixed is None else text.fixed

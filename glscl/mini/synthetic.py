@@ -241,21 +241,11 @@ def _read_index(root: Path) -> Benchmark:
     path = root / INDEX
     try:
         index = json.loads(path.read_text())
-        version = index["version"]
-    except FileNotFoundError:
-        raise BenchmarkError(
-            f"No built-in benchmark in {root}: {INDEX} is missing; make it first."
-        ) from None
-    except OSError as error:
-        raise BenchmarkError(f"Could not read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError):
-        raise _damaged(path) from None
-    if version != VERSION:
-        raise BenchmarkError(
-            f"{path} is of version {version}, expected {VERSION}: make the benchmark "
-            "in another folder."
-        )
-    try:
+        if index["version"] != VERSION:
+            raise BenchmarkError(
+                f"{path} is of version {index['version']}, expected {VERSION}: make the "
+                "benchmark in another folder."
+            )
         contents = {
             name: tuple(
                 (
@@ -267,12 +257,14 @@ def _read_index(root: Path) -> Benchmark:
             for name in SPLITS
         }
         return Benchmark(root, int(index["seed"]), contents)
+    except FileNotFoundError:
+        raise BenchmarkError(
+            f"No built-in benchmark in {root}: {INDEX} is missing; make it first."
+        ) from None
+    except OSError as error:
+        raise BenchmarkError(f"Could not read {path}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError):
-        raise _damaged(path) from None
-
-
-def _damaged(path: Path) -> BenchmarkError:
-    return BenchmarkError(
-        f"{path} is damaged: delete it and make the benchmark again, whole clips are "
-        "kept."
-    )
+        raise BenchmarkError(
+            f"{path} is damaged: delete it and make the benchmark again, whole clips are "
+            "kept."
+        ) from None

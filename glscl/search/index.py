@@ -179,8 +179,7 @@ class VideoIndex:
         ranked = []
         for a, query in enumerate(self.model.coarse_text(text).float().cpu().numpy()):
             rows = np.sort(self.snapshot.nearest(query, shortlist, where.condition))
-            part = rows, self.snapshot.features(rows)
-            ranked += self._best(_caption(text, a), [part], k)
+            ranked += self._best(_caption(text, a), self.snapshot.parts(rows), k)
         return ranked
 
     def _best(

@@ -50,7 +50,7 @@ SAMPLED = 64  # windows a cluster from which the clusters are learnt
 REBUILD_FRACTION = 0.1  # share of new windows from which the clusters are made again
 METRIC = "dot"
 KEPT_VERSIONS = timedelta(hours=1)  # for readers that have an older version open
-READ_NUMBERS = 40_000_000  # of features in memory while all windows are read
+READ_NUMBERS = 40_000_000  # of features in memory at a time
 RETRIES = 20  # of a transaction that other writers come before
 
 Rows = NDArray[np.int64]  # numbers of windows in one version of the table, from 0
@@ -141,6 +141,8 @@ class Snapshot:
             and field.name != "coarse"
         }
 
+        self._at_once = max(1, READ_NUMBERS // sum(self.sizes.values()))
+
     def __len__(self) -> int:
         return self.table.count_rows()
 
@@ -172,15 +174,18 @@ class Snapshot:
         )
         return found["_rowoffset"].to_numpy().astype(np.int64)
 
-    def spans(self, where: str = "") -> Iterator[tuple[Rows, Columns]]:
-        """All windows in order, in parts: rows (n,) and their features.
+    def parts(self, rows: Rows) -> Iterator[tuple[Rows, Columns]]:
+        """``rows`` (n,) and their features, so many at a time as fit in memory."""
+        for first in range(0, len(rows), self._at_once):
+            part = rows[first : first + self._at_once]
+            yield part, self.features(part)
 
-        ``where``: a condition of SQL on the columns.
-        """
+    def spans(self, where: str = "") -> Iterator[tuple[Rows, Columns]]:
+        """``parts`` of all windows in order; ``where``: a condition of SQL on columns."""
         batches = self.table.to_batches(
             columns=[*self.sizes, "_rowoffset"],
             filter=where or None,
-            batch_size=max(1, READ_NUMBERS // sum(self.sizes.values())),
+            batch_size=self._at_once,
             batch_readahead=2,
         )
         for batch in batches:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from glscl.util.numeric import masked_softmax
+
 # Numbers that one chunk of videos may hold for its inner products (chunk, F, A): one
 # matrix product for each chunk, and a few large products are faster than many.
 CHUNK_NUMBERS = {"cpu": 6_500_000, "other": 32_000_000}
@@ -167,7 +169,7 @@ def direct_pairs(
 ) -> Tensor:
     """The direct form for a list of N pairs: captions (N, D), frames (N, F, D)."""
     s = torch.einsum("nd,nfd->nf", captions, frames) / temperature
-    w = s.masked_fill(~frame_mask, float("-inf")).softmax(dim=-1)
+    w = masked_softmax(s, frame_mask)
     pooled = torch.einsum("nf,nfd->nd", w, frames)
     return (normalize(captions, dim=-1) * normalize(pooled, dim=-1)).sum(dim=-1)
 

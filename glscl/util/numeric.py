@@ -38,6 +38,13 @@ def autocast_disabled(x: Tensor) -> torch.autocast:
     return torch.autocast(device_type=x.device.type, enabled=False)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
+    """The softmax along ``dim`` where ``mask``, broadcast, is True; None: of all."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim)
+
+
 def validate_mask(
     mask: Tensor, axes: str, name: str, item: str, **sizes: int
 ) -> Tensor:

@@ -20,8 +20,8 @@ from benchmarks.data import random_features, scoring_model
 from benchmarks.memory import extra_mib
 from benchmarks.released import TILE, released_macs, released_scores, unused_mlp
 from book.experiments.counters import torch_macs
+from book.experiments.formulas import Sizes
 from book.experiments.shipped_heads import Texts, Videos, reference_heads
-from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 
 SMALL = Sizes(D=32, F=3, L=4, Q=2, P=2, C=4, H=4)

@@ -10,7 +10,7 @@ import torch
 from benchmarks import search, search_indexes
 from benchmarks.data import scoring_model
 from benchmarks.search_data import Distribution, generate
-from glscl.costs.formulas import Sizes
+from book.experiments.formulas import Sizes
 from glscl.search import VideoIndex
 
 SMALL = Sizes(D=32, F=3, Q=2, H=4)

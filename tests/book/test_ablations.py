@@ -180,21 +180,31 @@ def test_unknown_variants_are_refused(tmp_path):
         runner.run_all(["magic"], [0], tmp_path, TINY)
 
 
-def test_the_command_resumes_and_writes_the_summary(videos, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "folder", "variants", "clips"),
+    [
+        (["ablate", "--related"], "ablation", [*VARIANTS, *runner.RELATED], 1000),
+        (["sweeps"], "sweeps", ["GIM + LIM", "all", *runner.SWEEPS], 300),
+        (["longer"], "longer", ["all", *runner.LONGER], 300),
+    ],
+)
+def test_a_command_resumes_and_writes_its_summary(
+    words, folder, variants, clips, tmp_path, monkeypatch
+):
     monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
     monkeypatch.setattr(command, "stored_runs", lambda *_: [run])
     asked, run = [], fake_run("all", 0, [1, 1])
-    words = ["ablate", "--out", str(tmp_path), "--seeds", "2", "--related"]
+    words = [*words, "--out", str(tmp_path), "--seeds", "2"]
     result = CliRunner().invoke(command.app, words)
     assert result.exit_code == 0, result.output
-    ((names, seeds, folder, setup, processes),) = asked
-    assert names == [*VARIANTS, *runner.RELATED]
-    assert (list(seeds), folder) == ([0, 1], tmp_path / "ablation")
-    assert (setup, processes) == (Setup(), 1)
+    ((names, seeds, runs, setup, processes),) = asked
+    assert names == variants
+    assert (list(seeds), runs) == ([0, 1], tmp_path / folder)
+    assert (setup, processes) == (Setup(epochs=6, test_clips=clips), 1)
     assert (
         "all                text to video R@1 100.0 ± 0.0 % (1 seeds)" in result.output
     )
-    summary = json.loads((tmp_path / "ablation.json").read_text())
+    summary = json.loads((tmp_path / f"{folder}.json").read_text())
     assert list(summary["variants"]) == ["all"]
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from book.experiments import cost_comparison
-from glscl.costs import formulas
-from glscl.costs.formulas import Sizes
+from book.experiments import cost_comparison, formulas
+from book.experiments.formulas import Sizes
 
 
 def test_published_numbers_follow_from_paper_like_counts():

@@ -6,8 +6,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from book.experiments import cost_comparison, counters
+from book.experiments import cost_comparison, counters, formulas
+from book.experiments.__main__ import app
 from book.experiments.counters import PhaseMacs, fvcore_macs, phase_macs, torch_macs
+from book.experiments.formulas import HeadMacs, Sizes
 from book.experiments.shipped_heads import (
     EERCFHead,
     Texts,
@@ -17,9 +19,6 @@ from book.experiments.shipped_heads import (
     reference_heads,
 )
 from glscl.backbone import load_backbone
-from glscl.cli import app
-from glscl.costs import formulas
-from glscl.costs.formulas import HeadMacs, Sizes
 from glscl.gim import gram_form
 from glscl.lim import DECODED_AT_ONCE, LocalInteraction
 from glscl.retriever import TextFeatures, VideoFeatures
@@ -133,7 +132,7 @@ def test_queries_are_mapped_once_whatever_the_chunks_of_videos(monkeypatch, meth
     tables = {"folded": formulas.folded_macs, "direct": formulas.head_macs}
     macs = tables[method](sizes)["GLCCL"]
     for size in (1_000_000, 1):
-        monkeypatch.setattr("glscl.glccl.CHUNK_ELEMENTS", size)
+        monkeypatch.setattr("glscl.glccl.GLCCL.chunk_elements", size)
         found = torch_macs(lambda: model.level_scores(text, video, method))
         assert found == macs.total(A, B)
 

@@ -9,6 +9,7 @@ from toy import toy_videos
 
 from book.experiments import ground, ground_summary
 from book.experiments.ablations import Setup, settings_of
+from book.experiments.formulas import Sizes
 from book.experiments.ground import (
     GROUND,
     Entry,
@@ -23,7 +24,6 @@ from book.experiments.ground import (
     train,
 )
 from glscl.config import MODEL_CONFIGS, TrainConfig, override
-from glscl.costs.formulas import Sizes
 from glscl.heads.clip4clip import CLIP4Clip
 
 TINY = Ground(Setup("none", 8, 8, 8, 1, None), trial_epochs=1)

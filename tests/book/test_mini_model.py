@@ -21,7 +21,7 @@ def test_the_recipe_is_the_best_of_glscl_on_validation(tmp_path):
         return {"validation_R1": {"mean": validation}, "t2v": {"R1": {"mean": test}}}
 
     rows = {"all": row(3, 9), "positions": row(5, 1), "glccl": row(9, 9)}
-    path = tmp_path / "ablation.json"
+    path = tmp_path / "longer.json"
     setup = asdict(Setup(train_clips=7))
     path.write_text(json.dumps({"variants": rows, "setup": setup}))
     assert best_variant(path) == ("positions", Setup(train_clips=7))

@@ -95,6 +95,7 @@ def all_figures():
         ),
         "bars": plots.bars({"a": 1.0, "b": (2.0, 1.5, 2.5)}, "y", baseline=1.0),
         "groups": plots.bars({"s": {"a": 1, "b": 2}, "t": {"a": 3, "b": 4}}, "y"),
+        "seed dots": plots.seed_dots({"a": ([1, 3], (0, 4)), "b": ([2], (1, 3))}, "x"),
     }
 
 
@@ -185,6 +186,16 @@ def test_a_diverging_map_is_centred_on_zero():
 def test_bad_input_gets_one_clear_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_row_of_seed_dots_has_its_seeds_its_mean_and_its_interval():
+    (ax,) = plots.seed_dots({"one": ([1, 3], (0, 4)), "two": ([5], (4, 6))}, "x").axes
+    interval, mean, seeds = (line.get_xydata().tolist() for line in ax.lines[:3])
+    assert interval == [[0, 0], [4, 0]]
+    assert mean == [[2, 0]]
+    assert seeds == [[1, 0], [3, 0]]
+    assert [x.get_text() for x in ax.get_yticklabels()] == ["one", "two"]
+    assert ax.yaxis_inverted()
 
 
 def test_a_roofline_bends_where_memory_no_longer_limits():

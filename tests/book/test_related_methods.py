@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import glscl
 from benchmarks.related_methods import per_query, two_stage
 from book.experiments.ablations import Setup, train_variant
+from book.experiments.formulas import Sizes
 from book.experiments.related_methods import (
     level_scores,
     related_measures,
@@ -20,14 +21,13 @@ from book.experiments.related_methods import (
 )
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
-from glscl.costs.formulas import Sizes
+from glscl.eercf import recalled
 from glscl.evaluate import similarity_matrix
 from glscl.losses import channel_correlation
 from glscl.optim import freeze
 from glscl.runs import load_model
 from glscl.train import RunOptions, _Run, fit
 from glscl.util import parallel
-from glscl.util.rerank import recalled
 from glscl.util.run_folder import RunFolder
 
 QUIET = RunOptions(progress=False)

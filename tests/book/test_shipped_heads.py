@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+from book.experiments.formulas import Sizes
 from book.experiments.shipped_heads import (
     EERCFHead,
     GLCCLHead,
@@ -14,7 +15,6 @@ from book.experiments.shipped_heads import (
     glccl_model,
     reference_heads,
 )
-from glscl.costs.formulas import Sizes
 from glscl.gim import global_similarity
 
 A, B, F, L, P, D = 3, 5, 7, 4, 2, 24

@@ -87,6 +87,12 @@ def test_roles_without_a_page_become_words(made):
         words.convert("{new}`x`", "01_a")
 
 
+def test_a_box_becomes_a_quotation(made):
+    box = ":::{admonition} Words\n:class: note\n\nOne.\n\n- two\n:::"
+    text = downloads.PlainMarkdown(made).convert(f"Before.\n\n{box}\n\nAfter.", "01_a")
+    assert text == "Before.\n\n> **Words**\n>\n> One.\n>\n> - two\n\nAfter."
+
+
 LIBRARY = """
 @misc{three, title={On Three}, author={van den A, B and Ö, C and D, E}, year={2021}}
 @misc{two, title={On Two}, author={Roe, J and Doe, J}, year={2019}, note={n}}

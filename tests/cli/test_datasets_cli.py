@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from glscl.cli import app
 from glscl.data import loader
 from glscl.data.benchmarks import load
-from glscl.data.loader import FrameSpec, VideoDataset, cached_frame_features
+from glscl.data.loader import FrameFeatures, FrameSpec, VideoDataset, stored_features
 from glscl.data.verify import read_unreadable
 from glscl.runs import DataSource, evaluate_on, load_model
 
@@ -127,20 +127,6 @@ def test_broken_videos_stop_training_by_name_until_they_are_left_out(
     assert "train: 1 videos are missing or unreadable, 5 remain" in result.output
 
 
-def test_a_part_of_any_data_is_had_by_the_same_call(tmp_path, write_video):
-    replicas.replica("vatex", tmp_path / "vatex", write_video)
-    for source in (
-        DataSource("vatex", tmp_path / "vatex"),
-        DataSource("mini", tmp_path / "mini"),
-    ):
-        splits = source.subset(train=3, val=1, test=2)
-        sizes = {name: len(split.videos) for name, split in splits.items()}
-        assert sizes == {"train": 3, "val": 1, "test": 2}
-        for split in splits.values():
-            described = {caption.video for caption in split.captions}
-            assert described == set(range(len(split.videos)))
-
-
 def test_an_imported_checkpoint_has_the_lengths_of_its_benchmark(tmp_path):
     model = tiny_model(mask_padding=False)
     path = tmp_path / "pytorch_model.bin.4"
@@ -183,9 +169,9 @@ class Mean(nn.Module):
 def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video, monkeypatch):
     replicas.replica("msvd", tmp_path / "data", write_video)
     dataset = VideoDataset(load("msvd", tmp_path / "data").split("train"), SPEC)
-    whole = cached_frame_features(Mean(), dataset, tmp_path / "one")
+    whole = one_feature_set(Mean(), dataset, tmp_path / "one")
     monkeypatch.setitem(loader.SHARD, "frames", 4)
-    first = cached_frame_features(Mean(), dataset, tmp_path / "many")
+    first = one_feature_set(Mean(), dataset, tmp_path / "many")
     assert torch.equal(first.frames, whole.frames)
     assert torch.equal(first.frame_mask, whole.frame_mask)
     files = sorted((tmp_path / "many").glob("features-*"))
@@ -194,9 +180,15 @@ def test_encoding_goes_on_where_it_was_killed(tmp_path, write_video, monkeypatch
     shorter = files[sizes.index(min(sizes))]
     shorter.write_bytes(shorter.read_bytes()[:-1])
     encoder = Mean()
-    again = cached_frame_features(encoder, dataset, tmp_path / "many")
+    again = one_feature_set(encoder, dataset, tmp_path / "many")
     assert torch.equal(again.frames, whole.frames)
     assert encoder.seen == 2 * SPEC.max_frames
+
+
+def one_feature_set(encoder, dataset, folder):
+    """What is stored of all videos, in memory."""
+    parts = stored_features(encoder, dataset, folder)
+    return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _one_of_two(rank, folder):
@@ -205,7 +197,7 @@ def _one_of_two(rank, folder):
     source = DataSource("msvd", folder / "data", cache=folder / "shared")
     dataset = VideoDataset(source.open().split("train"), SPEC)
     encoder, loader.SHARD["frames"] = Mean(), 4
-    features = cached_frame_features(encoder, dataset, folder / "shards")
+    features = one_feature_set(encoder, dataset, folder / "shards")
     rows, worst, _ = evaluate_on(source, folder / "model", with_qb_norm=True)
     found = {"rows": rows, "worst": worst, "seen": encoder.seen}
     found["sum"] = features.frames.sum().item()

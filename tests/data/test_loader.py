@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from glscl.data import loader
 from glscl.data.loader import (
     FrameCache,
+    FrameFeatures,
     FrameSpec,
     VideoDataset,
-    cached_frame_features,
     decode,
     encode_frames,
+    stored_features,
     video_loader,
 )
 from glscl.data.split import CaptionItem, Split, VideoItem
@@ -38,6 +39,12 @@ class Mean(torch.nn.Module):
     def encode_image(self, pixels):
         self.calls += 1
         return self.weight * pixels.mean(dim=(2, 3))
+
+
+def one_feature_set(encoder, dataset, folder):
+    """What is stored of all videos, in memory."""
+    parts = stored_features(encoder, dataset, folder)
+    return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @pytest.fixture
@@ -111,7 +118,7 @@ def test_frames_and_features_of_another_clock_are_not_reused(
 
     def fill():
         cache.get(item, SPEC)
-        cached_frame_features(encoder, dataset, tmp_path / "features")
+        one_feature_set(encoder, dataset, tmp_path / "features")
         return {path for path in tmp_path.rglob("*") if path.is_file()}
 
     before = fill()
@@ -187,12 +194,12 @@ def test_features_are_those_of_each_real_frame(split):
 
 def test_cached_features_belong_to_the_weights(split, tmp_path):
     dataset, encoder = VideoDataset(split, SPEC), Mean()
-    first = cached_frame_features(encoder, dataset, tmp_path / "features")
+    first = one_feature_set(encoder, dataset, tmp_path / "features")
     calls = encoder.calls
-    again = cached_frame_features(encoder, dataset, tmp_path / "features")
+    again = one_feature_set(encoder, dataset, tmp_path / "features")
     assert encoder.calls == calls
     torch.testing.assert_close(first, again, rtol=0, atol=0)
-    doubled = cached_frame_features(Mean(2.0), dataset, tmp_path / "features")
+    doubled = one_feature_set(Mean(2.0), dataset, tmp_path / "features")
     torch.testing.assert_close(doubled.frames, 2 * first.frames)
 
 
@@ -200,17 +207,17 @@ def test_random_numbers_are_the_same_with_and_without_a_cache(split, tmp_path):
     draws = []
     for _ in ("made", "read back"):
         torch.manual_seed(0)
-        cached_frame_features(Mean(), VideoDataset(split, SPEC), tmp_path)
+        one_feature_set(Mean(), VideoDataset(split, SPEC), tmp_path)
         draws.append(torch.rand(3))
     torch.testing.assert_close(*draws, rtol=0, atol=0)
 
 
 def test_a_damaged_feature_file_is_made_again(split, tmp_path):
     dataset, encoder = VideoDataset(split, SPEC), Mean()
-    first = cached_frame_features(encoder, dataset, tmp_path / "features")
+    first = one_feature_set(encoder, dataset, tmp_path / "features")
     (file,) = (tmp_path / "features").iterdir()
     file.write_bytes(file.read_bytes()[:50])
-    again = cached_frame_features(encoder, dataset, tmp_path / "features")
+    again = one_feature_set(encoder, dataset, tmp_path / "features")
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
@@ -223,7 +230,7 @@ def test_a_broken_video_is_never_replaced_by_zeros(split, tmp_path):
 def test_augmented_features_are_not_cached(split, tmp_path):
     dataset = VideoDataset(split, SPEC, augment=lambda frames, seed: frames[:, ::-1])
     with pytest.raises(ValueError, match="must not be cached"):
-        cached_frame_features(Mean(), dataset, tmp_path)
+        one_feature_set(Mean(), dataset, tmp_path)
 
 
 @pytest.fixture
@@ -272,7 +279,7 @@ def test_caches_on_a_full_disk_say_so(tiny_disk, split):
     with pytest.raises(
         OSError, match=r"The disk is full: .*safetensors was not written"
     ):
-        cached_frame_features(Wide(), dataset, tiny_disk)
+        one_feature_set(Wide(), dataset, tiny_disk)
 
 
 def test_a_limited_cache_keeps_a_share_and_says_the_size_first(split, tmp_path, capsys):

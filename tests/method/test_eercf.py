@@ -237,7 +237,7 @@ def test_chunks_do_not_matter(monkeypatch):
     model = tiny_model(max_frames=4)
     with torch.no_grad():
         whole = model.similarity(text, video)
-        monkeypatch.setattr("glscl.eercf.CHUNK_ELEMENTS", 200)
+        monkeypatch.setattr(EERCF, "chunk_elements", 200)
         assert_close(model.similarity(text, video), whole)
 
 

@@ -202,7 +202,7 @@ def test_chunks_do_not_matter(monkeypatch):
     text, video = encoded(model)
     with torch.no_grad():
         whole = model.level_scores(text, video)
-        monkeypatch.setattr("glscl.glccl.CHUNK_ELEMENTS", 1)
+        monkeypatch.setattr(GLCCL, "chunk_elements", 1)
         assert_close(model.level_scores(text, video), whole)
 
 

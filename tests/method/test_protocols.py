@@ -1,11 +1,15 @@
 """Nothing leaks: heads on features that know nothing, and on features that know all."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from toy import toy_model, toy_recipe, toy_videos
 
+from book.kit.measures import by_kind
 from glscl.data.loader import FrameFeatures
 from glscl.data.pairs import CachedVideos
+from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.evaluate import (
     encode_gallery,
     evaluate,
@@ -15,7 +19,6 @@ from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.metrics import (
     bootstrap_interval,
-    by_kind,
     chance,
     retrieval_metrics,
     text_to_video_ranks,
@@ -169,15 +172,14 @@ def test_evaluation_leaves_the_mode_and_needs_no_gradients():
 
 def test_kinds_are_ranked_against_the_whole_gallery():
     scores = torch.tensor([[3.0, 1, 2], [1, 0, 2], [0, 3, 3], [0, 1, 2]])
-    owners = torch.tensor([0, 1, 2, 2])
-    kinds = ["easy", "hard", "hard", "easy"]
-    found = by_kind(scores, owners, kinds)
+    owners, kinds = (0, 1, 2, 2), ("easy", "hard", "hard", "easy")
+    captions = (CaptionItem("a", *one) for one in zip(owners, kinds, strict=True))
+    videos = tuple(VideoItem(str(i), Path("x.mp4")) for i in range(3))
+    found = by_kind(scores, Split("test", videos, tuple(captions)))
     assert found["easy"]["R1"] == 100
     assert found["hard"]["R1"] == 25
     assert found["easy"]["queries"] == found["hard"]["queries"] == 2
     assert found["easy"]["gallery"] == 3
-    with pytest.raises(ValueError, match="4 captions, got 1"):
-        by_kind(scores, owners, ["easy"])
 
 
 def test_bootstrap_covers_the_mean_as_often_as_it_says():

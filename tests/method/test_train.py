@@ -25,8 +25,7 @@ from glscl.data.split import Split
 from glscl.data.video import VideoError
 from glscl.evaluate import similarity_matrix
 from glscl.model import GLSCL
-from glscl.selection import History
-from glscl.train import NonFiniteError, RunOptions, _Run, fit
+from glscl.train import History, NonFiniteError, RunOptions, _Run, fit
 from glscl.util import parallel
 from glscl.util.run_folder import RunFolder
 

@@ -1,1 +1,0 @@
-"""What similarity heads cost, in closed form."""
