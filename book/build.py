@@ -34,6 +34,7 @@ from book.builder import (
     uncovered,
     visible,
 )
+from book.builder.imports import digest
 from book.builder.project import BuildError, Project
 from book.kit.provenance import commit, versions
 
@@ -136,25 +137,28 @@ def run(project: Project, options: argparse.Namespace) -> int:
 
     def record(outcome: execute.Outcome) -> None:
         if outcome.error:
-            print(f"  FAILED  {outcome.name} after {outcome.seconds:.1f} s", flush=True)
+            print(f"  FAILED  {outcome.name} after {took(outcome)}", flush=True)
             return
-        print(f"    done  {outcome.name} in {outcome.seconds:.1f} s", flush=True)
+        print(f"    done  {outcome.name} in {took(outcome)}", flush=True)
         job = jobs[outcome.name]
         cost = {
             "device": shared.device(job.values),
             "seconds": round(outcome.seconds, 2),
+            "cpu_seconds": round(outcome.cpu_seconds, 2),
         }
         before = entries.get(job.name, {}).get("runs", {})
         entries[job.name] = {
             **inputs[job.name],
             **about,
             **cost,
-            "output": manifest.digest([job.target], project.root),
+            "output": digest([job.target], project.root),
             "runs": before | {options.params: cost | {"commit": about["commit"]}},
         }
         manifest.save(manifest_path(project), entries)
 
     outcomes = execute.run_all(jobs.values(), options.jobs, record)
+    minutes = sum(outcome.cpu_seconds for outcome in outcomes) / 60
+    print(f"     cpu  {minutes:.1f} minutes for {len(outcomes)} notebooks", flush=True)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         print(f"\n{outcome.error}", file=sys.stderr)
@@ -162,6 +166,10 @@ def run(project: Project, options: argparse.Namespace) -> int:
         names = ", ".join(outcome.name for outcome in failed)
         raise BuildError(f"{len(failed)} of {len(todo)} notebooks failed: {names}.")
     return 0
+
+
+def took(outcome: execute.Outcome) -> str:
+    return f"{outcome.seconds:.1f} s, {outcome.cpu_seconds:.1f} s of CPU"
 
 
 def check(project: Project, options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ a model or a module is first used.
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,16 +15,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _MODELS = {"GLSCL": "glscl.model", "EERCF": "glscl.eercf", "GLCCL": "glscl.glccl"}
-_ROOMS = (
-    *("backbone", "config", "data", "evaluate", "gim", "lim", "losses"),
-    *("metrics", "mini", "optim", "runs", "search", "temporal", "train", "weights"),
-)
 __all__ = ["EERCF", "GLCCL", "GLSCL", "__version__"]
 
 
 def __dir__() -> list[str]:
     """The public names, loaded or not."""
-    return sorted([*__all__, *_ROOMS])
+    return sorted([*__all__, *(one.name for one in iter_modules(__path__))])
 
 
 def __getattr__(name: str) -> Any:

@@ -28,23 +28,8 @@ from glscl.util.state_dicts import copy_weights, read_state_dict
 
 ASSETS = Path(__file__).parent / "mini" / "assets"
 MINI = "mini"
-MINI_CONFIG: dict[str, Any] = {
-    "embed_dim": 128,
-    "vision_cfg": {
-        "image_size": 64,
-        "patch_size": 16,
-        "width": 128,
-        "layers": 4,
-        "head_width": 32,
-    },
-    "text_cfg": {
-        "context_length": 32,
-        "vocab_size": 0,  # ``backbone_config`` sets the size of the shipped vocabulary
-        "width": 128,
-        "heads": 4,
-        "layers": 4,
-    },
-}
+#: Without the size of the shipped vocabulary, which ``backbone_config`` sets.
+MINI_CONFIG: dict[str, Any] = json.loads((ASSETS / "mini.json").read_text())
 # Extra entries of OpenAI's TorchScript archives: sizes, not weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 # Devices that compute in float16 with float16 weights; others compute in float32.
@@ -367,9 +352,6 @@ def _download(name: str, tag: str) -> dict[str, Tensor]:
 
 
 def _published_archives(name: str) -> list[str]:
-    """SHA-256 of the TorchScript archives that OpenAI published for a model.
-
-    It is a part of their addresses.
-    """
+    """SHA-256 of OpenAI's TorchScript archives of a model, a part of their addresses."""
     address = open_clip().get_pretrained_url(name, "openai")
     return re.findall(r"(?<=/)[0-9a-f]{64}(?=/)", address)

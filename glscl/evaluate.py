@@ -47,36 +47,22 @@ def evaluate(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Retrieval:
-    """Every caption of a split against every video, and the metrics of both directions."""
-    similarity = similarity_matrix(model, videos, batch_size, device, workers)
-    metrics = retrieval_metrics(
-        similarity, caption_to_video=videos.split.caption_to_video
-    )
-    return Retrieval(videos.split, similarity, metrics)
+    """Every caption of a split against every video, and the metrics of both directions.
 
-
-@torch.no_grad()
-def similarity_matrix(
-    model: Retriever,
-    videos: Videos,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-) -> Tensor:
-    """Similarity (A, B) on the CPU, in evaluation mode, which is left as it was.
-
-    Processes of ``torchrun`` share the work and all get the result, so all must call.
-    Videos are encoded once, in blocks of at most ``GALLERY_BYTES``; for each block all
-    captions are encoded, scored and dropped ``batch_size`` at a time. So memory grows
-    with the result, not with the features of videos or captions.
+    In evaluation mode; the mode is left as it was. Processes of ``torchrun`` share the
+    work and all get the result, so all must call. Videos are encoded once, in blocks of
+    at most ``GALLERY_BYTES``; for each block all captions are encoded, scored and dropped
+    ``batch_size`` at a time. So memory grows with the result, which is on the CPU, not
+    with the features of videos or captions.
     """
-    training = model.training
+    training, split = model.training, videos.split
     model.to(device).eval()
-    scores = scores_by_block(
-        model, videos, [videos.split.texts], batch_size, device, workers
+    (similarity,) = scores_by_block(
+        model, videos, [split.texts], batch_size, device, workers
     )
     model.train(training)
-    return scores[0]
+    found = retrieval_metrics(similarity, caption_to_video=split.caption_to_video)
+    return Retrieval(split, similarity, found)
 
 
 @torch.no_grad()

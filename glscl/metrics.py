@@ -58,17 +58,16 @@ RULES = {
 }
 
 
-class Ranks:
+class Ranks(NamedTuple):
     """How many gallery items beat or tie with the right one, for each query.
 
     ``better`` and ``ties`` (N,): counts of strictly better and of equal other items.
     ``gallery``: number of items the right one competes with, itself included.
     """
 
-    def __init__(self, better: Tensor, ties: Tensor, gallery: int):
-        self.better = better
-        self.ties = ties
-        self.gallery = gallery
+    better: Tensor
+    ties: Tensor
+    gallery: int
 
     def rank(self, ties: Ties = "expected") -> Tensor:
         """Rank (N,) from 1 by the given tie rule; the expected one may be fractional."""

@@ -15,18 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from glscl import weights
 from glscl.backbone import Backbone
 from glscl.config import ModelConfig
 from glscl.gim import frame_weights, global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.losses import info_nce, inter_consistency, intra_diversity
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
-from glscl.weights import (
-    UNUSED,
-    UNUSED_WHEN_SHARED,
-    authors_name,
-    authors_shared_name,
-)
 
 
 class Losses(NamedTuple):
@@ -197,9 +192,9 @@ class GLSCL(Retriever):
         backbone, and for unknown settings; ``FileNotFoundError`` for a missing file.
         """
         names = (
-            (authors_shared_name, UNUSED + UNUSED_WHEN_SHARED)
+            (weights.authors_shared_name, weights.UNUSED + weights.UNUSED_WHEN_SHARED)
             if share
-            else (authors_name, UNUSED)
+            else (weights.authors_name, weights.UNUSED)
         )
         shared = {"share_queries": share, "share_decoder": share}
         return cls._from_authors(path, names, preset, backbone, {**shared, **settings})

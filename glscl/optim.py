@@ -146,10 +146,6 @@ def is_decayed(name: str, parameter: Tensor, rule: DecayRule) -> bool:
     """
     if rule == "released":
         return "bias" not in name and "LayerNorm.weight" not in name
-    if rule != "matrices":
-        raise ValueError(
-            f"Unknown decay rule {rule!r}: expected 'released' or 'matrices'."
-        )
     tables = ("embedding", "positions", "queries")
     return parameter.ndim >= 2 and not any(word in name for word in tables)
 
@@ -170,9 +166,7 @@ FROZEN: dict[str, tuple[str, ...]] = {
 }
 
 
-def freeze(
-    model: nn.Module, part: Literal["nothing", "conv1", "embeddings", "visual"]
-) -> None:
+def freeze(model: nn.Module, part: str) -> None:
     """Exclude a part of CLIP from training; every other parameter becomes trainable.
 
     ``"nothing"``, as in the releases of X-Pool and DRL; ``"conv1"``: its patch

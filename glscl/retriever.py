@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from glscl import weights
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
 from glscl.config import (
     MODEL_CONFIGS,
@@ -42,13 +43,6 @@ from glscl.util.hub import download, model_card, upload
 from glscl.util.numeric import autocast_disabled, validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
-from glscl.weights import (
-    authors_backbone,
-    authors_config,
-    own_weights,
-    read_directory,
-    save_directory,
-)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -345,9 +339,9 @@ class Retriever(nn.Module, ABC):
     ) -> Self:
         """``from_authors`` of a method; ``names``: theirs of a weight, and what to skip."""
         source, state = str(path), read_state_dict(Path(path))
-        name, clip_config, sizes = authors_config(state, source, cls.method)
+        name, clip_config, sizes = weights.authors_config(state, source, cls.method)
         if backbone is not None:
-            name = authors_backbone(backbone, clip_config, source)
+            name = weights.authors_backbone(backbone, clip_config, source)
         found = {"backbone": name, "pretrained": None, **sizes}
         for twice in found.keys() & settings.keys():
             raise ValueError(f"{twice} is read from {source}: do not give it.")
@@ -364,7 +358,8 @@ class Retriever(nn.Module, ABC):
 
         Takes effect as a whole or not at all, also where an older model is replaced.
         """
-        save_directory(Path(path), self.description(), own_weights(self))
+        own = weights.own_weights(self)
+        weights.save_directory(Path(path), self.description(), own)
 
     def description(self) -> dict[str, Any]:
         """What ``config.json`` says of the model."""
@@ -386,8 +381,8 @@ class Retriever(nn.Module, ABC):
         ``README.md``, whose numbers are those of ``record``.
         """
         description = self.description()
-        weights = own_weights(self)
-        save_directory(Path(path), description, weights, "model.safetensors")
+        own = weights.own_weights(self)
+        weights.save_directory(Path(path), description, own, "model.safetensors")
         write_text(Path(path) / "README.md", model_card(description))
 
     def push_to_hub(
@@ -429,23 +424,23 @@ class Retriever(nn.Module, ABC):
         ``FileNotFoundError`` for missing files, ``ValueError`` for files that are not a
         model, do not fit together, or hold another method or backbone.
         """
-        saved = read_directory(Path(path))
+        saved = weights.read_directory(Path(path))
         if saved.method != cls.method:
             raise ValueError(
                 f"{path} holds a model of the method {saved.method!r}, expected "
                 f"{cls.method!r}."
             )
-        if backbone not in (None, saved.backbone):
+        name = saved.backbone.name
+        if backbone not in (None, name):
             raise ValueError(
-                f"{path} holds a model with the backbone {saved.backbone!r}, expected "
-                f"{backbone!r}."
+                f"{path} holds a model with the backbone {name!r}, expected {backbone!r}."
             )
-        config = config_from_dict(MODEL_CONFIGS[cls.method], saved.settings)
-        model = cls(Backbone(saved.backbone, saved.clip_config), config)
+        config = config_from_dict(MODEL_CONFIGS[cls.method], saved.model)
+        model = cls(Backbone(name, saved.backbone.config), config)
         state = read_state_dict(saved.weights)
         if saved.built_in_clip:
-            clip = load_backbone(saved.backbone).state_dict()
-            state = {f"backbone.{name}": x for name, x in clip.items()} | state
+            clip = load_backbone(name).state_dict()
+            state = {f"backbone.{key}": x for key, x in clip.items()} | state
         copy_weights(model, state, str(saved.weights))
         model.record = saved.record
         return model.eval()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from glscl import evaluate
 from glscl.backbone import load_backbone
 from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
@@ -22,14 +23,6 @@ from glscl.data.pairs import Videos, rand_augment
 from glscl.data.split import Split, VideoItem
 from glscl.data.verify import read_unreadable
 from glscl.eercf import EERCF
-from glscl.evaluate import (
-    cached_videos,
-    evaluate,
-    frame_spec,
-    result_table,
-    scores_by_block,
-    worst_queries,
-)
 from glscl.glccl import GLCCL
 from glscl.heads.clip4clip import CLIP4Clip
 from glscl.heads.dicosa import DiCoSA
@@ -165,11 +158,14 @@ def _videos(
     """A split as input of a model: encoded once, unless the ``recipe`` changes pixels
     or what encodes them.
     """
-    spec, folder = frame_spec(model.backbone, model.config), source.cache_folder
+    spec, folder = (
+        evaluate.frame_spec(model.backbone, model.config),
+        source.cache_folder,
+    )
     kept = FrameCache.limited(folder / "frames", split, spec, source.frame_cache)
     if recipe is None or (recipe.freeze == "visual" and recipe.augment is None):
         about = model.backbone, model.config, folder, model.uses_patches
-        return cached_videos(split, *about, device, workers, kept)
+        return evaluate.cached_videos(split, *about, device, workers, kept)
     augment = recipe.augment if split.name == "train" else None
     augmented = rand_augment(augment) if augment else None
     return VideoDataset(split, spec, kept, augmented, recipe.augment_on)
@@ -196,17 +192,18 @@ def evaluate_on(
     model = load_model(folder).to(device)
     chosen = data.split(split)
     videos = _videos(model, chosen, source, device, workers)
-    result = evaluate(model, videos, device=device)
+    result = evaluate.evaluate(model, videos, device=device)
     scores = [("raw", result.similarity)]
     if with_dsl:
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))
-    rows = result_table(scores, chosen)
+    rows = evaluate.result_table(scores, chosen)
     if with_qb_norm:
         texts = data.split("train").texts
-        (bank,) = scores_by_block(model, videos, [texts], device=device)
+        (bank,) = evaluate.scores_by_block(model, videos, [texts], device=device)
         given = {} if with_qb_norm is True else with_qb_norm
         normed = qb_norm(result.similarity, bank, **given)
-        table = result_table([("QB-Norm, bank: training captions", normed)], chosen)
+        scores = [("QB-Norm, bank: training captions", normed)]
+        table = evaluate.result_table(scores, chosen)
         rows += [row for row in table if row["direction"] == "text to video"]
     about = {
         "model": str(folder),
@@ -218,4 +215,4 @@ def evaluate_on(
         "notes": source.notes(hold_out=split == "val"),
         "settings": asdict(model.config),
     }
-    return rows, worst_queries(result, worst) if worst else [], about
+    return rows, evaluate.worst_queries(result, worst) if worst else [], about

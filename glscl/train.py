@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -32,7 +31,6 @@ from tqdm import tqdm
 from glscl import optim
 from glscl.config import RunOptions, TrainConfig, config_to_dict
 from glscl.data.pairs import (
-    PairDataset,
     Pairs,
     Videos,
     epoch_order,
@@ -214,10 +212,10 @@ class _Run:
         for position in range(done, self.steps_per_epoch):
             start = position * self.batch_size + parallel.rank() * share
             batches.append(order[start : start + share])
-        dataset = PairDataset(
-            self.train, self.tokens, stable_seed("augment", self.config.seed, epoch)
+        seed = stable_seed("augment", self.config.seed, epoch)
+        yield from pair_batches(
+            self.train, self.tokens, seed, batches, self.options.workers
         )
-        yield from pair_batches(dataset, batches, self.options.workers)
 
     def train_step(self, batch: Pairs) -> dict[str, float]:
         """One update from this process's share of a batch; returns its record."""
@@ -342,9 +340,8 @@ class _Run:
         self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
-        if self.options.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.options.precision])
+        dtype = AUTOCAST_DTYPES.get(self.options.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _evaluated(self, validation: Videos) -> dict[str, Any]:
         """A record with the metrics of now."""

@@ -7,13 +7,13 @@ names for the rest. ``authors_name`` translates every name, by ``AUTHORS_PREFIXE
 Source: the checkpoints that the released code of GLSCL and EERCF writes.
 """
 
-import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from glscl.backbone import backbone_config
@@ -76,17 +76,25 @@ def save_directory(
             old.unlink()
 
 
-class SavedModel(NamedTuple):
-    """A model on disk: its method, its CLIP by name and sizes, its settings, its weights'
-    path; whether what these leave out is that of the built-in CLIP; its record."""
+class Clip(BaseModel):
+    """The CLIP of a saved model: its open_clip name and configuration."""
 
-    method: str
-    backbone: str
-    clip_config: dict[str, Any]
-    settings: dict[str, Any]
+    name: str
+    config: dict[str, Any]
+
+
+class SavedModel(BaseModel):
+    """What ``config.json`` says of a model: its method (older files do not), its CLIP,
+    its settings, its file of weights, whether what these leave out is that of the
+    built-in CLIP, and its record."""
+
+    format: str
+    method: str = "glscl"
+    backbone: Clip
+    model: dict[str, Any]
     weights: Path
-    built_in_clip: bool
-    record: dict[str, Any]
+    built_in_clip: bool = False
+    record: dict[str, Any] = {}
 
 
 def read_directory(directory: Path) -> SavedModel:
@@ -99,22 +107,14 @@ def read_directory(directory: Path) -> SavedModel:
     if not file.is_file():
         raise FileNotFoundError(f"{directory} holds no saved model: {file} is missing.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        found, backbone = content["format"], content["backbone"]
-        weights = directory / Path(content["weights"]).name  # never outside
-        saved = SavedModel(
-            content.get("method", "glscl"),  # older files do not say
-            backbone["name"],
-            backbone["config"],
-            content["model"],
-            weights,
-            content.get("built_in_clip", False),
-            content.get("record", {}),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        saved = SavedModel.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file} does not describe a model of glscl.") from error
-    if found != FORMAT:
-        raise ValueError(f"{file} has the format {found!r}, expected {FORMAT!r}.")
+    if saved.format != FORMAT:
+        raise ValueError(
+            f"{file} has the format {saved.format!r}, expected {FORMAT!r}."
+        )
+    saved.weights = directory / saved.weights.name  # never outside
     return saved
 
 

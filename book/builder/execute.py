@@ -46,10 +46,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; ``error`` is empty for a success, else says what went wrong."""
+    """How a run ended; ``error`` is empty for a success, else says what went wrong.
+
+    ``cpu_seconds``: of all its processes; without those of the kernel where the system,
+    Windows, does not count them.
+    """
 
     name: str
     seconds: float
+    cpu_seconds: float
     error: str = ""
 
 
@@ -86,6 +91,7 @@ def environment(job: Job) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TQDM_DISABLE": "1",
+        "GLSCL_PAGE": job.name,  # see book.kit.trained
         # tqdm.auto warns in every environment without widgets.
         "PYTHONWARNINGS": "ignore:IProgress not found",
         "OMP_NUM_THREADS": threads,
@@ -106,7 +112,7 @@ def run_all(
                 outcome = future.result()
             except BrokenProcessPool:
                 why = "the process that ran it was killed (out of memory?)"
-                outcome = Outcome(names[future], 0.0, f"{names[future]}: {why}")
+                outcome = Outcome(names[future], 0.0, 0.0, f"{names[future]}: {why}")
             report(outcome)
             outcomes.append(outcome)
     return outcomes
@@ -121,7 +127,7 @@ def run(job: Job) -> Outcome:
     print(f"   start  {job.name}", flush=True)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     partial = job.target.with_name(f".{job.target.name}.partial")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), cpu_seconds()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,17 +142,22 @@ def run(job: Job) -> Outcome:
                 request_save_on_cell_execute=False,
                 execution_timeout=job.cell_timeout,
             )
-        seconds = time.perf_counter() - start
         notebook = tidy(sources.read(partial), sources.read(job.source))
         check_no_bare_values(notebook)
         claims.check_verdicts(notebook)
         sources.write(notebook, job.target)
     except Exception as error:
-        seconds = time.perf_counter() - start
-        return Outcome(job.name, seconds, explain(job, error))
+        why = explain(job, error)
+    else:
+        why = ""
     finally:
         partial.unlink(missing_ok=True)
-    return Outcome(job.name, seconds)
+    return Outcome(job.name, time.perf_counter() - start, cpu_seconds() - cpu, why)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _unformatted(path: Path) -> str:

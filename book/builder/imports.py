@@ -1,7 +1,8 @@
-"""Which files of this project some Python code depends on, read from its imports."""
+"""Which files of this project some Python code depends on, and hashes of files."""
 
 import ast
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -94,3 +95,18 @@ def _files(code: str, root: Path) -> Iterator[Path]:
                 path = file_of(".".join(parts[:end]), root)
                 if path is not None:
                     yield path
+
+
+def digest(paths: Iterable[Path], root: Path) -> str:
+    """SHA-256 over names and contents of files and of all files below folders."""
+    total = hashlib.sha256()
+    for file in sorted(set(_below(paths))):
+        total.update(file.relative_to(root).as_posix().encode() + b"\0")
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _below(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        files = path.rglob("*") if path.is_dir() else [path]
+        yield from (f for f in files if f.is_file() and "__pycache__" not in f.parts)

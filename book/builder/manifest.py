@@ -1,12 +1,11 @@
 """The record of each notebook's inputs, by which unchanged notebooks are not run again."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from book.builder.imports import files_behind
+from book.builder.imports import digest, files_behind
 from book.builder.parameters import Values
 from book.builder.project import BuildError, Project
 from book.builder.sources import Source
@@ -15,21 +14,6 @@ from glscl.util.files import write_json
 FORMAT = 1
 INPUTS = ("book/paper_numbers.yml", "book/results")
 Entry = dict[str, Any]
-
-
-def digest(paths: Iterable[Path], root: Path) -> str:
-    """SHA-256 over names and contents of files and of all files below folders."""
-    total = hashlib.sha256()
-    for file in sorted(set(_below(paths))):
-        total.update(file.relative_to(root).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(file.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def _below(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        files = path.rglob("*") if path.is_dir() else [path]
-        yield from (f for f in files if f.is_file() and "__pycache__" not in f.parts)
 
 
 def inputs_of(project: Project, source: Source, values: Values) -> Entry:

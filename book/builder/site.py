@@ -27,7 +27,7 @@ from book.builder import (
     visible,
     web,
 )
-from book.builder.imports import file_of
+from book.builder.imports import digest, file_of
 from book.builder.project import BuildError, Project
 from book.kit.provenance import versions
 
@@ -122,10 +122,10 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
     """
     record = project.build / "site.json"
     now = {
-        "stage": manifest.digest([tree], tree),
+        "stage": digest([tree], tree),
         "tools": versions(TOOLS),
-        "builder": manifest.digest([HERE], HERE),
-        "package": manifest.digest(documented_files(tree, project.root), project.root),
+        "builder": digest([HERE], HERE),
+        "package": digest(documented_files(tree, project.root), project.root),
         "strict": strict,
     }
     index = project.html / "index.html"

@@ -190,16 +190,8 @@ def train_variant(
     on a CPU, where the model is at the end; it is trained on ``device``. ``folder``: of
     the checkpoints, from which a run that was stopped goes on.
     """
-    setup = setup or Setup()
-    method = changes.get("method", "glscl")
-    preset = get_preset("mini", method=method)
-    of_model, of_recipe = settings_of(changes)
-    config = override(preset.model, {**of_model, "pretrained": setup.pretrained})
-    recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed, **of_recipe})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = load_backbone(config.backbone, config.pretrained)
-        model = METHODS[method](backbone, config)
+    model, recipe = new_variant(changes, seed, setup or Setup())
+    method = model.method
     precision = changes.get("precision", "fp32")
     options = RunOptions(
         progress=progress, device=device, precision=precision, folder=folder
@@ -232,6 +224,21 @@ def train_variant(
     if method != "glscl":
         record["measures"] = related_measures(model, videos["val"], videos["test"])
     return model, record
+
+
+def new_variant(
+    changes: Mapping[str, Any], seed: int, setup: Setup
+) -> tuple[Retriever, TrainConfig]:
+    """A variant of a mini model before its training, and the recipe of that."""
+    method = changes.get("method", "glscl")
+    preset = get_preset("mini", method=method)
+    of_model, of_recipe = settings_of(changes)
+    config = override(preset.model, {**of_model, "pretrained": setup.pretrained})
+    recipe = override(preset.train, {"epochs": setup.epochs, "seed": seed, **of_recipe})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = load_backbone(config.backbone, config.pretrained)
+        return METHODS[method](backbone, config), recipe
 
 
 def settings_of(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -30,6 +30,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from book.experiments.oracle import shot_of_frame
 from book.experiments.still_captions import (
     empty_caption,
     still_caption,
@@ -41,7 +42,6 @@ from glscl.data.encode import encode_mp4
 from glscl.data.frames import normalise
 from glscl.metrics import retrieval_metrics
 from glscl.mini.render import (
-    SIZE_THRESHOLD,
     render_clip,
     render_shot,
     trajectory,
@@ -63,6 +63,8 @@ GRID = (26.0, 38.0)
 POSITION_CHANCE = 0.6
 DETAIL_CHANCE = 0.8  # of naming the size, and of naming the background
 _MAX_WORDS = 32
+#: A radius in pixels below this is called small; the resizing motions cross it.
+SIZE_THRESHOLD = 12.0
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def held_out(count: int = 500, seed: int = 0) -> tuple[list[Still], NDArray[np.u
         rng = random.Random(f"glscl held-out frame {seed} {clip.id}")
         while True:
             time = rng.randrange(CLIP_FRAMES)
-            shot = clip.shots[clip.shot_of_frame(time)]
+            shot = clip.shots[shot_of_frame(clip, time)]
             still = still_of(shot, time - shot.start)
             if still.cell is not None:
                 break

@@ -19,11 +19,19 @@ from glscl.mini.synthetic import Benchmark
 LEVELS = ("objects", "motion", "order")
 
 
+def shot_of_frame(clip: Clip, frame: int) -> int:
+    """Which shot of ``clip`` shows ``frame``. ``IndexError`` outside the clip."""
+    for index, shot in enumerate(clip.shots):
+        if shot.start <= frame < shot.stop:
+            return index
+    raise IndexError(f"{clip.id} has frames 0 to {clip.shots[-1].stop - 1}.")
+
+
 def relevant_frames(
     clip: Clip, caption: Caption, frames: Iterable[int]
 ) -> NDArray[np.bool_]:
     """Which of ``frames`` (F,), numbers in the clip, show a shot the caption is about."""
-    return np.array([clip.shot_of_frame(frame) in caption.shots for frame in frames])
+    return np.array([shot_of_frame(clip, frame) in caption.shots for frame in frames])
 
 
 def oracle_scores(

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from glscl.cli.common import (
-    Dataset,
-    Processes,
-    Variant,
-    VideoFolder,
-    echo_rank0,
-    sentence_errors,
-)
+from glscl.cli import common
 
 app = typer.Typer(no_args_is_help=True, help="Make and inspect data.")
 Root = Annotated[Path, typer.Option(help="Folder of the built-in benchmark.")]
 
 
 @app.command("make")
-@sentence_errors
+@common.sentence_errors
 def data_make(
     root: Root = Path("data/mini"),
     train: Annotated[int, typer.Option(help="Training clips.", max=1_000_000)] = 3000,
     val: Annotated[int, typer.Option(help="Validation clips.", max=1_000_000)] = 300,
     test: Annotated[int, typer.Option(help="Test clips.", max=1_000_000)] = 300,
     seed: Annotated[int, typer.Option(help="Seed of every clip.")] = 0,
-    workers: Processes = 2,
+    workers: common.Processes = 2,
 ) -> None:
     """Generate the built-in benchmark: real MP4 files and their captions."""
     from glscl.mini.synthetic import make_benchmark
@@ -41,7 +35,7 @@ def data_make(
 
 
 @app.command("show")
-@sentence_errors
+@common.sentence_errors
 def data_show(
     root: Root = Path("data/mini"),
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -92,18 +86,30 @@ def _every_video(
     found = source.open()
     if isinstance(found, Dataset):
         typer.echo(markdown(found.table()))
-    echo_rank0(source.notes())
+    common.echo_rank0(source.notes())
     return source.every_video()
 
 
+def _end(problems: Mapping[str, str], summary: str) -> None:
+    """Print the problems by video and the summary; status 1 where there are any."""
+    from glscl.util.tables import markdown
+
+    if problems:
+        rows = [{"video": name, "problem": said} for name, said in problems.items()]
+        typer.echo(markdown(rows))
+    typer.echo(summary)
+    if problems:
+        raise typer.Exit(1)
+
+
 @app.command("verify")
-@sentence_errors
+@common.sentence_errors
 def data_verify(
     root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
-    dataset: Dataset = None,
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    workers: Processes = 2,
+    dataset: common.Dataset = None,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    workers: common.Processes = 2,
     thorough: Annotated[
         bool, typer.Option(help="Decode all frames, stop at any damage.")
     ] = False,
@@ -115,48 +121,36 @@ def data_verify(
     missing or cannot be read.
     """
     from glscl.data.verify import verify
-    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos)
     report = verify(items, workers=workers, thorough=thorough)
     if out is not None:
         report.write(out)
-    if report.bad:
-        shown = [{"video": v.id, "problem": v.problem} for v in report.bad]
-        typer.echo(markdown(shown))
-    typer.echo(report.summary())
-    if report.bad:
-        raise typer.Exit(1)
+    _end({video.id: video.problem for video in report.bad}, report.summary())
 
 
 @app.command("prepare")
-@sentence_errors
+@common.sentence_errors
 def data_prepare(
     root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
     out: Annotated[Path, typer.Argument(help="Folder of the copies.")],
-    dataset: Dataset = None,
-    variant: Variant = None,
-    videos: VideoFolder = None,
+    dataset: common.Dataset = None,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
     fps: Annotated[
         float, typer.Option(help="Frames a second.", min=0.01, max=240)
     ] = 3.0,
     size: Annotated[
         int, typer.Option(help="Shorter side in pixels, at most.", min=16, max=8192)
     ] = 224,
-    workers: Processes = 2,
+    workers: common.Processes = 2,
 ) -> None:
     """Write small copies of the videos; use them with --videos OUT.
 
     Copies that are there already stay. Ends with status 1 when a video cannot be read.
     """
     from glscl.data.prepare import prepare
-    from glscl.util.tables import markdown
 
     items = _every_video(root, dataset, variant, videos, leave_out=out)
     done = prepare(items, out, fps, size, workers)
-    if done.problems:
-        problems = done.problems.items()
-        typer.echo(markdown([{"video": k, "problem": v} for k, v in problems]))
-    typer.echo(done.summary())
-    if done.problems:
-        raise typer.Exit(1)
+    _end(done.problems, done.summary())

@@ -13,7 +13,7 @@ from glscl.cli.common import sentence_errors
 from glscl.cli.search import Open
 
 if TYPE_CHECKING:
-    from glscl.mini.scenes import Clip, Shot
+    from glscl.mini.scenes import Clip
     from glscl.search.page import Moment
 
 SENTENCE = (
@@ -31,16 +31,14 @@ def demo(
 ) -> None:
     """Rank a few generated clips for a sentence with the trained mini model.
 
-    They are clips of the test split of the built-in benchmark, half of them those that
-    have most in common with the sentence.
+    They are the clips of the test split of the built-in benchmark that have most in
+    common with the sentence.
     """
     import tempfile
     import webbrowser
 
     from glscl.search.page import write_page
 
-    if strange := unknown_words(sentence):
-        typer.echo(f"Words that the mini model has never seen: {', '.join(strange)}.")
     clips = chosen_clips(sentence)
     folder = Path(tempfile.mkdtemp(prefix="glscl-demo-"))
     found = ranked(sentence, clips, folder)
@@ -52,7 +50,10 @@ def demo(
             BARS[round(weight * (len(BARS) - 1))]
             for weight in moment.frame_weights / moment.frame_weights.max()
         )
-        shots = "; ".join(map(_words, clips[moment.row].shots))
+        shots = "; ".join(
+            f"{shot.colour} {shot.shape} {shot.motion}"
+            for shot in clips[moment.row].shots
+        )
         typer.echo(f"{rank:2d}. {moment.score:6.3f}  {bars:13}  {shots}")
     page = folder / "found.html"
     write_page(page, {sentence: found})
@@ -61,17 +62,8 @@ def demo(
         webbrowser.open(page.as_uri())
 
 
-def unknown_words(sentence: str) -> list[str]:
-    """The words of a sentence that no caption of the built-in benchmark has."""
-    from glscl.mini.grammar import phrases
-
-    known = {word for phrase in phrases() for word in phrase.split()}
-    words = re.findall(r"[^\W\d_]+", sentence.lower())
-    return [word for word in dict.fromkeys(words) if word not in known]
-
-
 def chosen_clips(sentence: str) -> list[Clip]:
-    """``CLIPS`` clips of the test split, half of them the likest to the sentence.
+    """The ``CLIPS`` of ``DRAWN`` clips of the test split that are likest to the sentence.
 
     Likeness is the number of named values of a shot, squared, so that one shot with two
     of them counts more than two with one.
@@ -90,13 +82,8 @@ def chosen_clips(sentence: str) -> list[Clip]:
         return sum(len(named & {*shot.named().values()}) ** 2 for shot in clip.shots)
 
     drawn = [draw_clip("test", number) for number in range(DRAWN)]
-    likest = sorted(drawn, key=likeness, reverse=True)[: CLIPS // 2]
-    others = [clip for clip in drawn if clip not in likest]
-    return sorted(likest + others[: CLIPS - len(likest)], key=lambda clip: clip.id)
-
-
-def _words(shot: Shot) -> str:
-    return f"{shot.colour} {shot.shape} {shot.motion}"
+    likest = sorted(drawn, key=likeness, reverse=True)[:CLIPS]
+    return sorted(likest, key=lambda clip: clip.id)
 
 
 def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from glscl.cli.common import (
-    Cache,
-    Dataset,
-    FrameCache,
-    Loaders,
-    Missing,
-    Report,
-    Variant,
-    VideoFolder,
-    echo_rank0,
-    sentence_errors,
-)
+from glscl.cli import common
 
 Changes = Annotated[
     list[str] | None,
@@ -30,57 +19,58 @@ Root = Annotated[
 MicroBatch = Annotated[
     int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
+    ),
+]
+Tag = Annotated[
+    str, typer.Option(help="Whose settings: recommended, released or readme.")
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
+        "drl, dicosa."
+    ),
+]
+Resume = Annotated[bool, typer.Option(help="Go on with a run in the folder.")]
 CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
 
 
-@sentence_errors
+@common.sentence_errors
 def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
-    dataset: Dataset = "mini",
+    dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    missing: Missing = "refuse",
-    report: Report = None,
-    cache: Cache = None,
-    frame_cache: FrameCache = 20.0,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
-        ),
-    ] = None,
-    tag: Annotated[
-        str, typer.Option(help="Whose settings: recommended, released or readme.")
-    ] = "recommended",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
-            "drl, dicosa."
-        ),
-    ] = "glscl",
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    missing: common.Missing = "refuse",
+    report: common.Report = None,
+    cache: common.Cache = None,
+    frame_cache: common.FrameCache = 20.0,
+    preset: Preset = None,
+    tag: Tag = "recommended",
+    method: Method = "glscl",
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     micro_batch: MicroBatch = None,
     accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
-    workers: Loaders = 0,
+    workers: common.Loaders = 0,
     checkpoint_every: CheckpointEvery = None,
-    resume: Annotated[
-        bool, typer.Option(help="Go on with a run in the folder.")
-    ] = True,
+    resume: Resume = True,
     tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
     from glscl.config import get_preset
-    from glscl.data.tables import is_table
+    from glscl.data.formats import is_table
     from glscl.runs import DataSource, process_device, train_on
     from glscl.train import RunOptions
     from glscl.util.settings import parse
 
-    name = dataset or "mini"
-    if_missing: Any = missing  # checked by DataSource
+    name, if_missing = dataset or "mini", cast(Any, missing)  # checked by DataSource
     source = DataSource(
         name, root, variant, videos, if_missing, report, cache, frame_cache
     )
@@ -99,21 +89,20 @@ def train(
     chosen = get_preset(preset, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
     process_device(options.device)
     settings = ", ".join(f"{k}={v}" for k, v in chosen.settings().items())
-    echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
+    common.echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
     history = train_on(source, chosen, options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     select_on = chosen.train.select_on
-    echo_rank0(
-        [
-            *source.notes(hold_out=select_on == "validation"),
-            f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
-            f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
-            f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}",
-        ]
+    common.echo_rank0(source.notes(hold_out=select_on == "validation"))
+    reached = (
+        f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
+        f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
+        f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}"
     )
+    common.echo_rank0([reached])
 
 
-@sentence_errors
+@common.sentence_errors
 def import_(
     file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
     out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
@@ -142,17 +131,17 @@ def import_(
     typer.echo(f"{out}: {method}, {settings}")
 
 
-@sentence_errors
+@common.sentence_errors
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
-    dataset: Dataset = "mini",
+    dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
-    variant: Variant = None,
-    videos: VideoFolder = None,
-    missing: Missing = "refuse",
-    report: Report = None,
-    cache: Cache = None,
-    frame_cache: FrameCache = 20.0,
+    variant: common.Variant = None,
+    videos: common.VideoFolder = None,
+    missing: common.Missing = "refuse",
+    report: common.Report = None,
+    cache: common.Cache = None,
+    frame_cache: common.FrameCache = 20.0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
@@ -165,7 +154,7 @@ def evaluate(
     ] = False,
     worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Loaders = 0,
+    workers: common.Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""
     from glscl.evaluate import write_tables
@@ -173,15 +162,14 @@ def evaluate(
     from glscl.util import parallel
     from glscl.util.tables import markdown
 
-    name = dataset or "mini"
-    if_missing: Any = missing  # checked by DataSource
+    name, if_missing = dataset or "mini", cast(Any, missing)  # checked by DataSource
     source = DataSource(
         name, root, variant, videos, if_missing, report, cache, frame_cache
     )
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers
     )
-    echo_rank0(
+    common.echo_rank0(
         [markdown(table) for table in (rows, failures) if table] + about["notes"]
     )
     if out is not None and parallel.rank() == 0:

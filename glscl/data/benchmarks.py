@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from glscl.data.annotations import AnnotationError, Captions
-from glscl.data.formats import BENCHMARKS, Size, find_benchmark, read_benchmark
+from glscl.data.formats import (
+    ALL,
+    BENCHMARKS,
+    Size,
+    find_benchmark,
+    is_table,
+    read_benchmark,
+    read_table,
+    table_name,
+)
 from glscl.data.split import CaptionItem, Split, VideoItem
-from glscl.data.tables import ALL, is_table, read_table, table_name
 from glscl.data.videofiles import by_file_name, first_of
 
 if TYPE_CHECKING:
@@ -52,7 +60,6 @@ class Dataset:
     """
 
     name: str
-    variant: str
     videos: Path
     splits: Mapping[str, Split]
     counts: tuple[Count, ...]
@@ -174,7 +181,7 @@ def load(
             if path is not None and video not in unreadable:
                 items[video] = VideoItem(video, path, start, end)
     sizes = benchmark.sizes[variant]
-    return _dataset(name, variant, folder, annotated, sizes, items, missing, hold_out)
+    return _dataset(name, folder, annotated, sizes, items, missing, hold_out)
 
 
 def load_table(
@@ -203,13 +210,12 @@ def load_table(
             items[video] = VideoItem(video, path)
     sizes = dict.fromkeys(annotated, Size(None, None))
     return _dataset(
-        table_name(table), "", Path(root), annotated, sizes, items, missing, hold_out
+        table_name(table), Path(root), annotated, sizes, items, missing, hold_out
     )
 
 
 def _dataset(
     name: str,
-    variant: str,
     folder: Path,
     annotated: Mapping[str, Captions],
     sizes: Mapping[str, Size],
@@ -229,7 +235,6 @@ def _dataset(
             raise AnnotationError(f"{name}: too few videos, none is left for {split}.")
     return Dataset(
         name,
-        variant,
         folder,
         {k: _split(k, c, items) for k, c in splits.items() if items.keys() & c.keys()},
         tuple(

@@ -1,4 +1,4 @@
-"""How six public benchmarks are annotated, and how many videos they should have.
+"""How six public benchmarks are annotated, and how many videos they have; your own tables.
 
 ``read_benchmark("msrvtt", root)`` reads the annotation files under ``root`` in the form
 in which they are distributed. ``book/datasets.md`` has the folders and the sources.
@@ -6,10 +6,12 @@ in which they are distributed. ``book/datasets.md`` has the folders and the sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glscl.data.annotations import (
     AnnotationError,
@@ -23,11 +25,20 @@ from glscl.data.annotations import (
     read_json,
     read_pickled_captions,
     read_rows,
+    read_text,
 )
 from glscl.data.videofiles import without_suffix
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 LSMDC_COLUMNS = ["clip_id", "start_aligned", "end_aligned", "start_extracted"]
 LSMDC_COLUMNS += ["end_extracted", "sentence"]
+
+
+TABLE_SUFFIXES = (".csv", ".json", ".jsonl")
+TABLE_SPLITS = ("train", "val", "test")
+ALL = "all"  # of a table that names no splits
 
 
 class Size(NamedTuple):
@@ -271,3 +282,87 @@ def find_benchmark(name: str, variant: str | None) -> tuple[Benchmark, str]:
             f"{list(benchmark.sizes)}."
         )
     return benchmark, chosen
+
+
+def is_table(name: str) -> bool:
+    """Whether ``name`` is the file of a table and not that of a benchmark."""
+    return Path(name).suffix.lower() in TABLE_SUFFIXES
+
+
+def read_table(table: str | Path | DataFrame, root: str | Path) -> dict[str, Captions]:
+    """The captions of each split of your own videos, by path relative to ``root``.
+
+    ``table``: a CSV file with a header, a JSON file with a list of objects, a JSONL file
+    with an object a line, or a pandas ``DataFrame``: a row a caption, with the columns
+    path, caption and split (train, val or test; without it every video is in the split
+    ``ALL``). Other columns are ignored.
+
+    Raises ``AnnotationError`` for a missing file or column, an empty path or caption, a
+    path outside ``root``, an unknown split, a row that is there twice, a video that is
+    in two splits, and a table without a row.
+    """
+    rows = list(_rows(table))
+    if not rows:
+        raise AnnotationError(f"{table_name(table)}: there is no row.")
+    with_split = any("split" in row for _, row in rows)
+    splits: dict[str, Captions] = {}
+    split_of: dict[str, str] = {}
+    for where, row in rows:
+        video = _below(root, field(row, "path", str, where), where)
+        text = caption(field(row, "caption", str, where), where)
+        split = field(row, "split", str, where).strip() if with_split else ALL
+        if with_split and split not in TABLE_SPLITS:
+            raise AnnotationError(
+                f"{where}: split {split!r}, expected one of {list(TABLE_SPLITS)}."
+            )
+        if split_of.setdefault(video, split) != split:
+            raise AnnotationError(
+                f"{where}: {video} is in {split} here and in {split_of[video]} above; "
+                "splits must not overlap."
+            )
+        texts = splits.setdefault(split, {}).setdefault(video, [])
+        if text in texts:
+            raise AnnotationError(f"{where}: {video} has the caption {text!r} twice.")
+        texts.append(text)
+    return splits
+
+
+def table_name(table: Any) -> str:
+    """What errors call a table: its file, or that it is none."""
+    return str(table) if isinstance(table, (str, Path)) else "the table"
+
+
+def _rows(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows, each after its place."""
+    if not isinstance(table, (str, Path)):
+        return numbered(table.to_dict("records"), "the table, row")
+    path = Path(table)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return read_rows(path, ["path", "caption"])
+    if kind == ".json":
+        return numbered(read_json(path, list), f"{path}, entry")
+    if kind == ".jsonl":
+        return _json_lines(path)
+    raise AnnotationError(
+        f"{path}: a table is one of {', '.join(TABLE_SUFFIXES)}, or a pandas DataFrame."
+    )
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for where, line in numbered(read_text(path).split("\n"), f"{path}, line"):
+        if line.strip():
+            try:
+                yield where, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise AnnotationError(f"{where}: not JSON: {error.msg}.") from error
+
+
+def _below(root: str | Path, path: str, where: str) -> str:
+    """A path as the table has it, relative to ``root``."""
+    if not path.strip():
+        raise AnnotationError(f"{where}: the path is empty.")
+    name = os.path.relpath(Path(root, path.strip()), root)
+    if name.split(os.sep)[0] == os.pardir:
+        raise AnnotationError(f"{where}: {path} lies outside the folder {root}.")
+    return Path(name).as_posix()

@@ -31,7 +31,7 @@ from glscl.util.files import atomic_path
 #: How seconds become frames. Both caches depend on it, so that frames and features of
 #: another rule are never reused.
 CLOCK = "presentation time"
-SHARD = {"frames": 1024, "patches": 64}  # videos whose features are in one file
+SHARD = {"frames": 128, "patches": 64}  # videos whose features are in one file
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from glscl.config import TrainConfig
 from glscl.data.loader import FrameFeatures
@@ -146,33 +146,6 @@ def trim(token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
     return token_ids[:, :longest], token_mask[:, :longest]
 
 
-class PairDataset(Dataset):
-    """One item per caption of a split, with its video as ``videos`` gives it.
-
-    ``tokens``: ids and mask, each (A, L). ``seed`` (with the caption's number) seeds
-    the augmentation.
-    """
-
-    def __init__(self, videos: Videos, tokens: tuple[Tensor, Tensor], seed: int):
-        self.videos = videos
-        self.token_ids, self.token_mask = tokens
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.videos.split.captions)
-
-    def __getitem__(self, caption: int) -> Pairs:
-        video = self.videos.split.captions[caption].video
-        loaded = self.videos.load(video, stable_seed(self.seed, caption))
-        numbers = torch.tensor(caption), torch.tensor(video)
-        tokens = self.token_ids[caption], self.token_mask[caption]
-        return Pairs(*numbers, *tokens, *loaded)
-
-
-def _collate(items: Sequence[Pairs]) -> Pairs:
-    return Pairs(*(torch.stack(values) for values in zip(*items, strict=True)))
-
-
 def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
     """The captions of one epoch, shuffled by the seed of the recipe and the epoch.
 
@@ -224,13 +197,35 @@ def video_batches(
     )
 
 
+def _load_pairs(
+    videos: Videos, tokens: tuple[Tensor, Tensor], seed: int, captions: Sequence[int]
+) -> Pairs:
+    rows, every = torch.tensor(captions), videos.split.captions
+    numbers = [every[caption].video for caption in captions]
+    loaded = [
+        videos.load(video, stable_seed(seed, caption))
+        for video, caption in zip(numbers, captions, strict=True)
+    ]
+    content, frame_mask = map(torch.stack, zip(*loaded, strict=True))
+    token_ids, mask = (x[rows] for x in tokens)
+    return Pairs(rows, torch.tensor(numbers), token_ids, mask, content, frame_mask)
+
+
 def pair_batches(
-    dataset: PairDataset, batches: Sequence[Sequence[int]], workers: int = 0
+    videos: Videos,
+    tokens: tuple[Tensor, Tensor],
+    seed: int,
+    batches: Sequence[Sequence[int]],
+    workers: int = 0,
 ) -> Iterator[Pairs]:
-    """The given ``batches`` of caption numbers, loaded by ``workers`` processes."""
+    """The given ``batches`` of captions with their videos, loaded by ``workers``.
+
+    ``tokens``: ids and mask of all captions, each (A, L). ``seed`` (with the number of
+    the caption) seeds the augmentation.
+    """
     yield from DataLoader(
-        dataset,
+        range(len(videos.split.captions)),  # type: ignore[arg-type]
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_load_pairs, videos, tokens, seed),
     )

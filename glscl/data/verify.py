@@ -64,13 +64,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Everything as JSON."""
-        content = {
-            "checked": len(self.videos),
-            "unreadable": len(self.bad),
-            "seconds": round(self.seconds, 3),
-            "videos": [asdict(video) for video in self.videos],
-        }
-        write_json(path, content)
+        write_json(path, asdict(self))
 
 
 def read_unreadable(path: Path) -> list[str]:

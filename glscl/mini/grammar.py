@@ -11,75 +11,25 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from pathlib import Path
 
 from glscl.mini.scenes import RESIZING, SHOTS, Clip, Shot
+from glscl.util.settings import load_yaml
 
 KINDS = ("single", "double", "all")
 
-WORDS: dict[str, tuple[str, ...]] = {
-    "red": ("red",),
-    "orange": ("orange",),
-    "yellow": ("yellow",),
-    "green": ("green",),
-    "turquoise": ("turquoise", "teal"),
-    "blue": ("blue",),
-    "purple": ("purple", "violet"),
-    "pink": ("pink",),
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "ring": ("ring", "hoop"),
-    "cross": ("cross", "plus"),
-    "small": ("small", "little", "tiny"),
-    "large": ("large", "big", "huge"),
-    "plain": ("plain", "blank"),
-    "stripes": ("striped", "lined"),
-    "checks": ("checked", "plaid"),
-    "dots": ("dotted", "spotted"),
-    "light": ("light", "bright"),
-    "dark": ("dark", "dim"),
-}
-MOTION_WORDS: dict[str, tuple[str, ...]] = {
-    "left": ("moves left", "slides to the left", "travels left"),
-    "right": ("moves right", "slides to the right", "travels right"),
-    "up": ("moves up", "rises", "floats up"),
-    "down": ("moves down", "falls", "sinks down"),
-    "spin": ("spins", "rotates", "turns around"),
-    "grow": ("grows", "gets bigger", "expands"),
-    "shrink": ("shrinks", "gets smaller", "contracts"),
-    "blink": ("blinks", "flashes", "flickers"),
-    "still": ("stays still", "does not move", "rests"),
-}
-ON = ("on a {}", "against a {}", "over a {}")
-GROUND = ("background", "backdrop")
+_WORDS = load_yaml(Path(__file__).with_name("words.yaml").read_text("utf-8"))
+WORDS: dict[str, list[str]] = _WORDS["words"]  #: of attributes other than the motion
+MOTION_WORDS: dict[str, list[str]] = _WORDS["motions"]
+ON: list[str] = _WORDS["on"]
+GROUND: list[str] = _WORDS["ground"]
+#: The sentences of each kind of caption.
+TEMPLATES: dict[str, list[str]] = _WORDS["templates"]
 
 # How often a caption of a kind names the size, and the background, of an object. The
 # longest sentence must fit the 32 tokens of the mini CLIP.
 _NAMES_SIZE = {"single": 0.9, "double": 0.4, "all": 0.3}
 _NAMES_BACKGROUND = {"single": 0.95, "double": 0.4, "all": 0.0}
-
-#: The sentences of each kind; of the shots {0} comes first in the clip, then {1}.
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "single": (
-        "{}",
-        "at some point {}",
-        "there is a moment when {}",
-        "somewhere in the video {}",
-    ),
-    "double": (
-        "{0}, then {1}",
-        "{0} and then {1}",
-        "{0} before {1}",
-        "{1} after {0}",
-        "first {0}, later {1}",
-    ),
-    "all": (
-        "{0}, then {1}, then {2}",
-        "first {0}, then {1}, finally {2}",
-        "{0}, next {1}, and last {2}",
-    ),
-}
 
 
 @dataclass(frozen=True)

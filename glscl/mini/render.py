@@ -27,8 +27,6 @@ RGB = {
     "pink": (250, 140, 190),
 }
 RADIUS = {"small": 9.0, "large": 15.0}  # pixels
-#: A radius below this is called small; the resizing motions cross it.
-SIZE_THRESHOLD = 12.0
 TRAVEL = 28.0  # pixels from the first to the last frame of a moving shot
 SPIN_RATE = 14.0  # degrees a frame
 BLINK_PERIOD = 4  # frames: two visible, two hidden

@@ -87,18 +87,6 @@ class Clip:
     id: str
     shots: tuple[Shot, ...]
 
-    @property
-    def boundaries(self) -> tuple[int, ...]:
-        """First frame of every shot, then the number of frames: ``(0, 12, 27, 36)``."""
-        return (*(shot.start for shot in self.shots), self.shots[-1].stop)
-
-    def shot_of_frame(self, frame: int) -> int:
-        """Which shot shows ``frame``. ``IndexError`` outside the clip."""
-        for index, shot in enumerate(self.shots):
-            if shot.start <= frame < shot.stop:
-                return index
-        raise IndexError(f"{self.id} has frames 0 to {self.shots[-1].stop - 1}.")
-
 
 def motions_of(shape: str) -> tuple[str, ...]:
     """The motions one can see ``shape`` make."""

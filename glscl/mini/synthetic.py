@@ -17,12 +17,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from glscl.config import AtLeast1
 from glscl.data.encode import ENCODER, encode_mp4
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.mini.grammar import Caption, captions_of
 from glscl.mini.render import render_clip
 from glscl.mini.scenes import FPS, SPLITS, Clip, draw_clip
 from glscl.util.files import atomic_path
+from glscl.util.settings import check
 
 #: To be raised whenever a clip or a caption changes: old folders are then refused.
 VERSION = 1
@@ -111,8 +113,7 @@ def make_benchmark(
     root = Path(root)
     sizes = {"train": train, "val": val, "test": test}
     for name, size in (*sizes.items(), ("workers", workers)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number from 1, got {size!r}.")
+        check(AtLeast1, size, name)
     found = _read_index(root) if (root / INDEX).exists() else None
     if found is not None and found.seed != seed:
         raise BenchmarkError(

@@ -8,27 +8,7 @@ from typing import Any
 
 from glscl.util.tables import markdown
 
-CARD = """---
-{data}
----
-
-# {title}
-
-Text-video retrieval with the method `{method}` and the CLIP model `{backbone}`, trained
-and saved with the package `glscl`.
-
-```python
-import glscl
-
-model = glscl.{kind}.from_pretrained("owner/name")  # or this folder
-```
-
-## Training
-
-{training}
-## Results
-
-{results}"""
+CARD = Path(__file__).with_name("model_card.md")
 
 
 def download(repo_id: str) -> Path:
@@ -77,7 +57,7 @@ def model_card(description: Mapping[str, Any]) -> str:
     name of the data set, and ``"test"`` the rows of ``evaluate.result_table``; everything
     else is listed as it is. What is missing is said to be unknown.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     record, method = description["record"], description["method"]
     title = f"{method.upper()}, {description['backbone']['name']}"
@@ -100,15 +80,6 @@ def model_card(description: Mapping[str, Any]) -> str:
         model_name=title if results else None,
         eval_results=results or None,
     )
-    apart = ("protocol", "test")
-    training = [f"- {k}: `{v}`\n" for k, v in record.items() if k not in apart]
-    protocol = "".join(f"{sentence}\n" for sentence in record.get("protocol", []))
-    return CARD.format(
-        data=header.to_yaml(),
-        title=title,
-        kind=method.upper(),
-        method=method,
-        backbone=description["backbone"]["name"],
-        training="".join(training) or "How the model was trained is not recorded.\n",
-        results=f"{protocol}\n{markdown(rows)}" if rows else "None are recorded.\n",
-    )
+    table = markdown(rows) if rows else ""
+    about = {**description, "title": title, "results": table}
+    return str(ModelCard.from_template(header, str(CARD), **about))

@@ -62,7 +62,8 @@ def test_a_chapter_opens_and_closes_like_the_others(name):
     heads = re.findall(r"^##? .*", prose(name), re.MULTILINE)
     assert [h for h in heads if h.startswith("# ")] == [first[1]]
     assert heads[1] == "## At a glance"
-    assert heads[-3:] == ["## Exercises", "## What we checked", "## Provenance"]
+    last = ["## In practice", "## Exercises", "## What we checked", "## Provenance"]
+    assert heads[-4:] == last
     assert "report.provenance(" in NOTEBOOKS[name].cells[-1].source
 
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from book.experiments.hard_negatives import hard_negatives
-from book.experiments.oracle import LEVELS, oracle_scores, relevant_frames
+from book.experiments.oracle import (
+    LEVELS,
+    oracle_scores,
+    relevant_frames,
+    shot_of_frame,
+)
 from glscl.mini import synthetic
 from glscl.mini.grammar import captions_of
 from glscl.mini.scenes import ATTRIBUTES, CLIP_FRAMES
@@ -25,10 +30,10 @@ def test_relevant_frames_are_those_of_the_captioned_shots(benchmark):
         relevant = relevant_frames(clip, caption, range(CLIP_FRAMES))
         expected = np.zeros(CLIP_FRAMES, dtype=bool)
         for shot in caption.shots:
-            expected[clip.boundaries[shot] : clip.boundaries[shot + 1]] = True
+            expected[clip.shots[shot].start : clip.shots[shot].stop] = True
         assert np.array_equal(relevant, expected)
     with pytest.raises(IndexError, match="frames 0 to 35"):
-        clip.shot_of_frame(36)
+        shot_of_frame(clip, 36)
 
 
 def plain_oracle(clips, own, caption, level) -> list[int]:

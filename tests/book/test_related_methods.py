@@ -22,7 +22,7 @@ from book.experiments.related_methods import (
 from glscl.cli import app
 from glscl.config import get_preset, preset_names
 from glscl.eercf import recalled
-from glscl.evaluate import similarity_matrix
+from glscl.evaluate import evaluate
 from glscl.losses import channel_correlation
 from glscl.optim import freeze
 from glscl.runs import load_model
@@ -113,7 +113,7 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
     assert loaded.method == method
     assert asdict(loaded.config) == asdict(resumed.config)
     torch.testing.assert_close(
-        similarity_matrix(loaded, val), similarity_matrix(resumed, val)
+        evaluate(loaded, val).similarity, evaluate(resumed, val).similarity
     )
     with pytest.raises(ValueError, match=f"method '{method}', expected 'glscl'"):
         glscl.GLSCL.load(folder)
@@ -122,9 +122,9 @@ def test_a_killed_run_resumes_and_a_saved_model_is_found_by_its_method(
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_in_small_batches_are_the_scores_at_once(method):
     model, videos = toy_related(method), toy_videos(9, 3, patches=PATCHES[method])
-    whole = similarity_matrix(model, videos, batch_size=100)
+    whole = evaluate(model, videos, batch_size=100).similarity
     for size in (1, 4):
-        found = similarity_matrix(model, videos, batch_size=size)
+        found = evaluate(model, videos, batch_size=size).similarity
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -228,10 +228,10 @@ def test_levels_of_a_split_make_up_its_scores():
     levels = level_scores(model, videos, batch_size=5)
     parts = ((0.5, "video"), (0.8, "frame weak"), (0.2, "frame strong"))
     total = sum(w * levels[name] for w, name in (*parts, (0.2, "patch weak")))
-    torch.testing.assert_close(total, similarity_matrix(model, videos))
+    torch.testing.assert_close(total, evaluate(model, videos).similarity)
     model, videos = toy_related("glccl"), toy_videos(6, 2)
     levels = torch.stack(list(level_scores(model, videos, batch_size=5).values()))
-    torch.testing.assert_close(levels.mean(dim=0), similarity_matrix(model, videos))
+    torch.testing.assert_close(levels.mean(dim=0), evaluate(model, videos).similarity)
     with pytest.raises(ValueError, match="'glscl' has no levels"):
         related_measures(toy_model(), videos, videos)
 

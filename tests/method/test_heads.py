@@ -14,7 +14,7 @@ from two_processes import join
 
 from glscl.backbone import Backbone, load_backbone
 from glscl.config import MODEL_CONFIGS, get_preset, preset_names
-from glscl.evaluate import similarity_matrix
+from glscl.evaluate import evaluate
 from glscl.metrics import retrieval_metrics
 from glscl.retriever import TextFeatures
 from glscl.runs import METHODS, load_model
@@ -484,10 +484,10 @@ def test_a_head_learns_is_saved_and_found_by_its_method(method, tmp_path):
     loaded = load_model(folder)
     assert (loaded.method, asdict(loaded.config)) == (method, asdict(model.config))
     assert all(torch.equal(x, weights(model)[n]) for n, x in weights(loaded).items())
-    whole = similarity_matrix(loaded, val, batch_size=100)
+    whole = evaluate(loaded, val, batch_size=100).similarity
     assert whole.shape == (18, 6)
     for size in (1, 4):
-        found = similarity_matrix(loaded, val, batch_size=size)
+        found = evaluate(loaded, val, batch_size=size).similarity
         assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 

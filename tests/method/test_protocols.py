@@ -13,7 +13,6 @@ from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.evaluate import (
     encode_gallery,
     evaluate,
-    similarity_matrix,
 )
 from glscl.gim import global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
@@ -126,10 +125,10 @@ def test_an_untrained_model_is_near_chance_and_a_trained_one_is_not():
 def test_scores_in_small_batches_are_the_scores_at_once(changes):
     videos = toy_videos(9, 3)
     model = toy_model(**changes)
-    whole = similarity_matrix(model, videos, batch_size=100)
+    whole = evaluate(model, videos, batch_size=100).similarity
     assert whole.shape == (27, 9)
     for size in (1, 4, 27):
-        found = similarity_matrix(model, videos, batch_size=size)
+        found = evaluate(model, videos, batch_size=size).similarity
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -138,11 +137,11 @@ def test_scores_of_a_gallery_in_blocks_are_the_scores_at_once(
     monkeypatch, videos_of_a_block
 ):
     videos, model = toy_videos(9, 3), toy_model().eval()
-    whole = similarity_matrix(model, videos)
+    whole = evaluate(model, videos).similarity
     one = encode_gallery(model, videos, numbers=range(1))
     size = sum(field.nbytes for field in one if field is not None)
     monkeypatch.setattr("glscl.evaluate.GALLERY_BYTES", videos_of_a_block * size)
-    found = similarity_matrix(model, videos)
+    found = evaluate(model, videos).similarity
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
