@@ -429,6 +429,7 @@ def main() -> None:
         "provenance": started,
         "probed": arguments.probe,
         "shortlist": SHORTLIST,
+        "coarse": "the mean frame and the mean concept",
         "free_disk_gb": free,
         "sizes": [measure(N, arguments, sizes) for N in sorted(arguments.sizes)],
         "encoding": encoding(arguments.backbone, arguments.videos),
