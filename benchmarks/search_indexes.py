@@ -72,7 +72,13 @@ def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
                         **built,
                     }
                 )
-    return {"N": N, "numbers": x.shape[1], "clusters": clusters(N), "queries": queries, "rows": rows}
+    return {
+        "N": N,
+        "numbers": x.shape[1],
+        "clusters": clusters(N),
+        "queries": queries,
+        "rows": rows,
+    }
 
 
 def _mb(folder: str) -> float:
