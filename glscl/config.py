@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -269,7 +270,12 @@ _GROUPS = {
     "recommended": ("recommended",),
     "mini": ("mini",),
 }
-_PRESETS = load_yaml((Path(__file__).parent / "presets.yaml").read_text("utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _presets() -> dict[str, Any]:
+    """By group, method and benchmark."""
+    return load_yaml(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
 
 
 def preset_names(method: str = "glscl") -> list[str]:
@@ -295,7 +301,7 @@ def get_preset(name: str, tag: Tag = "recommended", method: str = "glscl") -> Pr
     whose = "mini" if name == "mini" else tag
     for group in _GROUPS[whose]:
         for who in ("all", method):
-            by_benchmark = _PRESETS[group].get(who, {})
+            by_benchmark = _presets()[group].get(who, {})
             changes |= by_benchmark.get("all", {}) | by_benchmark.get(name, {})
     return Preset(name, whose, kind(), TrainConfig()).changed(changes)
 

@@ -158,10 +158,8 @@ def _videos(
     """A split as input of a model: encoded once, unless the ``recipe`` changes pixels
     or what encodes them.
     """
-    spec, folder = (
-        evaluate.frame_spec(model.backbone, model.config),
-        source.cache_folder,
-    )
+    folder = source.cache_folder
+    spec = evaluate.frame_spec(model.backbone, model.config)
     kept = FrameCache.limited(folder / "frames", split, spec, source.frame_cache)
     if recipe is None or (recipe.freeze == "visual" and recipe.augment is None):
         about = model.backbone, model.config, folder, model.uses_patches

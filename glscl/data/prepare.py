@@ -105,10 +105,9 @@ def _same_settings(folder: Path, settings: dict[str, float]) -> None:
 
 def _is_done(item: VideoItem, folder: Path) -> bool:
     """Copies appear whole or not at all, so a newer file is a finished one."""
-    target = _target(item, folder)
-    if not target.exists() or not item.path.exists():
-        return False
-    return target.stat().st_mtime_ns >= item.path.stat().st_mtime_ns
+    files = _target(item, folder), item.path
+    copied, changed = (f.stat().st_mtime_ns if f.exists() else 0 for f in files)
+    return copied >= changed > 0
 
 
 def _copy(

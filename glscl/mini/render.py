@@ -28,6 +28,7 @@ RGB = {
 }
 RADIUS = {"small": 9.0, "large": 15.0}  # pixels
 TRAVEL = 28.0  # pixels from the first to the last frame of a moving shot
+STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x, y
 SPIN_RATE = 14.0  # degrees a frame
 BLINK_PERIOD = 4  # frames: two visible, two hidden
 GROWTH = (0.65, 1.2)  # of the radius, from the first to the last frame
@@ -49,12 +50,7 @@ def trajectory(
     # 0 at the first frame of the shot, 1 at the last.
     progress = times / max(shot.frames - 1, 1)
     shift = TRAVEL * (progress - 0.5)
-    step_x, step_y = {
-        "left": (-1, 0),
-        "right": (1, 0),
-        "up": (0, -1),
-        "down": (0, 1),
-    }.get(shot.motion, (0, 0))
+    step_x, step_y = STEPS.get(shot.motion, (0, 0))
     small, large = GROWTH
     scale = {
         "grow": small + (large - small) * progress,
@@ -161,9 +157,7 @@ def render_shot(shot: Shot, times: Sequence[int] | None = None) -> NDArray[np.ui
     """RGB frames (T, SIDE, SIDE, 3) at ``times`` since the shot began, default all."""
     when = np.arange(shot.frames) if times is None else np.asarray(times)
     alpha = _coverage(shot.shape, *trajectory(shot, when))[..., None]
-    colour = np.array(RGB[shot.colour], np.float32) + np.array(
-        shot.object_shade, np.float32
-    )
+    colour = np.add(RGB[shot.colour], shot.object_shade, dtype=np.float32)
     ground = background(shot)[None, :, :, None]
     frames = ground + alpha * (colour - ground)
     return (np.clip(frames, 0, 255) + np.float32(0.5)).astype(np.uint8)

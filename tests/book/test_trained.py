@@ -1,7 +1,8 @@
 """A training is done once, and whoever asks for the same gets the same weights."""
 
-import subprocess
-import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -128,22 +129,24 @@ def test_a_damaged_entry_is_trained_again(store, videos, choosing, tmp_path, dam
     assert not again.here
 
 
-def test_of_two_processes_at_once_one_trains(tmp_path):
-    script = (
-        "import sys, torch; from pathlib import Path; torch.set_num_threads(1); "
-        "from toy import *; from book.kit.trained import fit_once; "
-        "arguments = toy_model(), toy_videos(), toy_recipe(epochs=1); "
-        "print(fit_once(*arguments, folder=Path(sys.argv[1])).here)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    where = {"cwd": trained.PROJECT / "tests", "stdout": subprocess.PIPE, "text": True}
-    environment = trained.os.environ | {
-        "PYTHONPATH": str(trained.PROJECT),
-        "TQDM_DISABLE": "1",
-    }
-    runs = [subprocess.Popen(command, env=environment, **where) for _ in range(2)]
-    assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "True"]
-    assert [run.returncode for run in runs] == [0, 0]
+def test_of_two_that_ask_at_once_one_trains(videos, tmp_path, monkeypatch):
+    both_asked, fits = threading.Barrier(2, timeout=60), []
+
+    def slow_fit(*arguments):
+        fits.append(arguments)
+        time.sleep(0.2)  # the other one is at the lock by now
+        return fit(*arguments)
+
+    def ask(model):
+        both_asked.wait()
+        return fit_once(model, videos, RECIPE, folder=tmp_path).here
+
+    monkeypatch.setattr(trained, "fit", slow_fit)
+    models = [toy_model(), toy_model()]
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(ask, models)) == [False, True]
+    assert len(fits) == 1
+    assert same(*map(weights, models))
 
 
 def test_what_cannot_be_kept_is_refused(videos):
