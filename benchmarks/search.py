@@ -34,12 +34,12 @@ from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures
 from glscl.search import table as tables
-from glscl.search.index import VideoIndex
+from glscl.search.index import SHORTLIST, VideoIndex
 from glscl.search.table import APPROXIMATE_FROM, PROBED, Rows
 
 Data = dict[str, Any]
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-SHORTLISTS = (50, 100, 200, 500, 1000)
+SHORTLISTS = (50, 100, SHORTLIST, 500, 1000)
 SHARPNESS = (3.0, 1.0, 0.3, 0.1, 0.03)  # τ in units of the spread of s within a video
 BEST = 10  # the moments that a user sees
 COARSE_ROWS = 50_000  # coarse vectors compared at a time
@@ -110,17 +110,17 @@ def timed(run: Callable[[int], Any], count: int, before: Callable[[], None]) -> 
 
 
 def coarse_stage(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
-    """The shortlists of unit ``queries`` (A, D), one by one."""
+    """The shortlists of ``queries`` (A, C), one by one."""
     return [index.snapshot.nearest(query, k) for query in queries]
 
 
 def latencies(index: VideoIndex, text: TextFeatures, count: int) -> Data:
     """Milliseconds a query: both stages, cold and warm, and each part alone."""
-    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
-    found = [np.sort(rows) for rows in coarse_stage(index, queries[:count], 100)]
+    queries = index.model.coarse_text(text).numpy()
+    found = [np.sort(rows) for rows in coarse_stage(index, queries[:count], SHORTLIST)]
 
     def search(a: int) -> None:
-        index.ranked(one(text, a), 100, BEST)
+        index.ranked(one(text, a), SHORTLIST, BEST)
 
     def cold() -> None:
         drop_cached_files(index.path)
@@ -133,12 +133,17 @@ def latencies(index: VideoIndex, text: TextFeatures, count: int) -> Data:
     parts: dict[str, tuple[Callable[[int], Any], Callable[[], None]]] = {
         "cold": (search, cold),
         "warm": (search, nothing),
-        "coarse": (lambda a: index.snapshot.nearest(queries[a], 100), nothing),
+        "coarse": (lambda a: index.snapshot.nearest(queries[a], SHORTLIST), nothing),
         "reading, cold": (lambda a: read(found[a]), cold),
         "reading, warm": (lambda a: read(found[a]), nothing),
-        "scoring": (lambda a: index.scores(one(text, a), features[a]), nothing),
+        "scoring": (lambda a: scores(index, one(text, a), features[a]), nothing),
     }
     return {name: timed(run, count, before) for name, (run, before) in parts.items()}
+
+
+def scores(index: VideoIndex, text: TextFeatures, columns: tables.Columns) -> NDArray:
+    """The model's scores of windows: (A, n)."""
+    return index.model.similarity(text, index.video(columns)).numpy()
 
 
 def kept(found: Sequence[NDArray], wanted: Sequence[NDArray]) -> float:
@@ -152,10 +157,10 @@ def exact_coarse(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
     best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
     for start in range(0, len(index), COARSE_ROWS):
         rows = np.arange(start, min(start + COARSE_ROWS, len(index)))
-        vectors = index.snapshot.coarse(rows).astype(np.float32)
-        scores = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
-        for a, (old_rows, old_scores) in enumerate(best):
-            every, values = np.append(old_rows, rows), np.append(old_scores, scores[a])
+        vectors = index.snapshot.features(rows, "coarse")["coarse"].astype(np.float32)
+        products = queries @ vectors.T
+        for a, (old_rows, old) in enumerate(best):
+            every, values = np.append(old_rows, rows), np.append(old, products[a])
             order = np.argsort(-values, kind="stable")[:k]
             best[a] = every[order], values[order]
     return [rows for rows, _ in best]
@@ -164,7 +169,7 @@ def exact_coarse(index: VideoIndex, queries: NDArray, k: int) -> list[Rows]:
 def spread_of(text: TextFeatures, index: VideoIndex) -> float:
     """Standard deviation of s = caption · frame over the frames of a video, on average."""
     rows = np.arange(min(len(index), 500))
-    frames = index._video(index.snapshot.features(rows)).frames
+    frames = index.video(index.snapshot.features(rows)).frames
     return float(torch.einsum("ad,bfd->abf", text.captions[:50], frames).std(-1).mean())
 
 
@@ -175,19 +180,19 @@ def exhaustive(
     weight = index.model.config.local_weight
     best = [(torch.empty(len(text.captions), 0),) * 2 for _ in taus]
     for rows, features in index.snapshot.spans():
-        video = index._video(features)
+        video = index.video(features)
         local = 0.0
         if text.concepts is not None and video.concepts is not None:
             local = weight * local_similarity(text.concepts, video.concepts)
         numbers = torch.from_numpy(rows).expand(len(text.captions), -1)
         for i, tau in enumerate(taus):
-            scores = local + global_similarity(
+            values = local + global_similarity(
                 text.captions, video.frames, video.mask, tau
             )
-            scores = torch.cat([best[i][0], scores], dim=1)
+            values = torch.cat([best[i][0], values], dim=1)
             every = torch.cat([best[i][1].long(), numbers], dim=1)
-            scores, order = scores.topk(min(BEST, scores.shape[1]), dim=1)
-            best[i] = scores, every.gather(1, order)
+            values, order = values.topk(min(BEST, values.shape[1]), dim=1)
+            best[i] = values, every.gather(1, order)
     return [rows.numpy() for _, rows in best]
 
 
@@ -197,13 +202,13 @@ def probed(
     """What searching fewer clusters saves and loses; leaves the index as it was."""
     if not index.snapshot.indexed:
         return []
-    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
+    queries = index.model.coarse_text(text).numpy()
     usual, rows = tables.PROBED, []
     for share in PROBES:
         tables.PROBED = share
-        found = [rows for rows, _ in index.ranked(text, 100, BEST)]
+        found = [rows for rows, _ in index.ranked(text, SHORTLIST, BEST)]
         cost = timed(
-            lambda a: index.snapshot.nearest(queries[a], 100),
+            lambda a: index.snapshot.nearest(queries[a], SHORTLIST),
             len(queries),
             lambda: None,
         )
@@ -214,17 +219,17 @@ def probed(
 
 def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
     """What two stages keep of what exact stages find."""
-    queries = torch.nn.functional.normalize(text.captions, dim=-1).numpy()
+    queries = index.model.coarse_text(text).numpy()
     most = min(max(SHORTLISTS), len(index))
     nearest = exact_coarse(index, queries, most)
     near = coarse_stage(index, queries, most)
     hundred = coarse_stage(index, queries, 100)
-    final = [rows for rows, _ in index.ranked(text, 100, BEST)]
+    final = [rows for rows, _ in index.ranked(text, SHORTLIST, BEST)]
     wanted = []
     for a, rows in enumerate(nearest):
-        rows = np.sort(rows[:100])
-        scores = index.scores(one(text, a), index.snapshot.features(rows))[0]
-        wanted.append(rows[np.argsort(-scores, kind="stable")[:BEST]])
+        rows = np.sort(rows[:SHORTLIST])
+        values = scores(index, one(text, a), index.snapshot.features(rows))[0]
+        wanted.append(rows[np.argsort(-values, kind="stable")[:BEST]])
     sampled = TextFeatures._make(None if x is None else x[:sample] for x in text)
     spread = spread_of(text, index)
     taus = [spread * sharpness for sharpness in SHARPNESS]
@@ -244,19 +249,34 @@ def recalls(index: VideoIndex, text: TextFeatures, sample: int) -> Data:
             "spread_of_s": spread,
             "tau_over_spread": usual / spread,
             "seconds_a_query_and_tau": seconds / sample / (len(taus) + 1),
+            "released": passed_on(nearest, near, released, most),
             "rows": [
-                {
-                    "tau_over_spread": sharpness,
-                    "k": k,
-                    "in_exact_coarse": kept([r[:k] for r in nearest[:sample]], best_),
-                    "in_coarse": kept([r[:k] for r in near[:sample]], best_),
-                }
-                for sharpness, best_ in zip(SHARPNESS, map(list, best), strict=True)
-                for k in SHORTLISTS
-                if k <= most
+                {"tau_over_spread": sharpness, **row}
+                for sharpness, wanted in zip(SHARPNESS, best, strict=True)
+                for row in passed_on(nearest, near, wanted, most)
             ],
         },
     }
+
+
+def passed_on(
+    nearest: Sequence[Rows], near: Sequence[Rows], best: NDArray, most: int
+) -> list[Data]:
+    """Mean share of ``best`` (A, BEST) in the shortlists of A queries, by their length.
+
+    ``nearest``: the exact first stage, ``near``: that of the index.
+    """
+    return [
+        {
+            "k": k,
+            "in_exact_coarse": kept(
+                [rows[:k] for rows in nearest[: len(best)]], [*best]
+            ),
+            "in_coarse": kept([rows[:k] for rows in near[: len(best)]], [*best]),
+        }
+        for k in SHORTLISTS
+        if k <= most
+    ]
 
 
 def measure_index(
@@ -264,8 +284,9 @@ def measure_index(
 ) -> Data:
     """Everything that is measured of one index, in this process."""
     torch.set_num_threads(threads)
-    about = tables.Snapshot(str(path)).about
-    sizes = Sizes(D=about.D, F=about.F, Q=about.Q)
+    schema = tables.Snapshot(str(path)).table.schema
+    (F, D), (Q, _) = (schema.field(n).type.shape for n in ("frames", "concepts"))
+    sizes = Sizes(D=D, F=F, Q=Q)
     before = resident_mb()
     begin = time.perf_counter()
     tables.PROBED = probe
@@ -273,7 +294,7 @@ def measure_index(
     opened = time.perf_counter() - begin
     text = load_queries(path)
     for a in range(WARM_UP):  # threads and libraries start, clusters are read once
-        index.ranked(one(text, a), 100, BEST)
+        index.ranked(one(text, a), SHORTLIST, BEST)
     spent = latencies(index, text, timed_queries)
     return {
         "open_seconds": opened,
@@ -407,6 +428,8 @@ def main() -> None:
     results = {
         "provenance": started,
         "probed": arguments.probe,
+        "shortlist": SHORTLIST,
+        "coarse": "the mean frame and the mean concept",
         "free_disk_gb": free,
         "sizes": [measure(N, arguments, sizes) for N in sorted(arguments.sizes)],
         "encoding": encoding(arguments.backbone, arguments.videos),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lance
 import numpy as np
@@ -106,11 +106,9 @@ def generate(
         folder=str(path / "videos"),
         model={**model_fingerprint(model), "source": None},
         windows=asdict(Windows()),
-        F=sizes.F,
-        Q=sizes.Q if model.config.local else 0,
-        D=sizes.D,
     )
-    table.create(str(path), about)
+    example = _columns(0, 1, source.videos(source.topics(1)), model)
+    table.create(str(path), about, {n: x for n, x in example.items() if np.ndim(x) > 1})
     wanted = torch.randint(N, (queries,), generator=source.generator)
     topics_of = torch.empty(queries, sizes.D)
     schema = table.Snapshot(str(path)).table.schema
@@ -121,7 +119,7 @@ def generate(
             topics = source.topics(count)
             here = (wanted >= start) & (wanted < start + count)
             topics_of[here] = topics[wanted[here] - start]
-            columns = _columns(start, count, source.videos(topics))
+            columns = _columns(start, count, source.videos(topics), model)
             yield from table.as_table(columns, schema).to_batches()
 
     reader = pa.RecordBatchReader.from_batches(schema, batches())
@@ -129,7 +127,9 @@ def generate(
     return Collection(path, source.queries(topics_of))
 
 
-def _columns(start: int, count: int, video: VideoFeatures) -> dict[str, Any]:
+def _columns(
+    start: int, count: int, video: VideoFeatures, model: GLSCL
+) -> table.Columns:
     """The columns of ``count`` windows, each of a file of its own."""
     names = [f"{i // 1000:04d}/{i:07d}.mp4" for i in range(start, start + count)]
     times = np.linspace(0, 9, video.frames.shape[1], dtype=np.float32)
@@ -141,5 +141,5 @@ def _columns(start: int, count: int, video: VideoFeatures) -> dict[str, Any]:
         "start": np.zeros(count, np.float32),
         "end": np.full(count, 10, np.float32),
         "times": np.tile(times, (count, 1)),
-        **packed(video),
+        **packed(model, video),
     }

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
+from benchmarks.data import scoring_model
 from benchmarks.search_data import CHUNK, Distribution
 from book.experiments.formulas import Sizes
 from glscl.search.table import METRIC, SAMPLED, clusters
@@ -33,16 +33,13 @@ INDEXES: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[int, ...]]] = 
 
 
 def vectors(N: int, queries: int, sizes: Sizes) -> tuple[NDArray, NDArray]:
-    """Coarse vectors (N, D) and queries (A, D) of a generated collection."""
-    source = Distribution(sizes)
+    """Coarse vectors (N, C) and queries (A, C) of a generated collection."""
+    source, model = Distribution(sizes), scoring_model(sizes)
     topics = source.topics(N)
-    parts = [
-        normalize(source.videos(part).frames.mean(dim=1), dim=-1)
-        for part in topics.split(CHUNK)
-    ]
+    parts = [model.coarse_video(source.videos(part)) for part in topics.split(CHUNK)]
     wanted = torch.randint(N, (queries,), generator=source.generator)
-    captions = source.queries(topics[wanted]).captions
-    return torch.cat(parts).numpy(), normalize(captions, dim=-1).numpy()
+    text = source.queries(topics[wanted])
+    return torch.cat(parts).numpy(), model.coarse_text(text).numpy()
 
 
 def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
@@ -75,7 +72,13 @@ def compare_indexes(N: int, queries: int, sizes: Sizes) -> dict[str, Any]:
                         **built,
                     }
                 )
-    return {"N": N, "clusters": clusters(N), "queries": queries, "rows": rows}
+    return {
+        "N": N,
+        "numbers": x.shape[1],
+        "clusters": clusters(N),
+        "queries": queries,
+        "rows": rows,
+    }
 
 
 def _mb(folder: str) -> float:

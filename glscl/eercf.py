@@ -205,6 +205,14 @@ class EERCF(Retriever):
         """The video score alone: one product, (A, B)."""
         return text.mapped @ video.videos.T
 
+    def coarse_text(self, text: EERCFText) -> Tensor:
+        """t M, whose product with V is the coarse score."""
+        return text.mapped
+
+    def coarse_video(self, video: EERCFVideo) -> Tensor:
+        """V."""
+        return video.videos
+
     def levels(self, text: EERCFText, video: EERCFVideo) -> Levels:
         """Every level of every pair, each caption gating each video."""
         x, frame_weak, patch_weak = self._weak_scores(text, video)
@@ -216,6 +224,11 @@ class EERCF(Retriever):
             torch.einsum("ad,abd->ab", text.captions, strong),
             patch_weak,
         )
+
+    def frame_weights(self, text: EERCFText, video: EERCFVideo) -> Tensor:
+        """The gates of the strong score."""
+        x = torch.einsum("ad,bfd->abf", text.captions, video.clip_frames)
+        return gates(x, self.padding_mask(video.mask), self.config.gate_temperature)
 
     def _weak_scores(
         self, text: EERCFText, video: EERCFVideo

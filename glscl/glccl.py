@@ -134,6 +134,12 @@ class GLCCL(Retriever):
         """
         return self.level_scores(text, video).mean(dim=0)
 
+    def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
+        """Those of the sentence."""
+        mask = video.mask if self.config.mask_padding else None
+        queries, tau = text.captions[:, None], self.config.temperature
+        return glim_weights(queries, video.frames, mask, tau)[:, :, 0]
+
     def level_scores(
         self,
         text: TextFeatures,

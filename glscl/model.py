@@ -8,8 +8,9 @@ and keeps the concepts with the features of an item, so that each is decoded onc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from glscl import weights
 from glscl.backbone import Backbone
 from glscl.config import ModelConfig
-from glscl.gim import global_similarity, mean_similarity
+from glscl.gim import frame_weights, global_similarity, mean_similarity
 from glscl.lim import LocalInteraction, local_similarity
 from glscl.losses import info_nce, inter_consistency, intra_diversity
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures
@@ -103,22 +104,15 @@ class GLSCL(Retriever):
             return video.concepts
         return self.lim_video(video.frames, self.padding_mask(video.mask))
 
-    def similarity(
-        self,
-        text: TextFeatures,
-        video: VideoFeatures,
-        method: Literal["gram", "direct"] = "gram",
-    ) -> Tensor:
+    def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).
 
-        ``method`` of the GIM, see ``global_similarity``: with fewer captions than
-        frames the direct form is cheaper. Raises ``ValueError`` for sizes that do not
-        fit and features that are not finite.
+        Raises ``ValueError`` for sizes that do not fit and features that are not finite.
         """
         config = self.config
         if config.pooling == "gim":
             scores = global_similarity(
-                text.captions, video.frames, video.mask, config.temperature, method
+                text.captions, video.frames, video.mask, config.temperature
             )
         else:
             scores = mean_similarity(text.captions, video.frames, video.mask)
@@ -126,6 +120,31 @@ class GLSCL(Retriever):
             return scores
         local = local_similarity(self.text_concepts(text), self.video_concepts(video))
         return scores + config.local_weight * local
+
+    def coarse_text(self, text: TextFeatures) -> Tensor:
+        """The unit sentence; with a LIM the mean concept, by √local_weight, beside it."""
+        vectors = super().coarse_text(text)
+        return self._with_concept(vectors, text, self.text_concepts)
+
+    def coarse_video(self, video: VideoFeatures) -> Tensor:
+        """The unit mean frame; with a LIM the mean concept, as in ``coarse_text``."""
+        vectors = super().coarse_video(video)
+        return self._with_concept(vectors, video, self.video_concepts)
+
+    def _with_concept(
+        self, vectors: Tensor, items: Any, concepts: Callable[[Any], Tensor]
+    ) -> Tensor:
+        if not self.config.local:
+            return vectors
+        mean = concepts(items).mean(dim=1)
+        return torch.cat([vectors, self.config.local_weight**0.5 * mean], dim=-1)
+
+    def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> Tensor | None:
+        """Those of the GIM."""
+        if self.config.pooling != "gim":
+            return None
+        tau = self.config.temperature
+        return frame_weights(text.captions, video.frames, video.mask, tau)
 
     def loss(self, text: TextFeatures, video: VideoFeatures) -> Losses:
         """The training loss of a batch of pairs: row i of both belongs together (A = B).

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import normalize, pad
 
 from glscl import weights
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
@@ -102,6 +102,9 @@ class Retriever(nn.Module, ABC):
     loss_type: ClassVar[Any]
     #: Whether the features of a video include those of patches.
     uses_patches = False
+    #: Whether weights that are not CLIP's start at random, so that scores mean nothing
+    #: before training (in GLSCL, those of the LIM).
+    starts_at_random = False
     #: Elements of the largest intermediate tensor of a chunk of videos.
     chunk_elements = 1_000_000
     #: The fields of a text whose second axis counts the words; ``mask`` is one.
@@ -188,6 +191,26 @@ class Retriever(nn.Module, ABC):
             x = getattr(text, name)
             longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
         return text._replace(**longer), video
+
+    # --- what a search needs beside the scores --------------------------------------
+
+    def coarse_text(self, text: Any) -> Tensor:
+        """Vectors (A, C) whose products with those of videos come near the scores.
+
+        A search finds its candidates by them. Here: the unit sentence.
+        """
+        return normalize(text.captions, dim=-1)
+
+    def coarse_video(self, video: Any) -> Tensor:
+        """The vectors (B, C) of videos to ``coarse_text``. Here: the unit mean frame."""
+        return normalize((video.frames * video.mask[..., None]).sum(dim=1), dim=-1)
+
+    def frame_weights(self, text: Any, video: Any) -> Tensor | None:
+        """What a caption gives to each frame of a video: (A, B, F), with a sum of 1.
+
+        ``None`` where the method has no such weights.
+        """
+        return None
 
     # --- what all share -----------------------------------------------------------
 

@@ -14,7 +14,7 @@ from glscl.cli.search import Open
 
 if TYPE_CHECKING:
     from glscl.mini.scenes import Clip
-    from glscl.search.moment import Moment
+    from glscl.search.page import Moment
 
 SENTENCE = (
     "a red triangle turns around, then a pink star falls, then a green triangle shrinks"
@@ -47,6 +47,7 @@ def demo(
     typer.echo(f"{sentence}: the first {len(found)} of {len(clips)} clips")
     typer.echo("    score  frame weights  what the clip shows, shot by shot")
     for rank, moment in enumerate(found, 1):
+        assert moment.frame_weights is not None  # GLSCL has them
         bars = "".join(
             BARS[round(weight * (len(BARS) - 1))]
             for weight in moment.frame_weights / moment.frame_weights.max()
@@ -112,7 +113,7 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
     from glscl.mini.grammar import captions_of
     from glscl.mini.synthetic import Benchmark, write_clips
     from glscl.model import GLSCL
-    from glscl.search.moment import Moment
+    from glscl.search.page import Moment
 
     write_clips(folder, clips)
     items = tuple((clip, tuple(captions_of(clip))) for clip in clips)

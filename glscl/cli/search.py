@@ -29,6 +29,13 @@ def index(
             "[default: that of the index, or OpenAI's ViT-B/32 for a new one]"
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Method of a CLIP model: glscl, eercf, glccl, clip4clip, ts2net, xclip "
+            "or xpool; a saved model says its own. [default: that of the index, or glscl]"
+        ),
+    ] = None,
     window: Annotated[float, typer.Option(help="Window length in seconds.")] = 10.0,
     overlap: Annotated[
         float, typer.Option(help="Share of a window that overlaps the next.")
@@ -50,18 +57,21 @@ def index(
     Several machines share the work with --shard 0/N to N-1/N, or under torchrun. A last
     call without --shard leaves the index tidy for searching.
     """
-    from glscl.search.build import known_source, search_model, update
+    from glscl.search.build import known_model, search_model, update
     from glscl.search.table import named_path
     from glscl.search.windows import Windows
     from glscl.util.files import printable
 
-    old = known_source(path)
-    source = model or old or "ViT-B-32-quickgelu:openai"
+    known = known_model(path)
+    source = model or known.get("source") or "ViT-B-32-quickgelu:openai"
+    loaded = search_model(source, method or known.get("method") or "glscl")
+    if method not in (None, loaded.method):
+        raise ValueError(f"{source} holds a model of {loaded.method}, not of {method}.")
     report = update(
         path,
         folder,
-        search_model(source),
-        Windows(window, overlap) if old is None else None,
+        loaded,
+        None if known else Windows(window, overlap),
         source=str(Path(source).resolve()) if Path(source).is_dir() else source,
         device=device,
         workers=workers,
@@ -97,7 +107,7 @@ def search(
     ] = 10,
     shortlist: Annotated[
         int, typer.Option(min=1, max=MOST, help="Windows that are reranked.")
-    ] = 100,
+    ] = 200,
     exact: Annotated[bool, typer.Option(help="Score every window.")] = False,
     batch: Annotated[
         Path | None, typer.Option(help="File with one sentence on each line.")

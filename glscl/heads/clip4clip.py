@@ -38,3 +38,6 @@ class CLIP4Clip(Head):
 
     def scores(self, text: SentenceText, video: PooledVideo) -> Tensor:
         return text.captions @ video.frames[:, 0].T
+
+    def coarse_video(self, video: PooledVideo) -> Tensor:
+        return video.frames[:, 0]

@@ -64,6 +64,7 @@ class DiCoSA(Head):
     """Slices of a sentence and of the video pooled for it."""
 
     method = "dicosa"
+    starts_at_random = True
     always_hides_padding = True
 
     def __init__(self, backbone: Backbone, config: DiCoSAConfig):
@@ -93,18 +94,26 @@ class DiCoSA(Head):
         if isinstance(video, DiCoSATables):
             return self._folded(text, video)
         t = text.captions
-        p = self._pooled(t, video)
+        # The video pooled for each caption, in slices: (A, B, C, d).
+        w = self.frame_weights(text, video)
+        p = torch.einsum("abf,bfd->abd", w, _whole(video)).unflatten(-1, t.shape[1:])
         both = torch.cat([t[:, None].expand(p.shape), p], dim=-1)
         weight = self.weight(self.hidden(both).relu()).squeeze(-1)  # (A, B, C)
         t, p = normalize(t, dim=-1), normalize(p, dim=-1)
         return (weight * torch.einsum("acd,abcd->abc", t, p)).sum(-1)
 
-    def _pooled(self, t: Tensor, video: DiCoSAVideo) -> Tensor:
-        """The video pooled for each caption, in slices: (A, B, C, d)."""
-        frames = video.frames.transpose(1, 2).flatten(2)  # (B, F, D)
-        w = self._weights(torch.einsum("ad,bfd->abf", t.flatten(1), frames), video.mask)
-        pooled = torch.einsum("abf,bfd->abd", w, frames)
-        return pooled.unflatten(-1, t.shape[1:])
+    def coarse_text(self, text: DiCoSAText) -> Tensor:
+        return normalize(text.captions, dim=-1).flatten(1)
+
+    def coarse_video(self, video: DiCoSAVideo | DiCoSATables) -> Tensor:
+        sums = torch.einsum("bcfd,bf->bcd", video.frames, video.mask.to(video.frames))
+        return normalize(sums, dim=-1).flatten(1)
+
+    def frame_weights(
+        self, text: DiCoSAText, video: DiCoSAVideo | DiCoSATables
+    ) -> Tensor:
+        scores = torch.einsum("ad,bfd->abf", text.captions.flatten(1), _whole(video))
+        return self._weights(scores, video.mask)
 
     def _folded(self, text: DiCoSAText, video: DiCoSATables) -> Tensor:
         t, frames = text.captions, video.frames
@@ -141,3 +150,8 @@ class DiCoSA(Head):
         x, y = standardise(t, -1), standardise(pooled, -1)
         c = torch.einsum("aqd,ard->qr", x, y) / (len(t) * N)
         return correlation_loss(c, config.concept_on, config.concept_off)
+
+
+def _whole(video: DiCoSAVideo | DiCoSATables) -> Tensor:
+    """The frames with their slices joined again: (B, F, D)."""
+    return video.frames.transpose(1, 2).flatten(2)

@@ -52,6 +52,7 @@ class DRL(Head):
     """Best frame of a word, best word of a frame, both weighted."""
 
     method = "drl"
+    starts_at_random = True
     word_fields = ("weights", "tokens", "mask")
 
     def __init__(self, backbone: Backbone, config: DRLConfig):
@@ -80,6 +81,12 @@ class DRL(Head):
         of_words = (to_frame.amax(3) * text.weights[:, None]).sum(-1)
         of_frames = (to_word.amax(2) * video.weights).sum(-1)
         return (of_words + of_frames) / 2
+
+    def coarse_text(self, text: DRLText) -> Tensor:
+        return torch.einsum("al,ald->ad", text.weights, text.tokens)
+
+    def coarse_video(self, video: DRLVideo) -> Tensor:
+        return torch.einsum("bf,bfd->bd", video.weights, video.frames)
 
     def _real(self, z: Tensor, words: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """z for maxima over frames and z for maxima over words, padding apart."""

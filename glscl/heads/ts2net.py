@@ -40,5 +40,12 @@ class TS2Net(Head):
 
     def scores(self, text: SentenceText, video: UnitFrames) -> Tensor:
         x = einsum("ad,bfd->abf", text.captions, video.frames)
-        u = normalize(x * video.mask, dim=-1)
-        return (x * masked_softmax(self.config.sharpness * u, video.mask)).sum(-1)
+        return (x * self._attention(x, video.mask)).sum(-1)
+
+    def frame_weights(self, text: SentenceText, video: UnitFrames) -> Tensor:
+        x = einsum("ad,bfd->abf", text.captions, video.frames)
+        return self._attention(x, video.mask)
+
+    def _attention(self, x: Tensor, mask: Tensor) -> Tensor:
+        u = normalize(x * mask, dim=-1)
+        return masked_softmax(self.config.sharpness * u, mask)

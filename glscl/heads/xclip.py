@@ -83,6 +83,12 @@ class XCLIP(Head):
         sentence_frame = self._mean(frame, V[0], frames)
         return (text.mapped_captions @ v.T + video_word + sentence_frame + both / 2) / 4
 
+    def coarse_text(self, text: XCLIPText) -> Tensor:
+        return text.mapped_captions
+
+    def coarse_video(self, video: XCLIPVideo) -> Tensor:
+        return video.videos
+
     def _mean(self, z: Tensor, mix: Tensor, mask: Tensor) -> Tensor:
         real = self.padding_mask(mask)
         return mixed_weighted_mean(z, mix, real, self.config.temperature)

@@ -102,31 +102,44 @@ class XPool(Head):
         return XPoolTables(keys, mask, U, gram(z), gram(x), gram(U))
 
     def scores(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
-        scaled = text.queries / math.sqrt(text.queries.shape[-1])
         if isinstance(video, XPoolTables):
-            return self._folded(text, scaled, video)
-        w = torch.einsum("ad,bfd->abf", scaled, video.frames)
-        w = masked_softmax(w, self.padding_mask(video.mask))
+            return self._folded(text, video)
+        w = self.frame_weights(text, video)
         pooled = torch.einsum("abf,bfd->abd", w, video.values)
         p = self.norm_attention(self.out(pooled))
         y = normalize(self.norm_out(p + self.dropout(self.linear(p))), dim=-1)
         return torch.einsum("ad,abd->ab", text.captions, y)
 
-    def _folded(self, text: XPoolText, scaled: Tensor, video: XPoolTables) -> Tensor:
-        _, F, D = video.frames.shape
-        w = frame_scores(scaled, video.frames)  # (B, F, A)
+    def frame_weights(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
+        w = torch.einsum("ad,bfd->abf", _scaled(text), video.frames)
+        return masked_softmax(w, self.padding_mask(video.mask))
+
+    def _folded(self, text: XPoolText, video: XPoolTables) -> Tensor:
+        F = video.frames.shape[1]
+        w = frame_scores(_scaled(text), video.frames)  # (B, F, A)
         w = masked_softmax(w, self.padding_mask(video.mask[..., None]), dim=1)
+        c = self._coefficients(w, video)
+        t = frame_scores(text.captions, video.table[:, :F])
+        fixed = self._fixed(text.captions) if text.fixed is None else text.fixed
+        t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
+        return (inner(c, t) * quadratic(c, video.gram_table).rsqrt()).T
+
+    def _coefficients(self, w: Tensor, video: XPoolTables) -> Tensor:
+        """c (B, F + 2, A), with c · U in the direction of y, of weights w (B, F, A)."""
+        D = video.frames.shape[-1]
         one = torch.ones_like(w[:, :1])
         variance = quadratic(w, video.gram_z) / D
         w = w / (variance + self.norm_attention.eps).sqrt()[:, None]
         c = torch.cat([w, one], dim=1)  # (B, F + 1, A)
         variance = quadratic(c, video.gram_x) / D
         sigma = (variance + self.norm_out.eps).sqrt()[:, None]
-        c = torch.cat([c, sigma], dim=1)  # (B, F + 2, A)
-        t = frame_scores(text.captions, video.table[:, :F])
-        fixed = self._fixed(text.captions) if text.fixed is None else text.fixed
-        t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
-        return (inner(c, t) * quadratic(c, video.gram_table).rsqrt()).T
+        return torch.cat([c, sigma], dim=1)
+
+    def coarse_video(self, video: XPoolTables) -> Tensor:
+        """y of equal weights, of features that were made without gradients."""
+        w = video.mask / video.mask.sum(dim=1, keepdim=True)
+        c = self._coefficients(w[..., None], video)
+        return normalize((c * video.table).sum(dim=1), dim=-1)
 
     def _fixed(self, captions: Tensor) -> Tensor:
         rows = torch.stack([self._bias() * self.norm_out.weight, self.norm_out.bias])
@@ -140,6 +153,10 @@ class XPool(Head):
         bias = self.norm_attention.bias
         mapped = (self.linear.weight * bias).sum(-1) + self.linear.bias
         return _centred(bias + mapped)
+
+
+def _scaled(text: XPoolText) -> Tensor:
+    return text.queries / math.sqrt(text.queries.shape[-1])
 
 
 def _identity(D: int) -> nn.Linear:

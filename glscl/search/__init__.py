@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glscl.search.build import Report, search_model
     from glscl.search.index import VideoIndex, Where
-    from glscl.search.moment import Moment
+    from glscl.search.page import Moment
     from glscl.search.windows import Windows
 
 _HOMES = {
     **{"Report": "build", "search_model": "build", "VideoIndex": "index"},
-    **{"Where": "index", "Moment": "moment", "Windows": "windows"},
+    **{"Where": "index", "Moment": "page", "Windows": "windows"},
 }
 __all__ = ["Moment", "Report", "VideoIndex", "Where", "Windows", "search_model"]
 

@@ -23,19 +23,17 @@ from tqdm.auto import tqdm
 from glscl.data.frames import normalise
 from glscl.data.loader import weights_digest
 from glscl.data.pairs import stable_seed
-from glscl.data.video import decoder_version
+from glscl.data.video import VideoError, decoder_version
 from glscl.data.videofiles import State, file_state, list_videos
 from glscl.evaluate import frame_spec
-from glscl.model import GLSCL
-from glscl.retriever import VideoFeatures
+from glscl.retriever import Retriever
+from glscl.runs import METHODS, load_model
 from glscl.search import table
-from glscl.search.table import About, FileRecord, Snapshot
+from glscl.search.table import About, Columns, FileRecord, Snapshot
 from glscl.search.windows import DecodedChunk, Windows, decoded_chunks
 
 BATCH_FRAMES = 192  # frames that CLIP encodes at a time
 CHECKPOINT_ROWS = 256  # windows that are written together; a kill loses about so many
-
-Columns = dict[str, Any]  # of windows, see ``table``
 
 
 @dataclass
@@ -58,35 +56,46 @@ class Report:
         self.seconds[stage] += time.perf_counter() - begin
 
 
-def search_model(source: str | Path) -> GLSCL:
+# ---- models ------------------------------------------------------------------------
+
+
+def search_model(source: str | Path, method: str = "glscl") -> Retriever:
     """The model that ``source`` names.
 
-    A folder that ``GLSCL.save`` wrote, or a CLIP model, as open_clip's ``NAME`` or
-    ``NAME:WEIGHTS``; ``mini`` is the built-in one. A CLIP model is used without further
-    training: GIM has no parameters, the frame transformer and the LIM are left out.
+    A folder of a saved model, which says its method; or a CLIP model, as open_clip's
+    ``NAME`` or ``NAME:WEIGHTS``, ``mini`` is the built-in one. A CLIP model becomes one
+    of ``method`` without training, without frame transformer and without GLSCL's LIM.
 
-    Raises ``ValueError`` for an unknown name and what loading raises.
+    Raises ``ValueError`` for unknown names and methods that mean nothing untrained.
     """
     if Path(source).is_dir():
-        return GLSCL.load(source)
-    untrained: dict[str, Any] = {"temporal_layers": 0, "local": False}
-    if str(source) == "mini":
-        return GLSCL.from_preset("mini", **untrained)
+        return load_model(source)
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}: expected one of {list(METHODS)}.")
+    if METHODS[method].starts_at_random:
+        raise ValueError(
+            f"{method} has weights that start at random, so {source} alone finds "
+            "nothing: name the folder of a trained model."
+        )
+    changes: dict[str, Any] = {"temporal_layers": 0}
+    if method == "glscl":
+        changes["local"] = False
     name, _, weights = str(source).partition(":")
-    return GLSCL.from_preset(
-        "msrvtt", backbone=name, pretrained=weights or "openai", **untrained
-    )
+    if name == "mini":
+        return METHODS[method].from_preset("mini", **changes)
+    changes |= {"backbone": name, "pretrained": weights or "openai"}
+    return METHODS[method].from_preset("msrvtt", **changes)
 
 
-def known_source(path: str) -> str | None:
-    """The ``source`` of the model of the index at ``path``, if there is an index."""
+def known_model(path: str) -> dict[str, Any]:
+    """What identifies the model of the index at ``path``, empty without an index."""
     try:
-        return Snapshot(path).about.model["source"]
+        return Snapshot(path).about.model
     except FileNotFoundError:
-        return None
+        return {}
 
 
-def model_fingerprint(model: GLSCL) -> dict[str, Any]:
+def model_fingerprint(model: Retriever) -> dict[str, Any]:
     """What identifies a model: its settings, method, backbone and weights (a digest)."""
     return {
         **asdict(model.config),
@@ -96,10 +105,10 @@ def model_fingerprint(model: GLSCL) -> dict[str, Any]:
     }
 
 
-def check_model(about: About, model: GLSCL, path: str) -> None:
+def check_model(about: About, model: Retriever, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
     present, stored = model_fingerprint(model), about.model
-    differ = [name for name, value in present.items() if stored[name] != value]
+    differ = [name for name, value in present.items() if stored.get(name) != value]
     if differ:
         raise ValueError(
             f"The index {path} was made with a model of another {', '.join(differ)}: "
@@ -107,11 +116,27 @@ def check_model(about: About, model: GLSCL, path: str) -> None:
         )
 
 
+def packed(model: Retriever, video: Any) -> Columns:
+    """Features of videos as they are stored, and the coarse vectors.
+
+    The mask of the frames is not: it is that of ``times``.
+    """
+    features = {"coarse": model.coarse_video(video), **video._asdict()}
+    return {
+        name: x.half().cpu().numpy()
+        for name, x in features.items()
+        if x is not None and name != "mask"
+    }
+
+
+# ---- updating ----------------------------------------------------------------------
+
+
 @torch.no_grad()
 def update(
     path: str | Path,
     folder: Path,
-    model: GLSCL,
+    model: Retriever,
     windows: Windows | None = None,
     source: str | None = None,
     device: torch.device | str = "cpu",
@@ -123,8 +148,8 @@ def update(
     """Bring the index at ``path`` up to date with ``folder``.
 
     ``path``: a folder, or an address in an object store (s3://…, gs://…). ``windows``:
-    how the videos of a new index are cut. ``source``: the argument of ``search_model``
-    that gives ``model``, for later searches. ``workers``: processes that decode.
+    how the videos of a new index are cut. ``source``: what ``search_model`` makes
+    ``model`` of, for later searches. ``workers``: processes that decode.
     ``retry_broken``: read again what could not be read. ``shard``: i and n, this process
     takes the i-th of n shares of the files, from 0; others take the rest, at any time. A
     call for all files afterwards leaves the index tidy: joined parts, the clusters of a
@@ -134,50 +159,57 @@ def update(
     is there; ``RuntimeError`` where another process is writing it; ``OSError`` where this
     machine fails, as by a full disk.
     """
-    path, report = str(path), Report()
-    if not isinstance(model, GLSCL):
-        raise ValueError(f"An index needs a GLSCL model, got {type(model).__name__}.")
-    folder = folder.resolve()
+    path, report, folder = str(path), Report(), folder.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
     with report.timed("total"), _only_writer(path, shard), table.sentences(path):
-        about = _opened(path, folder, model, windows, source)
-        writer = _Writer(path, shard, report)
-        wanted = writer.compare(*_listing(folder), retry_broken)
-        names = list(wanted)
-        paths = [folder / table.named_path(name) for name in names]
-        spec = frame_spec(model.backbone, model.config)
-        stream = decoded_chunks(paths, spec, Windows(**about.windows), workers)
-        groups = _grouped(stream)
+        cut = _opened(path, folder, model, windows, source)
+        old, found = _share(table.read_files(path), shard), _listing(folder, report)
+        wanted = _compared(path, old, _share(found, shard), retry_broken, report)
+        files = _encoded_files(folder, wanted, cut, model, workers, report)
+        records, rows = dict[str, FileRecord](), dict[str, Columns]()
         quiet = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
-        with tqdm(names, "indexing", unit="video", **quiet) as bar:
-            while True:
-                with report.timed("decode"):
-                    group = next(groups, None)
-                if group is None:
-                    break
-                with report.timed("encode"):
-                    encoded = _encode(group, model, device)
-                for chunk, features in zip(group, encoded, strict=True):
-                    name = names[chunk.file]
-                    writer.take(name, wanted[name], chunk, features)
-                    bar.update(chunk.last)
-                if writer.pending >= CHECKPOINT_ROWS:
-                    writer.checkpoint()
-        writer.checkpoint()
+        with tqdm(files, "indexing", len(wanted), unit="video", **quiet) as bar:
+            for name, columns, error in bar:
+                if error:
+                    report.broken[name] = str(error)
+                    if error.kind == "machine":  # which says nothing of the file
+                        continue
+                else:
+                    known = name in old and not old[name].problem
+                    (report.changed if known else report.added).append(name)
+                    rows[name] = columns
+                    report.windows += len(columns["times"])
+                problem = report.broken.get(name, "")
+                records[name] = FileRecord(*wanted[name], problem, decoder_version())
+                if sum(len(one["times"]) for one in rows.values()) >= CHECKPOINT_ROWS:
+                    _write(path, records, rows, report)
+        _write(path, records, rows, report)
         if shard[1] == 1 and (report.added or report.changed or report.removed):
             with report.timed("write"):
                 table.maintain(path)
     return report
 
 
+def _share(files: dict[str, Any], shard: tuple[int, int]) -> dict[str, Any]:
+    return {f: x for f, x in files.items() if stable_seed(f) % shard[1] == shard[0]}
+
+
+def _write(
+    path: str, records: dict[str, FileRecord], rows: dict[str, Columns], report: Report
+) -> None:
+    """Write these files, and forget them here."""
+    with report.timed("write"):
+        if records:
+            table.write_files(path, records, rows)
+    records.clear()
+    rows.clear()
+
+
 @contextmanager
 def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
-    """Keep another writer of this share away. In an object store both are let work.
-
-    Raises ``RuntimeError`` where another process is writing.
-    """
+    """Keep another writer of this share away. In an object store both are let work."""
     lock: Any = nullcontext()
     if "://" not in path:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -190,21 +222,23 @@ def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
 
 
 def _opened(
-    path: str, folder: Path, model: GLSCL, windows: Windows | None, source: str | None
-) -> About:
-    """What the index is about; it is made where there is none."""
+    path: str,
+    folder: Path,
+    model: Retriever,
+    windows: Windows | None,
+    source: str | None,
+) -> Windows:
+    """How videos are cut for the index, which is made where there is none."""
     try:
         about = Snapshot(path).about
     except FileNotFoundError:
-        new = About(
-            folder=str(folder),
-            model={**model_fingerprint(model), "source": source},
-            windows=asdict(windows or Windows()),
-            F=model.config.max_frames,
-            Q=model.config.num_queries if model.config.local else 0,
-            D=model.backbone.embed_dim,
-        )
-        table.create(path, new)
+        fingerprint = {**model_fingerprint(model), "source": source}
+        new = About(str(folder), fingerprint, asdict(windows or Windows()))
+        F, side = model.config.max_frames, model.backbone.image_size
+        mask = torch.ones(1, F, dtype=torch.bool, device=model.kappa.device)
+        blank = model.encode_video(mask.new_zeros(1, F, 3, side, side).float(), mask)
+        times = np.zeros((1, F), np.float32)
+        table.create(path, new, {"times": times, **packed(model, blank)})
         about = Snapshot(path).about
     check_model(about, model, path)
     cut = about.windows if windows is None else asdict(windows)
@@ -214,21 +248,82 @@ def _opened(
                 f"The index {path} is of the {name} {getattr(about, name)}, not of "
                 f"{wanted}: make another index."
             )
-    return about
+    return Windows(**about.windows)
 
 
-def _listing(folder: Path) -> tuple[dict[str, State], dict[str, str]]:
-    """Every video below ``folder`` with its state, and why folders cannot be listed."""
+def _listing(folder: Path, report: Report) -> dict[str, State]:
+    """Every video below ``folder``; folders that cannot be listed are broken."""
     unreadable = dict[Path, str]()
     found = {path: file_state(path) for path in list_videos(folder, unreadable)}
     if not found and not unreadable:
         raise ValueError(f"There is no video below {folder}.")
 
-    def name(path: Path) -> str:
-        return table.stored_path(path.relative_to(folder).as_posix())
+    def named(values: dict[Path, Any]) -> dict[str, Any]:
+        names = (
+            table.stored_path(path.relative_to(folder).as_posix()) for path in values
+        )
+        return dict(zip(names, values.values(), strict=True))
 
-    hidden = {name(path): problem for path, problem in unreadable.items()}
-    return {name(path): state for path, state in found.items()}, hidden
+    report.broken = named(unreadable)
+    return named(found)
+
+
+def _compared(
+    path: str,
+    old: dict[str, FileRecord],
+    found: dict[str, State],
+    retry_broken: bool,
+    report: Report,
+) -> dict[str, State]:
+    """Forget the files that are gone; return those to be encoded.
+
+    What is in a folder that cannot be listed is not gone. What was broken for another
+    decoder is read again.
+    """
+    hidden = tuple("" if folder == "." else f"{folder}/" for folder in report.broken)
+    gone = [n for n in old if n not in found and not n.startswith(hidden)]
+    table.forget_files(path, gone)
+    report.removed = sorted(n for n in gone if not old[n].problem)
+    wanted, decoder = dict(found), decoder_version()
+    for name, record in old.items():
+        if found.get(name) != record.state:
+            continue
+        if not record.problem:
+            report.unchanged += 1
+        elif retry_broken or record.decoder != decoder:
+            continue
+        else:
+            report.broken[name] = record.problem
+        del wanted[name]
+    return wanted
+
+
+def _encoded_files(
+    folder: Path,
+    wanted: dict[str, State],
+    windows: Windows,
+    model: Retriever,
+    workers: int,
+    report: Report,
+) -> Iterator[tuple[str, Columns, VideoError | None]]:
+    """Each wanted file as soon as it is encoded: the columns of its windows, or why not."""
+    names, spec = list(wanted), frame_spec(model.backbone, model.config)
+    paths = [folder / table.named_path(name) for name in names]
+    groups = _grouped(decoded_chunks(paths, spec, windows, workers))
+    parts: dict[int, list[Columns]] = defaultdict(list)
+    while True:
+        with report.timed("decode"):
+            group = next(groups, None)
+        if group is None:
+            return
+        with report.timed("encode"):
+            encoded = _encode(group, model)
+        for chunk, columns in zip(group, encoded, strict=True):
+            parts[chunk.file].append(columns)
+            if chunk.last:
+                of_file = parts.pop(chunk.file)
+                joined = {n: np.concatenate([x[n] for x in of_file]) for n in columns}
+                yield names[chunk.file], joined, chunk.error
 
 
 def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
@@ -243,117 +338,26 @@ def _grouped(stream: Iterable[DecodedChunk]) -> Iterator[list[DecodedChunk]]:
         yield group
 
 
-def _encode(
-    group: list[DecodedChunk], model: GLSCL, device: torch.device | str
-) -> list[Columns]:
-    """The features of each chunk's windows; CLIP encodes all frames together, once."""
-    clip, frames = model.backbone, np.concatenate([one.frames for one in group])
-    starts = range(0, len(frames), BATCH_FRAMES)
-    batches = (frames[first : first + BATCH_FRAMES] for first in starts)
-    pixels = (normalise(one, clip.image_mean, clip.image_std) for one in batches)
-    parts = [clip.encode_image(one.to(device)).float() for one in pixels]
-    encoded = torch.cat([torch.empty(0, clip.embed_dim, device=device), *parts])
-    columns: list[Columns] = [{} for _ in group]
-    of_chunk = encoded.split([len(chunk.frames) for chunk in group])
-    for i, (chunk, features) in enumerate(zip(group, of_chunk, strict=True)):
-        if not chunk.error:
-            slots = torch.from_numpy(chunk.frame_slots).to(device)
-            mask = slots >= 0
-            padded = features[slots.clamp_min(0)] * mask[..., None]
-            columns[i] = packed(model.encode_video_features(padded, mask))
-    return columns
-
-
-def packed(video: VideoFeatures) -> Columns:
-    """Features of videos as they are stored; the coarse vector is the mean frame."""
-    frames = video.frames * video.mask[..., None]
-    coarse = torch.nn.functional.normalize(frames.sum(dim=1), dim=-1)
-    columns = {"frames": frames, "concepts": video.concepts, "coarse": coarse}
-    return {n: x.half().cpu().numpy() for n, x in columns.items() if x is not None}
-
-
-class _Writer:
-    """An update in progress; it holds encoded files until the next checkpoint."""
-
-    def __init__(self, path: str, shard: tuple[int, int], report: Report):
-        self.path, self.shard, self.report = path, shard, report
-        self.decoder = decoder_version()
-        self.old = self._share(table.read_files(path))
-        self.columns: dict[str, list[Columns]] = defaultdict(list)  # of files, by chunk
-        self.finished: dict[str, FileRecord] = {}  # all of whose chunks are there
-
-    def _share(self, files: dict[str, Any]) -> dict[str, Any]:
-        i, n = self.shard
-        return {f: x for f, x in files.items() if stable_seed(f) % n == i}
-
-    def compare(
-        self, found: dict[str, State], hidden: dict[str, str], retry_broken: bool
-    ) -> dict[str, State]:
-        """Forget the files that are gone; return those to be encoded.
-
-        What is in a ``hidden`` folder is not gone. What was broken for another decoder
-        is read again.
-        """
-        report, found = self.report, self._share(found)
-        below = tuple("" if folder == "." else f"{folder}/" for folder in hidden)
-        gone = [n for n in self.old if n not in found and not n.startswith(below)]
-        table.forget_files(self.path, gone)
-        report.removed = sorted(n for n in gone if not self.old[n].problem)
-        same = {n: r for n, r in self.old.items() if found.get(n) == r.state}
-        retried = {
-            name
-            for name, record in same.items()
-            if record.problem and (retry_broken or record.decoder != self.decoder)
-        }
-        known = {n: r.problem for n, r in same.items() if n not in retried}
-        report.broken = {n: problem for n, problem in known.items() if problem} | hidden
-        report.unchanged = sum(not problem for problem in known.values())
-        return {n: state for n, state in found.items() if n not in known}
-
-    def take(
-        self, name: str, state: State, chunk: DecodedChunk, features: Columns
-    ) -> None:
-        """Keep a chunk of the file ``name``, or why it is broken.
-
-        A failure of this machine says nothing of the file and is not kept.
-        """
-        parts, problem = self.columns[name], ""
+def _encode(group: list[DecodedChunk], model: Retriever) -> list[Columns]:
+    """The columns of each chunk's windows; CLIP encodes all frames together, once."""
+    clip, device = model.backbone, model.kappa.device
+    frames = np.concatenate([one.frames for one in group])
+    parts = [torch.empty(0, device=device)]
+    for first in range(0, len(frames), BATCH_FRAMES):
+        part = frames[first : first + BATCH_FRAMES]
+        pixels = normalise(part, clip.image_mean, clip.image_std).to(device)
+        parts.append(model.encode_frames(pixels[None])[0].float())
+    encoded = iter(torch.cat(parts).split([len(one.frames) for one in group]))
+    columns: list[Columns] = []
+    for chunk in group:
+        features = next(encoded)
         if chunk.error:
-            parts.clear()
-            problem = self.report.broken[name] = str(chunk.error)
-            if chunk.error.kind == "machine":
-                return
-        else:
-            n, first = len(chunk.spans), sum(len(part["path"]) for part in parts)
-            columns = {
-                "id": [f"{name}#{first + i}" for i in range(n)],
-                "path": [name] * n,
-                "size": [state[0]] * n,
-                "mtime_ns": [state[1]] * n,
-                "start": chunk.spans[:, 0],
-                "end": chunk.spans[:, 1],
-                "times": chunk.times,
-            }
-            parts.append(columns | features)
-        if chunk.last:
-            self.finished[name] = FileRecord(*state, problem, self.decoder)
-
-    @property
-    def pending(self) -> int:
-        """Windows of finished files."""
-        parts = (part for name in self.finished for part in self.columns[name])
-        return sum(len(part["path"]) for part in parts)
-
-    def checkpoint(self) -> None:
-        """Write the finished files."""
-        if not self.finished:
-            return
-        self.report.windows += self.pending
-        parts = [part for name in self.finished for part in self.columns.pop(name)]
-        with self.report.timed("write"):
-            table.write_files(self.path, self.finished, parts)
-        for name, record in self.finished.items():
-            if not record.problem:
-                known = name in self.old and not self.old[name].problem
-                (self.report.changed if known else self.report.added).append(name)
-        self.finished = {}
+            columns.append({})
+            continue
+        slots = torch.from_numpy(chunk.frame_slots).to(device)
+        padded = features[slots.clamp_min(0)]
+        padded[slots < 0] = 0
+        video = model.encode_video_features(padded, slots >= 0)
+        seconds = {"start": chunk.spans[:, 0], "end": chunk.spans[:, 1]}
+        columns.append(seconds | {"times": chunk.times} | packed(model, video))
+    return columns

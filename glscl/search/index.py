@@ -1,33 +1,30 @@
 """Searching an index: a coarse stage finds windows, the exact score orders them.
 
-    sentence → shortlist of windows, by their mean frame → GLSCL's similarity with these
+    sentence → shortlist of windows, by their coarse vectors → the model's scores of these
 
 ``exact=True`` leaves out the first stage and scores every window, with the same function.
+The coarse vectors are the model's, see ``Retriever.coarse_video``.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from glscl.evaluate import caption_batches
-from glscl.gim import frame_weights
-from glscl.model import GLSCL
-from glscl.retriever import TextFeatures, VideoFeatures, map_features
+from glscl.retriever import Retriever, map_features
 from glscl.search.build import Report, check_model, search_model, update
-from glscl.search.moment import Moment
+from glscl.search.page import Moment
 from glscl.search.table import (
-    Features,
+    Columns,
     Rows,
     Snapshot,
     named_path,
@@ -37,8 +34,8 @@ from glscl.search.table import (
 )
 from glscl.search.windows import Windows
 
-Scores = NDArray[np.float32]
-Ranking = tuple[Rows, Scores]  # best first
+SHORTLIST = 200  # windows that the first stage passes on
+Ranking = tuple[Rows, NDArray[np.float32]]  # rows and their scores, best first
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,9 @@ class VideoIndex:
     did.
     """
 
-    def __init__(self, path: str | Path, model: GLSCL, report: Report | None = None):
+    def __init__(
+        self, path: str | Path, model: Retriever, report: Report | None = None
+    ):
         self.path, self.model, self.report = str(path), model, report
         self.snapshot = Snapshot(self.path)
         self.about = self.snapshot.about
@@ -87,35 +86,28 @@ class VideoIndex:
         cls,
         folder: str | Path,
         path: str | Path,
-        model: GLSCL,
-        windows: Windows | None = None,
-        source: str | None = None,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
-        progress: bool = True,
-        retry_broken: bool = False,
-        shard: tuple[int, int] = (0, 1),
+        model: Retriever,
+        *args: Any,
+        **options: Any,
     ) -> VideoIndex:
         """Index the videos below ``folder`` at ``path``, or bring that up to date.
 
-        Arguments and errors are those of ``glscl.search.build.update``.
+        Further arguments, and errors, are those of ``glscl.search.build.update``.
         """
-        how = (source, device, workers, progress, retry_broken, shard)
-        report = update(path, Path(folder), model, windows, *how)
-        return cls(path, model, report)
+        return cls(path, model, update(path, Path(folder), model, *args, **options))
 
     @classmethod
-    def open(cls, path: str | Path, model: GLSCL | None = None) -> VideoIndex:
+    def open(cls, path: str | Path, model: Retriever | None = None) -> VideoIndex:
         """The index at ``path``, with ``model``, by default the one it was made with.
 
         Raises ``FileNotFoundError`` where there is none, ``ValueError`` for one of
         another model or version.
         """
         if model is None:
-            source = Snapshot(str(path)).about.model["source"]
-            if source is None:
+            known = Snapshot(str(path)).about.model
+            if known["source"] is None:
                 raise ValueError(f"The index {path} does not say where its model is.")
-            model = search_model(source)
+            model = search_model(known["source"], known["method"])
         return cls(path, model)
 
     def refreshed(self) -> VideoIndex:
@@ -130,22 +122,17 @@ class VideoIndex:
         return len(self.snapshot)
 
     def search(
-        self,
-        text: str,
-        k: int = 10,
-        shortlist: int = 100,
-        exact: bool = False,
-        where: Where = EVERYWHERE,
+        self, text: str, k: int = 10, *args: Any, **options: Any
     ) -> list[Moment]:
         """``search_all`` for one sentence."""
-        return self.search_all([text], k, shortlist, exact, where)[0]
+        return self.search_all([text], k, *args, **options)[0]
 
     @torch.no_grad()
     def search_all(
         self,
         texts: Sequence[str],
         k: int = 10,
-        shortlist: int = 100,
+        shortlist: int = SHORTLIST,
         exact: bool = False,
         where: Where = EVERYWHERE,
     ) -> list[list[Moment]]:
@@ -167,72 +154,83 @@ class VideoIndex:
             for batch in caption_batches(self.model, texts, device=self._device):
                 most = max(shortlist, enough)
                 ranked = self.ranked(batch, most, enough, exact, where)
-                for caption, ranking in zip(batch.captions, ranked, strict=True):
-                    found.append(self._moments(caption, *ranking, k))
+                for a, ranking in enumerate(ranked):
+                    found.append(self._moments(_caption(batch, a), *ranking, k))
         return found
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.backbone.logit_scale.device
 
     # --- the two ways to a ranking --------------------------------------------------
 
     @torch.no_grad()
     def ranked(
         self,
-        text: TextFeatures,
-        shortlist: int = 100,
+        text: Any,
+        shortlist: int = SHORTLIST,
         k: int = 10,
         exact: bool = False,
         where: Where = EVERYWHERE,
     ) -> list[Ranking]:
         """For each caption of ``text``, the rows of the k best windows and their scores.
 
-        Windows that overlap are all listed.
+        ``text``: what the model's ``encode_text`` gives. Windows that overlap are all
+        listed.
         """
         if exact:
-            return self._rank_all(text, k, where)
-        queries = normalize(text.captions.float(), dim=-1).cpu().numpy()
+            return self._best(text, self.snapshot.spans(where.condition), k)
         ranked = []
-        for a, query in enumerate(queries):
+        for a, query in enumerate(self.model.coarse_text(text).float().cpu().numpy()):
             rows = np.sort(self.snapshot.nearest(query, shortlist, where.condition))
-            one = map_features(itemgetter(slice(a, a + 1)), text)
-            scores = self.scores(one, self.snapshot.features(rows))[0]
-            ranked.append(_best(rows, scores, k))
+            ranked += self._best(_caption(text, a), self.snapshot.parts(rows), k)
         return ranked
 
-    def _rank_all(self, text: TextFeatures, k: int, where: Where) -> list[Ranking]:
-        """As ``ranked``, of all windows; only the k best so far stay in memory."""
-        ranked = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(text.captions)
-        for rows, features in self.snapshot.spans(where.condition):
-            scores = self.scores(text, features)
-            ranked = [
-                _best(np.append(best, rows), np.append(best_scores, row_scores), k)
-                for (best, best_scores), row_scores in zip(ranked, scores, strict=True)
-            ]
-        return ranked
+    def _best(
+        self, text: Any, parts: Iterable[tuple[Rows, Columns]], k: int
+    ) -> list[Ranking]:
+        """The k best rows of all ``parts`` for each caption; of equal scores the first.
 
-    def scores(self, text: TextFeatures, features: Features) -> Scores:
-        """GLSCL's similarity of captions and windows: (A, n)."""
-        if not len(features.times):
-            return np.empty((len(text.captions), 0), np.float32)
-        few = len(text.captions) < self.about.F
-        video = self._video(features)
-        scores = self.model.similarity(text, video, "direct" if few else "gram")
-        return scores.cpu().numpy()
+        Only the best so far and one part stay in memory.
+        """
+        nothing = np.empty(0, np.int64), np.empty(0, np.float32)
+        best = [nothing] * len(text[0])
+        for rows, columns in parts:
+            if not len(rows):
+                continue
+            scores = self.model.similarity(text, self.video(columns)).cpu().numpy()
+            for a, (old_rows, old_scores) in enumerate(best):
+                every, values = (
+                    np.append(old_rows, rows),
+                    np.append(old_scores, scores[a]),
+                )
+                order = np.argsort(-values, kind="stable")[:k]
+                best[a] = every[order], values[order]
+        return best
 
-    def _video(self, features: Features) -> VideoFeatures:
-        def tensor(x: NDArray[Any]) -> Tensor:
-            return torch.tensor(x, device=self._device, dtype=torch.float32)
+    def video(self, columns: Columns) -> Any:
+        """Stored columns of n windows as the model's features of n videos."""
+        tensors = {
+            name: torch.tensor(x, device=self._device, dtype=torch.float32)
+            for name, x in columns.items()
+        }
+        tensors["mask"] = ~tensors["times"].isnan()
+        return self._kind._make(map(tensors.get, self._kind._fields))
 
-        concepts = None if features.concepts is None else tensor(features.concepts)
-        mask = ~tensor(features.times).isnan()
-        return VideoFeatures(tensor(features.frames), mask, concepts)
+    @cached_property
+    def _kind(self) -> Any:
+        """The class of the model's features of videos."""
+        rows = (2,) if self.model.uses_patches else ()  # a frame and its patches
+        F, D = self.model.config.max_frames, self.model.backbone.embed_dim
+        frames = torch.zeros(1, F, *rows, D, device=self._device)
+        mask = torch.ones(1, F, dtype=torch.bool, device=self._device)
+        with torch.no_grad():
+            return type(self.model.encode_video_features(frames, mask))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.kappa.device
 
     # --- from rows to moments -------------------------------------------------------
 
     def _moments(
-        self, caption: Tensor, rows: Rows, scores: Scores, k: int
+        self, text: Any, rows: Rows, scores: NDArray[np.float32], k: int
     ) -> list[Moment]:
         """The k best of ranked windows that do not overlap a better one of their video."""
         wanted = ["path", "size", "mtime_ns", "start", "end"]
@@ -243,34 +241,32 @@ class VideoIndex:
                 kept.append(i)
         if not kept:
             return []
-        features = self.snapshot.features(rows[kept])
-        video, tau = self._video(features), self.model.config.temperature
-        weights = video.mask / video.mask.sum(dim=1, keepdim=True)
-        if self.model.config.pooling == "gim":
-            weights = frame_weights(caption[None], video.frames, video.mask, tau)[0]
-        columns = zip(kept, features.times, weights.cpu().numpy(), strict=True)
-        return [
-            Moment(
-                Path(self.about.folder, named_path(records[i]["path"])),
-                start=records[i]["start"],
-                end=records[i]["end"],
-                score=float(scores[i]),
-                frame_times=times[~np.isnan(times)],
-                frame_weights=weight[~np.isnan(times)],
-                row=int(rows[i]),
-                state=(records[i]["size"], records[i]["mtime_ns"]),
+        columns = self.snapshot.features(rows[kept])
+        weights = self.model.frame_weights(text, self.video(columns))
+        found = []
+        for n, i in enumerate(kept):
+            real, one = ~np.isnan(columns["times"][n]), records[i]
+            found.append(
+                Moment(
+                    Path(self.about.folder, named_path(one["path"])),
+                    one["start"],
+                    one["end"],
+                    float(scores[i]),
+                    columns["times"][n][real],
+                    None if weights is None else weights[0, n].cpu().numpy()[real],
+                    int(rows[i]),
+                    (one["size"], one["mtime_ns"]),
+                )
             )
-            for i, times, weight in columns
-        ]
+        return found
+
+
+def _caption(text: Any, a: int) -> Any:
+    """The a-th caption of ``text``, alone."""
+    return map_features(lambda x: x[a : a + 1], text)
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two windows share seconds of one video."""
     together = one["start"] < other["end"] and other["start"] < one["end"]
     return together and one["path"] == other["path"]
-
-
-def _best(rows: Rows, scores: Scores, k: int) -> Ranking:
-    """The k rows of the highest scores, best first; of equal ones the first."""
-    order = np.argsort(-scores, kind="stable")[:k]
-    return rows[order], scores[order]

@@ -1,7 +1,7 @@
 """Search results as one HTML file that needs no network and no other file.
 
 Each moment is a small silent video of the window, its frames side by side, and under
-each frame the attention weight of the sentence.
+each frame the attention weight of the sentence, if the method has such weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from glscl.data.encode import encode_mp4, jpeg
 from glscl.data.frames import resize_shorter
 from glscl.data.video import VideoError, VideoReader
-from glscl.search.moment import Moment
+from glscl.data.videofiles import State
 from glscl.search.windows import read_resized
 from glscl.util.files import printable, write_text
 
@@ -27,6 +28,25 @@ PREVIEW_SIDE = 180  # pixels of the shorter side of a preview
 PREVIEW_FPS = 8
 FRAME_SIDE = 72  # and of a frame beside it
 PREVIEW_SECONDS = 30.0  # at most; of a longer window the beginning is shown
+
+
+class Moment(NamedTuple):
+    """A window that was found: seconds ``start`` to ``end`` of the video at ``path``.
+
+    ``frame_times`` (n,) are the seconds of its frames and ``frame_weights`` (n,) the
+    attention weights of the sentence on them, ``None`` where the method has none;
+    ``row`` is its number in this version of the index, ``state`` that of the file when
+    it was indexed.
+    """
+
+    path: Path
+    start: float
+    end: float
+    score: float
+    frame_times: NDArray[np.float32]
+    frame_weights: NDArray[np.float32] | None
+    row: int
+    state: State
 
 
 def clock(seconds: float) -> str:
@@ -73,23 +93,30 @@ def moment_html(moment: Moment, rank: int) -> str:
     except VideoError as error:
         problem = html.escape(printable(str(error)))
         return f'<figure class="glscl-card">{head}<p>{problem}</p></figure>'
-    most = float(moment.frame_weights.max())
+    label = "frames" if moment.frame_weights is None else "frames and their weights"
     items = []
-    columns = zip(frames, moment.frame_times, moment.frame_weights, strict=True)
-    for pixels, seconds, weight in columns:
+    for i, (pixels, seconds) in enumerate(zip(frames, moment.frame_times, strict=True)):
         picture = base64.b64encode(jpeg(pixels)).decode()
         items.append(
             f'<li><img alt="Frame at {clock(float(seconds))}" '
-            f'src="data:image/jpeg;base64,{picture}">'
-            f'<span class="glscl-bar" style="--share: {weight / most:.3f}"></span>'
-            f'<span class="glscl-percent">{100 * weight:.1f} %</span></li>'
+            f'src="data:image/jpeg;base64,{picture}">{_bar(moment.frame_weights, i)}</li>'
         )
     return (
         f'<figure class="glscl-card">{head}'
         f'<video controls muted loop playsinline aria-label="{name}, {where}" '
         f'src="data:video/mp4;base64,{video}"></video>'
-        f'<ol class="glscl-frames" tabindex="0" aria-label="frames and their weights">'
+        f'<ol class="glscl-frames" tabindex="0" aria-label="{label}">'
         f"{''.join(items)}</ol></figure>"
+    )
+
+
+def _bar(weights: NDArray[np.float32] | None, i: int) -> str:
+    """The weight of frame i as a bar and a number."""
+    if weights is None:
+        return ""
+    return (
+        f'<span class="glscl-bar" style="--share: {weights[i] / weights.max():.3f}"></span>'
+        f'<span class="glscl-percent">{100 * weights[i]:.1f} %</span>'
     )
 
 

@@ -28,8 +28,7 @@ from glscl.data.encode import jpeg
 from glscl.data.video import VideoError
 from glscl.data.videofiles import file_state
 from glscl.search.index import VideoIndex
-from glscl.search.moment import Moment
-from glscl.search.page import ASSETS, FRAME_SIDE, clock, frames_at, preview
+from glscl.search.page import ASSETS, FRAME_SIDE, Moment, clock, frames_at, preview
 from glscl.util.files import printable
 
 MAX_QUERY = 200  # characters of a sentence
@@ -46,8 +45,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
-TYPES |= {".mov": "video/quicktime", ".ogv": "video/ogg", ".mkv": "video/x-matroska"}
 
 
 class Search:
@@ -101,9 +98,7 @@ class Search:
     def video(self, request: Request) -> Response:
         """The file of a moment."""
         with self.lock:
-            path = self.moment(request).path
-        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-        return FileResponse(path, media_type=kind)
+            return FileResponse(self.moment(request).path)
 
     def preview(self, request: Request) -> Response:
         """The window of a moment as a small MP4."""
@@ -130,6 +125,7 @@ class Search:
 
 def _as_json(moment: Moment) -> dict[str, Any]:
     """A moment for the page; of its path only the name."""
+    weights = moment.frame_weights
     return {
         "number": moment.row,
         "name": printable(moment.path.name),
@@ -138,7 +134,7 @@ def _as_json(moment: Moment) -> dict[str, Any]:
         "where": f"{clock(moment.start)} to {clock(moment.end)}",
         "score": round(moment.score, 4),
         "times": [clock(float(at)) for at in moment.frame_times],
-        "weights": [round(float(w), 4) for w in moment.frame_weights],
+        "weights": None if weights is None else weights.round(4).tolist(),
     }
 
 

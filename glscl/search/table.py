@@ -1,13 +1,14 @@
 """An index as two Lance tables, which other programs can read too.
 
     windows.lance   a row a window: id, path, size, mtime_ns, start, end, times (F,),
-                    frames (F, D), concepts (Q, D), coarse (D,)
+                    coarse (C,) and the model's features, for GLSCL frames (F, D) and
+                    concepts (Q, D)
     files.lance     a row a file that was read: path, size, mtime_ns, problem, decoder
 
 ``path`` is relative to the indexed folder; ``size`` and ``mtime_ns`` are those of the
 file as it was read; ``times`` are the seconds of a window's frames, NaN where there is
-none; ``coarse`` is the unit mean of its frames. Features are Arrow's tensors of a fixed
-shape, with 16 bits a number. What all windows have in common is in the metadata.
+none. Features are Arrow's tensors of a fixed shape, with 16 bits a number. What all
+windows have in common is in the metadata.
 
 An index is a folder, or the address of one in an object store. Every change is a
 transaction of Lance: a reader keeps the version that it has opened, a killed writer
@@ -38,22 +39,22 @@ except ImportError as missing:
         "Searching needs Lance: pip install 'glscl[search]'."
     ) from missing
 
-FORMAT = "glscl video index 4"
+FORMAT = "glscl video index 5"
 WINDOWS, FILES = "windows.lance", "files.lance"
 #: Lance keeps two writers from adding the same value twice only in a declared key.
 KEY = {"lance-schema:unenforced-primary-key": "true"}
 #: Windows; with fewer, comparing with all takes a few milliseconds.
 APPROXIMATE_FROM = 100_000
 PROBED = 1.0  # share of the clusters that are searched: fewer is faster and loses some
-REFINED = 2  # times k windows are compared again, by their whole vectors
 SAMPLED = 64  # windows a cluster from which the clusters are learnt
 REBUILD_FRACTION = 0.1  # share of new windows from which the clusters are made again
-METRIC = "cosine"
+METRIC = "dot"
 KEPT_VERSIONS = timedelta(hours=1)  # for readers that have an older version open
-READ_ROWS = 4096  # windows in memory while all are read
+READ_NUMBERS = 40_000_000  # of features in memory at a time
 RETRIES = 20  # of a transaction that other writers come before
 
 Rows = NDArray[np.int64]  # numbers of windows in one version of the table, from 0
+Columns = dict[str, Any]  # of n windows, by name: lists of n, or arrays (n, ...)
 
 
 class FileRecord(NamedTuple):
@@ -71,26 +72,11 @@ class FileRecord(NamedTuple):
 
 
 class About(NamedTuple):
-    """What all windows of an index have in common.
-
-    ``folder``: whose videos; ``model``: what identifies it; ``windows``: how videos were
-    cut; F frames and Q concepts of D numbers a window.
-    """
+    """Of all windows: whose videos, what identifies the model, how videos were cut."""
 
     folder: str
     model: dict[str, Any]
     windows: dict[str, float]
-    F: int
-    Q: int
-    D: int
-
-
-class Features(NamedTuple):
-    """Of n windows ``times`` (n, F), ``frames`` (n, F, D) and ``concepts`` (n, Q, D)."""
-
-    times: NDArray[np.float32]
-    frames: NDArray[np.float16]
-    concepts: NDArray[np.float16] | None = None
 
 
 #: A byte of a file name that is not UTF-8 is stored as a character that no name has.
@@ -147,9 +133,15 @@ class Snapshot:
                 f"{path}."
             )
         self.about = About(**content)
-        self.columns = [
-            name for name in Features._fields if name in self.table.schema.names
-        ]
+        #: How many numbers a window has in ``times`` and in each of the features.
+        self.sizes = {
+            field.name: field.type.storage_type.list_size
+            for field in self.table.schema
+            if isinstance(field.type, pa.FixedShapeTensorType)
+            and field.name != "coarse"
+        }
+
+        self._at_once = max(1, READ_NUMBERS // sum(self.sizes.values()))
 
     def __len__(self) -> int:
         return self.table.count_rows()
@@ -160,25 +152,20 @@ class Snapshot:
         indices = self.table.describe_indices()
         return sum(i.num_rows_indexed for i in indices if "coarse" in i.field_names)
 
-    def features(self, rows: Rows) -> Features:
-        """The features of ``rows`` (n,)."""
-        return self._unpacked(self.table.take(rows, columns=self.columns))
-
-    def coarse(self, rows: Rows) -> NDArray[np.float16]:
-        """Unit means of the frames of ``rows`` (n,): (n, D)."""
-        return _numbers(self.table.take(rows, columns=["coarse"])["coarse"])
+    def features(self, rows: Rows, *names: str) -> Columns:
+        """``times`` and the features of ``rows`` (n,), or the tensors of these names."""
+        return _arrays(self.table.take(rows, columns=[*(names or self.sizes)]))
 
     def nearest(self, query: NDArray[np.floating], k: int, where: str = "") -> Rows:
-        """The k windows whose coarse vectors are nearest to a unit ``query`` (D,).
+        """The k windows whose coarse vectors have the largest products with (C,).
 
-        Best first, fewer where there are no more. ``where``: a condition of SQL on the
-        columns.
+        Fewer where there are no more. The approximate index knows the vectors roughly: it
+        may miss some of the last. ``where``: a condition of SQL on the columns.
         """
-        k = min(k, len(self))
-        wanted = {"column": "coarse", "q": query, "k": k, "metric": METRIC}
+        wanted = {"column": "coarse", "q": query, "k": min(k, len(self))}
+        wanted["metric"] = METRIC
         if self.indexed:
             wanted["nprobes"] = max(1, round(PROBED * clusters(self.indexed)))
-            wanted["refine_factor"] = REFINED
         found = self.table.to_table(
             columns=["_rowoffset", "_distance"],
             nearest=wanted,
@@ -187,24 +174,24 @@ class Snapshot:
         )
         return found["_rowoffset"].to_numpy().astype(np.int64)
 
-    def spans(self, where: str = "") -> Iterator[tuple[Rows, Features]]:
-        """All windows in order, in parts: rows (n,) and their features.
+    def parts(self, rows: Rows) -> Iterator[tuple[Rows, Columns]]:
+        """``rows`` (n,) and their features, so many at a time as fit in memory."""
+        for first in range(0, len(rows), self._at_once):
+            part = rows[first : first + self._at_once]
+            yield part, self.features(part)
 
-        ``where``: a condition of SQL on the columns.
-        """
+    def spans(self, where: str = "") -> Iterator[tuple[Rows, Columns]]:
+        """``parts`` of all windows in order; ``where``: a condition of SQL on columns."""
         batches = self.table.to_batches(
-            columns=[*self.columns, "_rowoffset"],
+            columns=[*self.sizes, "_rowoffset"],
             filter=where or None,
-            batch_size=READ_ROWS,
+            batch_size=self._at_once,
             batch_readahead=2,
         )
         for batch in batches:
             part = pa.Table.from_batches([batch])
             rows = part["_rowoffset"].to_numpy().astype(np.int64)
-            yield rows, self._unpacked(part)
-
-    def _unpacked(self, table: pa.Table) -> Features:
-        return Features(*(_numbers(table[name]) for name in self.columns))
+            yield rows, _arrays(part.drop_columns("_rowoffset"))
 
 
 def _opened(path: str, table: str) -> lance.LanceDataset:
@@ -216,9 +203,12 @@ def _opened(path: str, table: str) -> lance.LanceDataset:
         raise FileNotFoundError(f"{path} holds no video index.") from error
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column of tensors as one array (n, ...) that can be written to."""
-    return column.combine_chunks().to_numpy_ndarray().copy()
+def _arrays(table: pa.Table) -> Columns:
+    """Columns of tensors as arrays (n, ...)."""
+    return {
+        name: table[name].combine_chunks().to_numpy_ndarray()
+        for name in table.column_names
+    }
 
 
 def quoted(text: str) -> str:
@@ -233,22 +223,19 @@ def _in(paths: Iterable[str]) -> str:
 # ---- writing -----------------------------------------------------------------------
 
 
-def create(path: str, about: About) -> None:
-    """Make an empty index; nothing where another process just did."""
+def create(path: str, about: About, features: Columns) -> None:
+    """Make an empty index; nothing where another process just did.
+
+    ``features``: the columns of any window that are arrays, for their shapes.
+    """
 
     def key(name: str) -> pa.Field:
         return pa.field(name, pa.string(), nullable=False, metadata=KEY)
 
-    def tensor(kind: pa.DataType, *shape: int) -> pa.DataType:
-        return pa.fixed_shape_tensor(kind, shape, permutation=range(len(shape)))
-
-    half, F, Q, D = pa.float16(), about.F, about.Q, about.D
     state = [("size", pa.int64()), ("mtime_ns", pa.int64())]
     windows = [key("id"), ("path", pa.string()), *state]
     windows += [("start", pa.float32()), ("end", pa.float32())]
-    windows += [("times", tensor(pa.float32(), F)), ("frames", tensor(half, F, D))]
-    windows += [("concepts", tensor(half, Q, D))] if Q else []
-    windows += [("coarse", tensor(half, D))]
+    windows += [(name, _tensors(values).type) for name, values in features.items()]
     metadata = {"glscl": json.dumps({"format": FORMAT, **about._asdict()})}
     files = [key("path"), *state, ("problem", pa.string()), ("decoder", pa.string())]
     for name, schema in (
@@ -269,33 +256,41 @@ def read_files(path: str) -> dict[str, FileRecord]:
 
 
 def write_files(
-    path: str, records: Mapping[str, FileRecord], windows: Iterable[Mapping[str, Any]]
+    path: str, records: Mapping[str, FileRecord], windows: Mapping[str, Columns]
 ) -> None:
-    """Replace what the index has of these files; ``windows``: the columns of theirs.
+    """Replace what the index has of these files; ``windows``: the columns of some.
 
     Windows first: a kill between the two transactions makes the next build read these
     files again, which changes nothing.
     """
     table, files = _opened(path, WINDOWS), _opened(path, FILES)
-    schema = table.schema
-    parts = (as_table(columns, schema) for columns in windows)
-    new = pa.concat_tables([pa.Table.from_batches([], schema), *parts])
+    parts = [
+        as_table(located(name, records[name], columns), table.schema)
+        for name, columns in windows.items()
+    ]
+    new = pa.concat_tables([pa.Table.from_batches([], table.schema), *parts])
     others = _merge(table, "id").when_not_matched_by_source_delete(_in(records))
     others.execute(new)
     rows = [{"path": name, **record._asdict()} for name, record in records.items()]
     _merge(files, "path").execute(pa.Table.from_pylist(rows, files.schema))
 
 
-def as_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    """Columns of windows, features as arrays (n, ...), as Lance takes them."""
-    arrays = {
-        name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
-        if np.ndim(values) > 1
-        else values
-        for name, values in columns.items()
-        if name in schema.names
-    }
-    return pa.table(arrays, schema=schema)
+def located(name: str, record: FileRecord, columns: Columns) -> Columns:
+    """The columns of all windows of a file, and those that say where they are."""
+    n = len(columns["times"])
+    state = {"size": [record.size] * n, "mtime_ns": [record.mtime_ns] * n}
+    ids = [f"{name}#{i}" for i in range(n)]
+    return {"id": ids, "path": [name] * n, **state, **columns}
+
+
+def as_table(columns: Columns, schema: pa.Schema) -> pa.Table:
+    """Columns of windows as Lance takes them."""
+    tensors = {n: _tensors(x) for n, x in columns.items() if np.ndim(x) > 1}
+    return pa.table(columns | tensors, schema=schema)
+
+
+def _tensors(values: NDArray[Any]) -> pa.FixedShapeTensorArray:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
 
 
 def _merge(table: lance.LanceDataset, key: str) -> Any:
@@ -330,13 +325,8 @@ def maintain(path: str) -> None:
     snapshot = Snapshot(path)
     N, new = len(snapshot), len(snapshot) - snapshot.indexed
     if N >= APPROXIMATE_FROM and new > REBUILD_FRACTION * N:
-        snapshot.table.create_index(
-            "coarse",
-            "IVF_RQ",
-            metric=METRIC,
-            num_partitions=clusters(N),
-            sample_rate=SAMPLED,
-            replace=True,
-        )
+        options: dict[str, Any] = {"num_partitions": clusters(N), "metric": METRIC}
+        options |= {"sample_rate": SAMPLED, "replace": True}
+        snapshot.table.create_index("coarse", "IVF_RQ", **options)
     for name in (WINDOWS, FILES):
         _opened(path, name).cleanup_old_versions(older_than=KEPT_VERSIONS)

@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 
+from glscl.cli import app
+from glscl.data import frames as framing
 from glscl.data.video import VideoError
+from glscl.evaluate import frame_spec
 from glscl.gim import frame_weights
 from glscl.retriever import VideoFeatures
 from glscl.search import VideoIndex, Where, Windows, table
@@ -68,9 +72,19 @@ def content(path):
     return sorted(
         (name["path"], name["start"], times.tobytes(), frames.tobytes())
         for name, times, frames in zip(
-            names, features.times, features.frames, strict=True
+            names, features["times"], features["frames"], strict=True
         )
     )
+
+
+@torch.no_grad()
+def encoded(model, path):
+    """A video that is one window, by the model's own encoder."""
+    spec = frame_spec(model.backbone, model.config)
+    pictures = framing.read_frames(path, spec.max_frames, spec.sample_fps)
+    pixels = framing.preprocess(pictures, spec.image_size, spec.mean, spec.std)
+    padded, mask = framing.pad_frames(pixels, spec.max_frames)
+    return model.encode_video(padded[None], mask[None])
 
 
 def paths_of(index):
@@ -98,24 +112,16 @@ def test_every_video_is_there_and_the_long_one_is_cut(index):
 
 
 def test_an_index_holds_what_the_model_says_of_a_video(index, model, clips):
-    from glscl.data import frames
-    from glscl.evaluate import frame_spec
-
-    spec = frame_spec(model.backbone, model.config)
-    pictures = frames.read_frames(clips / "first/clip 1.mp4", 12, spec.sample_fps)
-    pixels = frames.preprocess(pictures, spec.image_size, spec.mean, spec.std)
-    padded, mask = frames.pad_frames(pixels, 12)
-    with torch.no_grad():
-        video = model.encode_video(padded[None], mask[None])
+    video = encoded(model, clips / "first/clip 1.mp4")
+    mask = video.mask[0]
     (row,) = [i for i, path in enumerate(paths_of(index)) if "clip 1" in path]
-    _, found, concepts = map(torch.from_numpy, index.snapshot.features(np.array([row])))
+    found = index.video(index.snapshot.features(np.array([row])))
     n = int(mask.sum())
+    assert torch.equal(found.mask, mask[None])
     torch.testing.assert_close(
-        found[0, :n].float(), video.frames[0, :n], rtol=2e-3, atol=5e-3
+        found.frames[0, :n], video.frames[0, :n], rtol=2e-3, atol=5e-3
     )
-    torch.testing.assert_close(
-        concepts[0].float(), video.concepts[0], rtol=2e-3, atol=2e-3
-    )
+    torch.testing.assert_close(found.concepts, video.concepts, rtol=2e-3, atol=2e-3)
 
 
 def test_only_what_changed_is_encoded_again(folder, model, monkeypatch):
@@ -239,7 +245,8 @@ import sys, time, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 from glscl.search import Windows, build
 from glscl.search.build import update
 encode = build._encode
@@ -308,6 +315,12 @@ def test_a_clip_without_training_is_a_search_model():
     model = search_model("mini")
     assert (model.temporal, model.config.local) == (None, False)
     assert model.config.pooling == "gim"
+    pooled = search_model("mini", "clip4clip")
+    assert (pooled.method, pooled.temporal) == ("clip4clip", None)
+    with pytest.raises(ValueError, match=r"drl has weights that start at random"):
+        search_model("mini", "drl")
+    with pytest.raises(ValueError, match="Unknown method 'dlr'"):
+        search_model("mini", "dlr")
 
 
 # ---- searching ---------------------------------------------------------------------
@@ -317,10 +330,11 @@ def plain_scores(index, text):
     """Every window's score, straight from the model."""
     model = index.model
     ids, mask = model.backbone.tokenize([text], model.config.max_words)
-    times, *features = index.snapshot.features(np.arange(len(index)))
-    frames, concepts = (torch.from_numpy(one).float() for one in features)
-    real = frames.abs().sum(-1) > 0
-    assert (real.numpy() == ~np.isnan(times)).all()
+    stored = index.snapshot.features(np.arange(len(index)))
+    frames, concepts = (
+        torch.from_numpy(stored[name].copy()).float() for name in ("frames", "concepts")
+    )
+    real = torch.from_numpy(~np.isnan(stored["times"]))
     with torch.no_grad():
         words = model.encode_text(ids, mask)
         video = VideoFeatures(frames, real, concepts)
@@ -358,10 +372,9 @@ def test_the_shortlist_is_what_the_coarse_vectors_say(index):
     with torch.no_grad():
         text = index.model.encode_text(ids, mask)
     ((rows, _),) = index.ranked(text, shortlist=4, k=4)
-    coarse = index.snapshot.coarse(np.arange(len(index))).astype(np.float32)
-    coarse /= np.linalg.norm(coarse, axis=1, keepdims=True)
-    query = torch.nn.functional.normalize(text.captions, dim=-1).numpy()[0]
-    assert sorted(rows) == sorted(np.argsort(-(coarse @ query))[:4])
+    coarse = index.snapshot.features(np.arange(len(index)), "coarse")["coarse"]
+    query = index.model.coarse_text(text).numpy()[0]
+    assert sorted(rows) == sorted(np.argsort(-(coarse.astype(np.float32) @ query))[:4])
 
 
 def test_moments_of_one_video_do_not_overlap(index):
@@ -379,6 +392,70 @@ def test_a_batch_is_its_sentences_one_by_one(index):
     assert len(together) == 80
     for text, found in list(zip(texts, together, strict=True))[::20]:
         assert [m.row for m in index.search(text, k=3)] == [m.row for m in found]
+
+
+OTHERS = ("eercf", "glccl", "clip4clip", "ts2net", "xclip", "xpool", "drl", "dicosa")
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_an_index_of_any_method_scores_as_the_method_does(method, tmp_path, clips):
+    (tmp_path / "videos").mkdir()
+    for number in (1, 2):  # of one window and of several, with padding
+        (path,) = clips.glob(f"*/clip {number}.mp4")
+        shutil.copy(path, tmp_path / "videos")
+    model = toy_related(method)
+    index = build(tmp_path / "videos", model)
+    rows = np.arange(len(index))
+    ids, mask = model.backbone.tokenize(["a red circle moves", "two rings"], 9)
+    with torch.no_grad():
+        text = model.encode_text(ids, mask)
+        scores = model.similarity(text, index.video(index.snapshot.features(rows)))
+        direct = model.similarity(text, encoded(model, tmp_path / "videos/clip 1.mp4"))
+    row = [Path(path).name for path in paths_of(index)].index("clip 1.mp4")
+    torch.testing.assert_close(scores[:, [row]], direct, rtol=5e-3, atol=5e-3)
+    for exact in (False, True):
+        ranked = index.ranked(text, k=len(index), exact=exact)
+        for (found, values), wanted in zip(ranked, scores.numpy(), strict=True):
+            assert sorted(found) == list(rows)
+            np.testing.assert_allclose(values, wanted[found], atol=1e-6)
+    for moment in index.search("a red circle", k=3):
+        if method in ("clip4clip", "xclip", "drl"):
+            assert moment.frame_weights is None
+        else:
+            assert len(moment.frame_weights) == len(moment.frame_times)
+            assert moment.frame_weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["glscl", "clip4clip", "ts2net", "xpool"])
+def test_coarse_vectors_give_the_score_itself_where_frames_are_alike(method):
+    changes = {"temporal_layers": 0} | ({"local": False} if method == "glscl" else {})
+    model = toy_related(method, **changes)
+    frames = torch.randn(3, 1, 128).expand(3, 5, 128).contiguous()
+    mask = torch.arange(5) < torch.tensor([[5], [2], [3]])
+    ids, words = model.backbone.tokenize(["a red circle moves", "two rings"], 9)
+    with torch.no_grad():
+        text = model.encode_text(ids, words)
+        video = model.encode_video_features(frames, mask)
+        products = model.coarse_text(text) @ model.coarse_video(video).T
+        torch.testing.assert_close(
+            products, model.similarity(text, video), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_the_commands_take_a_saved_model_of_any_method(folder, tmp_path, model):
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    toy_related("xclip").save(tmp_path / "saved")
+    path = tmp_path / "by command"
+    told = "index", folder / "first", "--index", path, "--model", tmp_path / "saved"
+    wrong = run(*told, "--method", "xpool")
+    assert "holds a model of xclip, not of xpool" in wrong.output
+    made = run(*told)
+    assert made.exit_code == 0, made.output
+    assert VideoIndex.open(path).model.method == "xclip"
+    assert "3 unchanged" in run("index", folder / "first", "--index", path).output
+    assert "2 moments" in run("search", "x", "--index", path, "--k", 2).output
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -441,7 +518,8 @@ import sys, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model
+from toy import toy_model, toy_related
+from typer.testing import CliRunner
 from glscl.search import Windows, build
 build.CHECKPOINT_ROWS = 1
 build.update({index!r}, Path({videos!r}), toy_model(), Windows(1.5, 0.5),

@@ -91,6 +91,13 @@ def test_a_page_needs_nothing_else_and_names_are_text(moments, tmp_path):
     np.testing.assert_allclose(shown, 100 * weights, atol=0.051)
 
 
+def test_a_method_without_frame_weights_shows_the_frames_alone(moments):
+    text = moments_html([moments[0]._replace(frame_weights=None)])
+    assert text.count("<img") == len(moments[0].frame_times)
+    assert "glscl-bar" not in text.split("</style>")[1]
+    assert 'aria-label="frames"' in text
+
+
 def test_a_moment_whose_file_is_gone_says_so(moments, tmp_path):
     lost = moments[0]._replace(path=tmp_path / "lost.mp4")
     text = moments_html([lost])

@@ -15,18 +15,14 @@ from glscl.search import table  # noqa: E402
 from glscl.search.table import About, FileRecord, Snapshot  # noqa: E402
 
 F, Q, D = 3, 2, 8
-ABOUT = About("videos", {"digest": "x"}, {"seconds": 1.0}, F, Q, D)
+ABOUT = About("videos", {"digest": "x"}, {"seconds": 1.0})
 
 
-def columns(name, numbers):
+def columns(numbers):
     """Windows of a file, each full of its number; its last frame is padding."""
     full = np.repeat(np.asarray(numbers, np.float16), F * D).reshape(-1, F, D)
     times = np.tile([0.0, 0.5, np.nan], (len(numbers), 1)).astype(np.float32)
     return {
-        "id": [f"{name}#{i}" for i in range(len(numbers))],
-        "path": [name] * len(numbers),
-        "size": [1] * len(numbers),
-        "mtime_ns": [2] * len(numbers),
         "start": np.arange(len(numbers), dtype=np.float32),
         "end": np.arange(len(numbers), dtype=np.float32) + 1,
         "times": times,
@@ -36,10 +32,15 @@ def columns(name, numbers):
     }
 
 
+def create(path):
+    arrays = {n: x for n, x in columns([0]).items() if np.ndim(x) > 1}
+    table.create(str(path), ABOUT, arrays)
+
+
 def write(path, files):
     """Replace files, name → the number of each of its windows."""
     records = {name: FileRecord(1, 2) for name in files}
-    parts = [columns(name, numbers) for name, numbers in files.items()]
+    parts = {name: columns(numbers) for name, numbers in files.items()}
     table.write_files(str(path), records, parts)
 
 
@@ -48,15 +49,16 @@ def content(path):
     snapshot = path if isinstance(path, Snapshot) else Snapshot(str(path))
     rows = np.arange(len(snapshot))
     features = snapshot.features(rows)
-    assert (features.frames == features.frames[:, :1, :1]).all()
-    assert (features.concepts == features.frames[:, :Q]).all()
+    frames = features["frames"]
+    assert (frames == frames[:, :1, :1]).all()
+    assert (features["concepts"] == frames[:, :Q]).all()
     names = snapshot.table.take(rows, columns=["path"])["path"].to_pylist()
-    return sorted(zip(names, features.frames[:, 0, 0].tolist(), strict=True))
+    return sorted(zip(names, frames[:, 0, 0].tolist(), strict=True))
 
 
 @pytest.fixture
 def index(tmp_path):
-    table.create(str(tmp_path), ABOUT)
+    create(tmp_path)
     write(tmp_path, {"a": [1, 2], "ü/b": [3]})
     write(tmp_path, {"c": [4, 5, 6], "d": [7]})
     return tmp_path
@@ -69,17 +71,17 @@ def test_what_was_written_comes_back(index):
         *(("a", 1.0), ("a", 2.0), ("c", 4.0), ("c", 5.0), ("c", 6.0), ("d", 7.0)),
         ("ü/b", 3.0),
     ]
-    assert (
-        np.isnan(snapshot.features(np.arange(7)).times).sum(axis=1).tolist() == [1] * 7
-    )
+    times = snapshot.features(np.arange(7), "times")["times"]
+    assert np.isnan(times).sum(axis=1).tolist() == [1] * 7
 
 
 def test_rows_are_read_in_any_order_and_repeatedly(index):
     snapshot = Snapshot(str(index))
     rows = np.array([6, 0, 4, 4, 2])
-    coarse = snapshot.coarse(np.arange(7))[:, 0]
-    assert snapshot.features(rows).frames[:, 1, 1].tolist() == coarse[rows].tolist()
-    assert snapshot.features(rows[:0]).frames.shape == (0, F, D)
+    coarse = snapshot.features(np.arange(7), "coarse")["coarse"][:, 0]
+    frames = snapshot.features(rows, "frames")["frames"]
+    assert frames[:, 1, 1].tolist() == coarse[rows].tolist()
+    assert snapshot.features(rows[:0])["frames"].shape == (0, F, D)
 
 
 def test_a_file_is_replaced_as_a_whole(index):
@@ -90,7 +92,7 @@ def test_a_file_is_replaced_as_a_whole(index):
 
 def test_a_file_that_breaks_loses_its_windows_and_is_remembered(index):
     record = FileRecord(5, 6, "no video", "av 1")
-    table.write_files(str(index), {"c": record}, [])
+    table.write_files(str(index), {"c": record}, {})
     assert "c" not in dict(content(index))
     files = table.read_files(str(index))
     assert files["c"] == record
@@ -259,16 +261,18 @@ def test_a_full_disk_is_one_sentence():
 def large(tmp_path_factory):
     """900 windows with an approximate index, then some forgotten and some added."""
     path = tmp_path_factory.mktemp("large")
-    table.create(str(path), ABOUT)
+    create(path)
     rng = np.random.default_rng(0)
 
     def add(names):
-        records, parts = {}, []
+        records, parts = {}, {}
         for name in names:
-            part = columns(name, [0, 0, 0])
-            part["coarse"] = rng.normal(size=(3, D)).astype(np.float16)
+            part = columns([0, 0, 0])
+            vectors = rng.normal(size=(3, D))
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            part["coarse"] = vectors.astype(np.float16)
             records[name] = FileRecord(1, 2)
-            parts.append(part)
+            parts[name] = part
         table.write_files(str(path), records, parts)
 
     add([f"{i % 7}/{i}" for i in range(300)])
@@ -283,8 +287,8 @@ def large(tmp_path_factory):
 
 def best(snapshot, query, k, mask=None):
     """The k nearest windows by plain arithmetic."""
-    coarse = snapshot.coarse(np.arange(len(snapshot))).astype(np.float32)
-    scores = coarse @ query / np.linalg.norm(coarse, axis=1)
+    coarse = snapshot.features(np.arange(len(snapshot)), "coarse")["coarse"]
+    scores = coarse.astype(np.float32) @ query
     if mask is not None:
         scores[~mask] = -np.inf
     return np.argsort(-scores)[:k]
@@ -301,10 +305,9 @@ def test_all_clusters_and_what_is_newer_give_the_nearest(large, where):
     for seed in range(5):
         query = np.random.default_rng(seed).normal(size=D).astype(np.float32)
         query /= np.linalg.norm(query)
-        found, wanted = large.nearest(query, 20, where), best(large, query, 20, mask)
+        found, wanted = large.nearest(query, 40, where), best(large, query, 20, mask)
         assert mask[found].all()
-        assert len(set(wanted) - set(found)) <= 2  # few bits decide at the border
-        assert len(set(wanted[:10]) - set(found)) == 0
+        assert set(wanted) <= set(found)  # few bits decide at the border
 
 
 def test_fewer_clusters_find_less(large, monkeypatch):

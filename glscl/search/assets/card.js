@@ -10,21 +10,26 @@ const resultCard = (() => {
     return node;
   }
 
-  // frames: of each its weight, where in the video it is, and perhaps the URL of a picture
+  function bar(weight, most) {
+    const shown = element("span", { className: "glscl-bar" });
+    shown.style.setProperty("--share", (weight / most).toFixed(3));
+    const textContent = `${(100 * weight).toFixed(1)} %`;
+    return [shown, element("span", { className: "glscl-percent", textContent })];
+  }
+
+  // frames: of each where in the video it is, and perhaps its weight and a picture's URL
   function strip(frames) {
     const most = Math.max(...frames.map((frame) => frame.weight));
     const items = frames.map(({ weight, at, picture }) => {
-      const bar = element("span", { className: "glscl-bar" });
-      bar.style.setProperty("--share", (weight / most).toFixed(3));
-      const percent = `${(100 * weight).toFixed(1)} %`;
-      const number = element("span", { className: "glscl-percent", textContent: percent });
       const alt = `Frame at ${at}`;
       const image = picture && element("img", { alt, src: picture, loading: "lazy" });
-      return element("li", {}, ...(image ? [image] : []), bar, number);
+      const bars = weight === undefined ? [] : bar(weight, most);
+      return element("li", {}, ...(image ? [image] : []), ...bars);
     });
     const list = element("ol", { className: "glscl-frames" }, ...items);
     if (frames[0].picture) list.tabIndex = 0;  // with pictures it may have to be scrolled
-    list.setAttribute("aria-label", "frames and their weights");
+    const weighted = frames[0].weight !== undefined;
+    list.setAttribute("aria-label", weighted ? "frames and their weights" : "frames");
     return list;
   }
 

@@ -17,8 +17,8 @@ function player(moment) {
 }
 
 function item(moment, place) {
-  const frames = moment.weights.map((weight, frame) => ({
-    weight, at: moment.times[frame], picture: `/frame/${moment.number}/${frame}`,
+  const frames = moment.times.map((at, frame) => ({
+    weight: moment.weights?.[frame], at, picture: `/frame/${moment.number}/${frame}`,
   }));
   const { name, where, score } = moment;
   const video = player(moment);
