@@ -1,4 +1,4 @@
-"""How six public benchmarks are annotated, and how many videos they have; your own tables.
+"""How six public benchmarks are annotated; your own tables.
 
 ``read_benchmark("msrvtt", root)`` reads the annotation files under ``root`` in the form
 in which they are distributed. ``book/datasets.md`` has the folders and the sources.
