@@ -32,6 +32,7 @@ from glscl.cli.common import sentence_errors
 from glscl.util.files import write_json
 from glscl.util.tables import markdown
 
+ABLATION_EPOCHS = 6  # few, so that the runs can be repeated often
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -58,7 +59,7 @@ def ablate(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
-    epochs: Epochs = 6,
+    epochs: Epochs = ABLATION_EPOCHS,
     train_clips: Clips = 1500,
     test_clips: TestClips = 1000,
     processes: Processes = 1,
@@ -85,13 +86,11 @@ def sweeps(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
-    epochs: Epochs = 6,
-    train_clips: Clips = 1500,
     test_clips: TestClips = 300,
     processes: Processes = 1,
 ) -> None:
     """Train the full model with one setting changed at a time. Writes sweeps.json."""
-    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    setup = Setup(str(root), test_clips=test_clips, epochs=ABLATION_EPOCHS)
     names = ["GIM + LIM", "all", *SWEEPS]
     _train(names, seeds, out / "sweeps", setup, processes)
 
@@ -102,13 +101,11 @@ def longer(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 3,
-    epochs: Epochs = 6,
-    train_clips: Clips = 1500,
     test_clips: TestClips = 300,
     processes: Processes = 1,
 ) -> None:
     """Train the full model with more epochs and hard negatives. Writes longer.json."""
-    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
+    setup = Setup(str(root), test_clips=test_clips, epochs=ABLATION_EPOCHS)
     _train(["all", *LONGER], seeds, out / "longer", setup, processes)
 
 

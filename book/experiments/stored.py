@@ -16,8 +16,6 @@ from book.experiments.ablations import run_path
 RUNS = Path("book/results/ablation")
 SWEEP_RUNS = Path("book/results/sweeps")  # with one setting changed
 LONGER_RUNS = Path("book/results/longer")  # with more epochs and hard negatives
-#: What makes them again.
-COMMAND = "python -m book.experiments ablate"
 
 
 def command(folder: Path = RUNS) -> str:

@@ -113,6 +113,18 @@ def test_a_copy_of_a_varying_rate_keeps_its_length(tmp_path):
     assert copied == int(np.ceil(VideoReader(path).timeline.end * 5.0))
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".ts", ".avi", ".mov", ".flv"])
+def test_a_file_is_read_whatever_its_suffix_says(tmp_path, suffix):
+    path = odd_videos.write(tmp_path / f"v{suffix}", Kind(suffix, "libx264", 0))
+    named = tmp_path / "named.mp4"
+    named.write_bytes(path.read_bytes())
+    one, other = VideoReader(path), VideoReader(named)
+    np.testing.assert_array_equal(other.timeline.times, one.timeline.times)
+    assert other.decoder == one.decoder
+    last = np.array([len(one.timeline.times) - 1])
+    np.testing.assert_array_equal(other.read(last), one.read(last))
+
+
 def test_a_check_says_which_decoder_reads(tmp_path):
     path = odd_videos.write(tmp_path / "v.avi", Kind(".avi", "mpeg4", 2))
     (found,) = verify([VideoItem("v", path)]).videos
