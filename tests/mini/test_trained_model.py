@@ -90,8 +90,10 @@ def test_the_demo_prints_a_table_and_names_a_page(monkeypatch):
     assert opened == []
 
 
-def test_the_demo_names_words_that_no_caption_has():
-    assert command.unknown_words("A red dog barks; the dog spins") == ["dog", "barks"]
+def test_the_demo_names_the_words_that_the_model_does_not_know():
+    strange = command.unknown_words("A dog, then a RED plus; a cat moves left of a dog")
+    assert strange == ["dog", "cat", "of"]
+    assert command.unknown_words(command.SENTENCE) == []
 
 
 def test_clips_of_the_demo_fit_the_sentence():

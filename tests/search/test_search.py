@@ -245,8 +245,7 @@ import sys, time, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model, toy_related
-from typer.testing import CliRunner
+from toy import toy_model
 from glscl.search import Windows, build
 from glscl.search.build import update
 encode = build._encode
@@ -518,8 +517,7 @@ import sys, torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import toy_model, toy_related
-from typer.testing import CliRunner
+from toy import toy_model
 from glscl.search import Windows, build
 build.CHECKPOINT_ROWS = 1
 build.update({index!r}, Path({videos!r}), toy_model(), Windows(1.5, 0.5),
