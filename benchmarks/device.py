@@ -36,6 +36,7 @@ Data = dict[str, Any]
 #: What is rounded: nothing, the factors of a product, or the stored features.
 #: GIM and LIM compute in float32 whatever the features are.
 PRECISIONS = ("fp32", "tf32", "bf16")
+HEAD_COLUMNS = ("seconds", "folded_seconds", "peak_mib", "folded_peak_mib")
 CHECKED = 64  # captions whose scores are compared with float64
 
 
@@ -160,27 +161,31 @@ def _scores(
     return runs
 
 
-def run(device: torch.device, small: bool) -> Data:
-    """Every part; ``small`` checks that all of it runs."""
+def parts(device: torch.device, small: bool) -> Iterator[Data]:
+    """One part after the other; ``small`` checks that all of it runs."""
     sizes = Sizes(D=32, F=3, L=4, Q=2, P=2, C=4, H=4) if small else Sizes()
     galleries, repeats = ((6, 9), 1) if small else ((1_000, 10_000), 10)
     backbone, batch = ("mini", 4) if small else ("ViT-B-32-quickgelu", 128)
     torch.manual_seed(0)
-    return {
+    yield {
         "sizes": vars(sizes),
         "bounds": bounds(64 if small else 8192, device, repeats),
+    }
+    yield {
         "scoring": [
             row for N in galleries for row in scoring(N, sizes, device, repeats)
-        ],
+        ]
+    }
+    yield {
         "heads": [
             {"N": N, **row}
             for N in galleries
             for row in every_head(N, 4 if small else 64, sizes, min(repeats, 3), device)
-        ],
-        "training": training_steps(backbone, batch, device, compiled=not small),
-        "optimiser": optimiser_steps(backbone, device, min(repeats, 5)),
-        "agreement": agreement(backbone, 4 if small else 8, device),
+        ]
     }
+    yield {"optimiser": optimiser_steps(backbone, device, min(repeats, 5))}
+    yield {"agreement": agreement(backbone, 4 if small else 8, device)}
+    yield {"training": training_steps(backbone, batch, device, compiled=not small)}
 
 
 def markdown(results: Data) -> str:
@@ -207,9 +212,9 @@ def markdown(results: Data) -> str:
             ),
             "## Every head, 10⁶ pairs",
             table(
-                ["N", "head", "s", "folded, s"],
+                ["N", "head", "s", "folded, s", "MiB", "folded, MiB"],
                 [
-                    (row["N"], row["head"], row["seconds"], row.get("folded_seconds"))
+                    [row["N"], row["head"], *(row.get(c) for c in HEAD_COLUMNS)]
                     for row in results["heads"]
                 ],
             ),
@@ -242,9 +247,12 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.zeros(1, device=device)  # so that the clock knows of it
     where = provenance(torch.get_num_threads(), arguments.small, "benchmarks.device")
-    results = {"provenance": where, **run(device, arguments.small)}
+    results: Data = {"provenance": where}
+    for part in parts(device, arguments.small):
+        results |= part
+        write_json(arguments.out / "device.json", results)  # kept if the next one fails
+        print("measured:", ", ".join(part), flush=True)
     text = markdown(results)
-    write_json(arguments.out / "device.json", results)
     write_text(arguments.out / "device.md", text)
     if arguments.record is not None:
         write_json(arguments.record, results)

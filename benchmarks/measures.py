@@ -191,7 +191,7 @@ def every_head(
     """(c) Seconds of each head's pair phase for 10⁶ pairs, plain and folded.
 
     Measured on A × B pairs, in chunks of the size that is fastest for the head, beside
-    its counted MACs.
+    its counted MACs, and on CUDA its peak memory.
     """
     torch.manual_seed(0)
     x = random_features(A, B, sizes).to(device)
@@ -213,6 +213,7 @@ def every_head(
             "head": name,
             "macs_per_pair": plain_macs[name].pair,
             "seconds": seconds["plain"] * million,
+            **_peaks(runs, device),
         }
         if folded is not None:
             exact = _in_double(plain, texts, videos)
@@ -239,6 +240,21 @@ def _best_chunk(head: Head, query: State, video: State) -> Callable[[], Tensor]:
         except torch.OutOfMemoryError:
             break  # larger chunks need more
     return runs[min(seconds, key=lambda size: seconds[size])]
+
+
+def _peaks(
+    runs: dict[str, Callable[[], Tensor]], device: torch.device | str
+) -> dict[str, float]:
+    """Peak MiB of the pair phase above what was there before, of each form; on CUDA."""
+    found = {}
+    if torch.device(device).type == "cuda":
+        for form, run in runs.items():
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run()
+            peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+            found["peak_mib" if form == "plain" else "folded_peak_mib"] = peak
+    return found
 
 
 def _in_double(head: Head, texts: Texts, videos: Videos) -> Tensor:

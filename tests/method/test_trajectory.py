@@ -47,7 +47,7 @@ class StoredVideos:
 class Trajectory:
     """30 steps of the MSR-VTT recipe by ``fit``, and the stored record of the same."""
 
-    def __init__(self, folder, record, **changes):
+    def __init__(self, folder, record, device="cpu", **changes):
         inputs = dict(np.load(folder / "trajectory/trajectory_inputs.npz"))
         self.record = dict(np.load(folder / f"trajectory/trajectory_{record}.npz"))
         model = GLSCL.from_authors(
@@ -67,11 +67,14 @@ class Trajectory:
         for epoch, order in enumerate(inputs["order_5_epochs"].tolist()):
             assert epoch_order(videos.split, preset.train, epoch) == order
         self.steps = fit(
-            model, videos, preset.train, options=RunOptions(progress=False)
+            model,
+            videos,
+            preset.train,
+            options=RunOptions(device=device, progress=False),
         ).steps
         end, names = model.state_dict(), own_names(model)
         self.moved = {
-            authors_shared_name(name): end[name].double() - start[name]
+            authors_shared_name(name): end[name].double().cpu() - start[name]
             for name in names
         }
 
@@ -111,14 +114,21 @@ def test_float64_run_equals_the_released_program(shared):
     np.testing.assert_allclose(here, there, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("computes", ["float32", "float16"])
+ON_CUDA = pytest.param(
+    "float16 on CUDA",
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+)
+
+
+@pytest.mark.parametrize("computes", ["float32", "float16", ON_CUDA])
 def test_released_arithmetic_moves_clip_as_the_released_program_does(
     shared, computes, monkeypatch
 ):
     """As on a CPU, and as on CUDA, where CLIP itself computes in float16."""
     if computes == "float16":
         monkeypatch.setattr(backbone, "_COMPUTE_HALF", ("cpu",))
-    run = Trajectory(shared / "golden", "msrvtt_fp16clip")
+    device = "cuda" if "CUDA" in computes else "cpu"
+    run = Trajectory(shared / "golden", "msrvtt_fp16clip", device)
     assert run.error("total") <= 5e-3
     tensors, expected_tensors = run.moved_tensors()
     assert tensors == expected_tensors
