@@ -185,7 +185,11 @@ def parts(device: torch.device, small: bool) -> Iterator[Data]:
     }
     yield {"optimiser": optimiser_steps(backbone, device, min(repeats, 5))}
     yield {"agreement": agreement(backbone, 4 if small else 8, device)}
-    yield {"training": training_steps(backbone, batch, device, compiled=not small)}
+    training = training_steps(backbone, batch, device, compiled=False)
+    yield {"training": training}
+    if not small:
+        compiled = training_steps(backbone, batch, device, compiled=True)
+        yield {"training": training + compiled}
 
 
 def markdown(results: Data) -> str:
