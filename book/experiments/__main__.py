@@ -86,7 +86,7 @@ def sweeps(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 5,
-    test_clips: TestClips = 300,
+    test_clips: TestClips = 1000,
     processes: Processes = 1,
 ) -> None:
     """Train the full model with one setting changed at a time. Writes sweeps.json."""
