@@ -184,7 +184,7 @@ def test_unknown_variants_are_refused(tmp_path):
     ("words", "folder", "variants", "clips"),
     [
         (["ablate", "--related"], "ablation", [*VARIANTS, *runner.RELATED], 1000),
-        (["sweeps"], "sweeps", ["GIM + LIM", "all", *runner.SWEEPS], 300),
+        (["sweeps"], "sweeps", ["GIM + LIM", "all", *runner.SWEEPS], 1000),
         (["longer"], "longer", ["all", *runner.LONGER], 300),
     ],
 )
