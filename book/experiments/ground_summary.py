@@ -53,6 +53,32 @@ def macs(sizes: Sizes) -> dict[str, tuple[HeadMacs, HeadMacs]]:
     }
 
 
+def on_gpu(record: Path) -> dict[str, Any]:
+    """The heads in a record of ``benchmarks.device``, with its most captions.
+
+    ``gpu``, ``sizes`` and ``captions``; ``heads``: by method the milliseconds for 10⁶
+    pairs and the peak GiB beside the features, in the faster form, plain or folded.
+    """
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    captions = max(row["N"] for row in stored["heads"])
+    rows = {row["head"]: row for row in stored["heads"] if row["N"] == captions}
+
+    def costs(row: Mapping[str, Any]) -> dict[str, float]:
+        folds = row.get("folded_seconds", float("inf")) < row["seconds"]
+        form = "folded_" if folds else ""
+        return {
+            "milliseconds": 1e3 * row[f"{form}seconds"],
+            "gib": row[f"{form}peak_mib"] / 1024,
+        }
+
+    return {
+        "gpu": stored["provenance"]["gpu"],
+        "sizes": stored["sizes"],
+        "captions": captions,
+        "heads": {name: costs(rows[row]) for name, row in COUNTED.items()},
+    }
+
+
 def summarise(folder: Path, ground: Ground, command: str) -> dict[str, Any]:
     """Settings tried and chosen, means over seeds and costs, by method."""
     runs = by_method(folder)
