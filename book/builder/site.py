@@ -20,6 +20,7 @@ from book.builder import (
     inserts,
     manifest,
     mathjax,
+    outputs,
     pictures,
     playground,
     records,
@@ -157,6 +158,8 @@ def render(project: Project, tree: Path, strict: bool) -> bool:
             f"{shown}\nJupyter Book failed (see above; the full log is _build/site.log)."
         )
     pages = output / "_build/html"
+    if lost := list(outputs.check(tree, pages)):
+        raise BuildError("\n".join(lost))
     pictures.shrink(pages)
     title = yaml.safe_load((tree / "_config.yml").read_text(encoding="utf-8"))["title"]
     web.describe(project, pages, title)

@@ -115,6 +115,10 @@ def _shown(cell: NotebookNode, found: Sequence[statements.Part]) -> list[Noteboo
     kept = _text(text, found, ("code",))
     folded = _text(text, found, ("figure", "claim"))
     kind = "figure" if any(part.kind == "figure" for part in found) else "claim"
+    if not (kept or folded):
+        # The code stays, out of sight: MyST-NB drops a cell without code, and its output.
+        cell.metadata["tags"] = [*tags(cell), "remove-input"]
+        return [cell]
     cell.source = kept or folded
     if kept and folded:
         below = deepcopy(cell)
@@ -126,8 +130,6 @@ def _shown(cell: NotebookNode, found: Sequence[statements.Part]) -> list[Noteboo
         return [cell, below]
     if folded:
         _fold(cell, kind)
-    elif not kept:
-        cell.metadata["tags"] = [*tags(cell), "remove-input"]
     return [cell]
 
 

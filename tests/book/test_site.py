@@ -4,10 +4,11 @@ import subprocess
 
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from tiny_book import chapter, tiny_book
 
 from book import build
-from book.builder import address, colab_notebooks, pages, site, sources
+from book.builder import address, colab_notebooks, outputs, pages, site, sources
 
 
 def test_pages_are_rendered_again_only_if_documented_modules_changed(tmp_path, capsys):
@@ -128,3 +129,21 @@ def test_launch_buttons_need_an_address_and_open_the_notebooks_for_colab(tmp_pat
     assert config["html"]["use_repository_button"] is True
     assert config["html"]["baseurl"] == "https://owner.github.io/name/"
     assert config["repository"]["branch"] == address.COLAB_BRANCH
+
+
+def test_an_output_that_a_page_lacks_fails_the_build(tmp_path):
+    cells = [new_code_cell("report.table(x)", id=f"cell-{i}") for i in range(2)]
+    for cell in cells:
+        cell.outputs = [new_output("display_data", {"text/html": "<table>"})]
+    value = {"application/papermill.record/text/plain": "1"}
+    cells.append(new_code_cell("report.glue('a', 1)", id="glue"))
+    cells[-1].outputs = [new_output("display_data", value)]
+    sources.write(new_notebook(cells=cells), tmp_path / "tree/notebooks/01_a.ipynb")
+    page = tmp_path / "pages/notebooks/01_a.html"
+    page.parent.mkdir(parents=True)
+    shown = '<div class="cell_output docutils container"></div>'
+    page.write_text(2 * shown, encoding="utf-8")
+    assert not list(outputs.check(tmp_path / "tree", tmp_path / "pages"))
+    page.write_text(shown, encoding="utf-8")
+    (fault,) = outputs.check(tmp_path / "tree", tmp_path / "pages")
+    assert fault == "01_a: 2 cells have an output, its page shows 1"

@@ -31,6 +31,7 @@ def test_glue_and_tables_are_cut_and_the_computation_stays():
     assert open_code(cell) == ["x = f(1)"]
     (alone,) = shown('report.glue("a", x)\nreport.metric_table({"a": x})')
     assert alone.metadata["tags"] == ["remove-input"]
+    assert alone.source  # without it MyST-NB would drop the output
     loop = 'y = f(2)\nfor k in y:\n    z = 2 * k\n    report.glue(f"a_{k}", z)'
     assert open_code(loop) == ["y = f(2)"]
     inner = "for k in y:\n    print(g(k))\n    total += k\n    report.glue('a', k)"
