@@ -95,7 +95,9 @@ def test_training_in_half_precision(precision, arithmetic, options):
     )
     exact = fit(toy("glscl"), toy_videos(), recipe, options=CPU)
     assert losses(history.steps)[0] == pytest.approx(losses(exact.steps)[0], rel=2e-2)
-    moved = [k for k, x in weights(model).items() if not torch.equal(x.cpu(), start[k])]
+    end = {name: x.cpu() for name, x in weights(model).items()}
+    # Released weights are float16 from the start on: rounding them is no movement.
+    moved = [n for n, x in end.items() if not torch.equal(x, start[n].to(x.dtype))]
     assert len(moved) > 10
 
 
