@@ -101,7 +101,7 @@ def longer(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
     seeds: Seeds = 3,
-    test_clips: TestClips = 300,
+    test_clips: TestClips = 1000,
     processes: Processes = 1,
 ) -> None:
     """Train the full model with more epochs and hard negatives. Writes longer.json."""
@@ -117,13 +117,14 @@ def arithmetic(
     seeds: Seeds = 5,
     epochs: Epochs = 5,
     train_clips: Clips = 1000,
+    test_clips: TestClips = 1000,
     processes: Processes = 1,
 ) -> None:
     """Train the mini model with the published learning rates, in three kinds of arithmetic.
 
     And with its own rates, to compare. Writes arithmetic.json.
     """
-    setup = Setup(data=str(root), train_clips=train_clips, epochs=epochs)
+    setup = Setup(str(root), train_clips, test_clips=test_clips, epochs=epochs)
     names = [*ARITHMETIC, *MINI_RATES]
     _train(names, seeds, out / "arithmetic", setup, processes)
 
