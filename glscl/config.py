@@ -40,6 +40,9 @@ class EncoderConfig(Settings):
     max_words: Annotated[int, Field(ge=3)] = 32  #: L, tokens, BOS and EOS included
     max_frames: AtLeast1 = 12  #: F, frames that a model sees of a video
     sample_fps: Positive = 1.0  #: candidate frames a second, before F are chosen
+    #: Which frames are candidates: every so many from the start (stride), or the first of
+    #: every whole second, at a rate that is rounded down (seconds).
+    sampling: Literal["stride", "seconds"] = "stride"
     #: Blocks of the frame transformer; 0: there is none.
     temporal_layers: Annotated[int, Field(ge=0)] = 4
     #: Standard deviation of the frames' position embeddings at the start; null: they are
@@ -315,9 +318,12 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     return replace(config, **changes)
 
 
+ADDED = {"sampling"}  # settings that models saved before them lack: their defaults
+
+
 def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """The inverse of ``config_to_dict``; unknown and missing names are refused."""
-    missing = {field.name for field in fields(kind)} - values.keys()
+    missing = {field.name for field in fields(kind)} - values.keys() - ADDED
     if missing:
         raise ValueError(f"{kind.__name__} lacks the settings {sorted(missing)}.")
     return override(kind(), values)

@@ -159,7 +159,7 @@ def encode_gallery(
 def frame_spec(backbone: Backbone, config: EncoderConfig) -> FrameSpec:
     """How a model's videos become pixels."""
     look = backbone.image_size, backbone.image_mean, backbone.image_std
-    return FrameSpec(config.max_frames, config.sample_fps, *look)
+    return FrameSpec(config.max_frames, config.sample_fps, *look, config.sampling)
 
 
 def cached_videos(

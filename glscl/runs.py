@@ -182,8 +182,8 @@ def evaluate_on(
     """The table of a saved model on a split, its worst captions, and what was run.
 
     Post-processed rows carry their name. QB-Norm is for text to video, so its rows of
-    the other direction are left out; ``with_qb_norm`` may hold its ``k``, ``beta`` and
-    ``theta``.
+    the other direction are left out; ``with_qb_norm`` may hold its ``k``, ``beta``,
+    ``theta`` and the captions of its ``bank``, by default all of the training split.
     """
     # Unless val is evaluated, the videos held out for it are videos of train.
     data, device = source.open(hold_out=split == "val"), process_device(device)
@@ -196,9 +196,9 @@ def evaluate_on(
         scores.append(("DSL, transductive", dual_softmax(result.similarity)))
     rows = evaluate.result_table(scores, chosen)
     if with_qb_norm:
-        texts = data.split("train").texts
+        given = {} if with_qb_norm is True else dict(with_qb_norm)
+        texts = given.pop("bank", None) or data.split("train").texts
         (bank,) = evaluate.scores_by_block(model, videos, [texts], device=device)
-        given = {} if with_qb_norm is True else with_qb_norm
         normed = qb_norm(result.similarity, bank, **given)
         scores = [("QB-Norm, bank: training captions", normed)]
         table = evaluate.result_table(scores, chosen)

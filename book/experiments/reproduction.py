@@ -17,6 +17,7 @@ from book.kit.intervals import prediction_margin
 from book.kit.provenance import provenance
 from glscl.config import Tag, get_preset
 from glscl.data.benchmarks import Dataset
+from glscl.data.split import Caption
 from glscl.runs import DataSource, evaluate_on, train_on
 from glscl.train import RunOptions
 from glscl.util import parallel
@@ -57,6 +58,7 @@ def reproduce(
             "k": recipe.qb_k,
             "beta": recipe.qb_beta,
             "theta": recipe.qb_theta,
+            "bank": query_bank(source, recipe.batch_size),
         },
         worst=0,
         device=options.device,
@@ -88,6 +90,23 @@ def reproduce(
         path = folder / f"{_file_name(record)}.json"
         write_json(path, record)
     return record
+
+
+def query_bank(source: DataSource, batch_size: int) -> list[Caption]:
+    """The captions that the release compares with for QB-Norm.
+
+    The first of every training video, without the last batch if it is not full; all of
+    MSVD's; of LSMDC those of the validation split.
+    """
+    data = source.open(hold_out=False)
+    split = data.split("val" if source.name == "lsmdc" else "train")
+    if source.name in ("lsmdc", "msvd"):
+        return split.texts
+    first: dict[int, Caption] = {}
+    for video, text in zip(split.caption_to_video.tolist(), split.texts, strict=True):
+        first.setdefault(video, text)
+    texts = [first[video] for video in sorted(first)]
+    return texts[: len(texts) // batch_size * batch_size] or texts
 
 
 def video_counts(source: DataSource) -> dict[str, dict[str, int | None]]:

@@ -226,7 +226,7 @@ BENCHMARKS = {
         "DiDeMo",
         _didemo,
         {"": _sizes(train=(8392, 8392), val=(1065, 1065), test=(1004, 1004))},
-        seconds=30.0,
+        seconds=31.0,  # as the release has it: the first 30 are annotated
     ),
     "lsmdc": Benchmark(
         "LSMDC",

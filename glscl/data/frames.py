@@ -1,8 +1,8 @@
 """Frames of a video file: which are taken, how they are resized and padded.
 
-The rule is the released one: candidates at a fixed rate, thinned evenly to at most F,
+The rules are the released ones: candidates at a fixed rate, thinned evenly to at most F,
 padded with zeros and a mask when there are fewer. Where the time between frames varies,
-which the release does not consider, candidates are the frames shown at even times.
+which the releases do not consider, candidates are the frames shown at even times.
 """
 
 from __future__ import annotations
@@ -53,18 +53,53 @@ def sample_indices(
     )
 
 
+def second_indices(
+    num_frames: int,
+    fps: float,
+    max_frames: int = 12,
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """Indices (n,) of the frames that the release reads for DiDeMo and ActivityNet.
+
+    Candidates are the frames at ``int(fps)`` times every second from ``start`` to
+    ``end``, both included: at 29.97 frames a second they come ever earlier. Thinned as
+    in ``sample_indices``, with the same errors.
+    """
+    rate = int(fps)
+    if num_frames < 1 or max_frames < 1 or rate < 1:
+        raise ValueError(
+            "num_frames, max_frames and the whole frames a second must be positive, got "
+            f"{num_frames}, {max_frames}, {fps}."
+        )
+    last = -(-num_frames // rate) if end is None else int(end)
+    candidates = np.arange(int(start or 0), last + 1) * rate
+    candidates = candidates[(0 <= candidates) & (candidates < num_frames)]
+    if not len(candidates):
+        raise ValueError(
+            f"The segment from {start} to {end} s holds no frame of a video of "
+            f"{num_frames / fps:.2f} s."
+        )
+    return _thinned(candidates, max_frames)
+
+
 def sample_timeline(
     timeline: Timeline,
     max_frames: int = 12,
     sample_fps: float = 1.0,
     start: float | None = None,
     end: float | None = None,
+    rule: str = "stride",
 ) -> NDArray[np.int64]:
     """``sample_indices`` of a video whose frames are shown at the times of ``timeline``.
 
     Where the rate is not constant, the candidates are the frames shown at ``start`` (0)
-    and every 1 / ``sample_fps`` seconds after it, each frame once.
+    and every 1 / ``sample_fps`` seconds after it, each frame once. ``rule="seconds"``:
+    ``second_indices`` at the mean rate.
     """
+    if rule == "seconds":
+        count = len(timeline.times)
+        return second_indices(count, timeline.fps, max_frames, start, end)
     if timeline.constant:
         count = len(timeline.times)
         return sample_indices(count, timeline.fps, max_frames, sample_fps, start, end)
@@ -96,10 +131,12 @@ def sample_video(
     sample_fps: float = 1.0,
     start: float | None = None,
     end: float | None = None,
+    rule: str = "stride",
 ) -> NDArray[np.int64]:
     """``sample_timeline`` of an open video; ``VideoError`` names the file."""
+    chosen = max_frames, sample_fps, start, end, rule
     try:
-        return sample_timeline(reader.timeline, max_frames, sample_fps, start, end)
+        return sample_timeline(reader.timeline, *chosen)
     except ValueError as error:
         raise VideoError(f"Video {reader.path}: {error}") from error
 
@@ -110,13 +147,15 @@ def read_frames(
     sample_fps: float = 1.0,
     start: float | None = None,
     end: float | None = None,
+    rule: str = "stride",
 ) -> np.ndarray:
     """Sampled RGB frames of a video file, uint8 (n, H, W, 3) with n <= ``max_frames``.
 
-    Raises ``VideoError`` as ``VideoReader`` does.
+    The other arguments are those of ``sample_timeline``. Raises ``VideoError`` as
+    ``VideoReader`` does.
     """
     reader = VideoReader(path)
-    return reader.read(sample_video(reader, max_frames, sample_fps, start, end))
+    return reader.read(sample_video(reader, max_frames, sample_fps, start, end, rule))
 
 
 def resampled(path: str | Path, fps: float, chunk: int = 32) -> Iterator[np.ndarray]:

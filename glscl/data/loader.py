@@ -36,13 +36,14 @@ SHARD = {"frames": 128, "patches": 64}  # videos whose features are in one file
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """How a video becomes pixels: F, candidate rate, image side, mean and std."""
+    """How a video becomes pixels: F, candidate rate, image side, mean, std and rule."""
 
     max_frames: int
     sample_fps: float
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sampling: str = "stride"
 
 
 class PaddedVideo(NamedTuple):
@@ -93,9 +94,8 @@ class FrameCache:
 
     def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
         """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
-        key = _digest(
-            [_file_state(item), spec.max_frames, spec.sample_fps, spec.image_size]
-        )
+        sampling = spec.max_frames, spec.sample_fps, spec.sampling
+        key = _digest([_file_state(item), *sampling, spec.image_size])
         if int(key[:8], 16) >= self.share * 2**32:
             return decode(item, spec)
         path = self.folder / key[:2] / f"{key}.npy"
@@ -114,8 +114,8 @@ def decode(item: VideoItem, spec: FrameSpec) -> np.ndarray:
 
 
 def _sampled(item: VideoItem, spec: FrameSpec) -> np.ndarray:
-    sampling = spec.max_frames, spec.sample_fps
-    return read_frames(item.path, *sampling, item.start, item.end)
+    sampling = spec.max_frames, spec.sample_fps, item.start, item.end, spec.sampling
+    return read_frames(item.path, *sampling)
 
 
 class VideoDataset(Dataset):

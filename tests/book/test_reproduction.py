@@ -16,6 +16,7 @@ from book.experiments.reproduction import (
     measured_values,
     published_eercf,
     published_results,
+    query_bank,
     read_records,
     reproduce,
     video_counts,
@@ -222,3 +223,19 @@ def run(**changes):
 def test_only_runs_of_the_published_setting_stand_beside_it(changes, counts):
     result = Result("msrvtt", "ViT-B/32", "GLSCL", "text to video", {"R1": 48.1})
     assert measured_values([run(**changes)], result, "R1") == ([47.0] if counts else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("msrvtt", "train"), ("msvd", "train"), ("lsmdc", "val")]
+)
+def test_the_bank_of_qb_norm_is_the_released_one(name, part, tmp_path, write_video):
+    replicas.replica(name, tmp_path, write_video)
+    source = DataSource(name, tmp_path)
+    split = source.open(hold_out=False).split(part)
+    found = query_bank(source, batch_size=2)
+    if name == "msrvtt":
+        owner = split.caption_to_video.tolist()
+        firsts = [split.texts[owner.index(video)] for video in range(len(split.videos))]
+        assert found == firsts[: len(firsts) // 2 * 2]
+    else:
+        assert found == split.texts

@@ -62,7 +62,7 @@ def test_captions_follow_each_protocol(tmp_path):
     split, paragraph = texts("didemo")
     both = [replicas.sentence(first, part) for part in range(2)]
     assert paragraph == [" ".join(both)]
-    assert (split.videos[0].start, split.videos[0].end) == (0.0, 30.0)
+    assert (split.videos[0].start, split.videos[0].end) == (0.0, 31.0)
     then = f"{replicas.sentence(first)} Then {replicas.sentence(first, 1)}"
     assert texts("activitynet")[1] == [then]
     assert len(texts("vatex")[1]) == 10

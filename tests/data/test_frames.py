@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glscl.config import get_preset
 from glscl.data.frames import (
     VideoError,
     normalise,
@@ -10,7 +11,10 @@ from glscl.data.frames import (
     read_frames,
     resize_crop,
     sample_indices,
+    second_indices,
 )
+from glscl.data.loader import FrameSpec, decode
+from glscl.data.split import VideoItem
 
 
 def plain_rule(num_frames, fps, max_frames, sample_fps, start, end):
@@ -40,6 +44,59 @@ def test_sampling_follows_the_released_rule(seed):
     expected = plain_rule(num_frames, fps, max_frames, sample_fps, start, end)
     assert found.tolist() == expected
     assert len(found) <= max_frames
+
+
+def plain_seconds(num_frames, fps, max_frames, start, end):
+    """Frame after frame, as a reader that is told where to go and stops at the end."""
+    rate = int(fps)
+    length = (num_frames + rate - 1) // rate
+    first, last = (0, length) if end is None else (start, min(end, length))
+    candidates, second = [], first
+    while second <= last and second * rate < num_frames:
+        candidates.append(second * rate)
+        second += 1
+    if len(candidates) <= max_frames:
+        return candidates
+    picks = np.linspace(0, len(candidates) - 1, max_frames, dtype=int)
+    return [candidates[pick] for pick in picks]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sampling_by_seconds_follows_the_released_rule(seed):
+    rng = np.random.default_rng(seed)
+    num_frames, max_frames = int(rng.integers(60, 3000)), int(rng.integers(1, 70))
+    fps = float(rng.uniform(1, 60))
+    start, end = (0, int(rng.integers(1, 90))) if seed % 2 else (None, None)
+    found = second_indices(num_frames, fps, max_frames, start, end)
+    assert found.tolist() == plain_seconds(num_frames, fps, max_frames, start, end)
+
+
+def test_the_rate_is_rounded_down_and_both_ends_are_included():
+    found = second_indices(1800, 29.97, 64, 0, 31)  # a minute, of which 31 s
+    assert found.tolist() == [29 * second for second in range(32)]
+    assert found.tolist() != sample_indices(1800, 29.97, 64, 1.0, 0, 31).tolist()
+    with pytest.raises(ValueError, match="holds no frame"):
+        second_indices(36, 8.0, 12, start=5.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        second_indices(36, 0.5)
+
+
+def test_the_released_presets_have_the_rule_of_their_program():
+    rules = {
+        name: get_preset(name, "released").model.sampling
+        for name in ("msrvtt", "msvd", "lsmdc", "didemo", "activitynet")
+    }
+    seconds = [name for name, rule in rules.items() if rule == "seconds"]
+    assert seconds == ["didemo", "activitynet"]
+
+
+def test_frames_are_read_by_the_rule_that_is_asked_for(ramp_video):
+    spec = FrameSpec(4, 1.0, 48, (0.5,) * 3, (0.5,) * 3, "seconds")
+    item = VideoItem("ramp", ramp_video, 0.0, 31.0)
+    found = decode(item, spec)
+    wanted = resize_crop(read_frames(ramp_video, 4, 1.0, 0, 31, "seconds"), 48)
+    np.testing.assert_array_equal(found, wanted)
+    assert len(found) == 4
 
 
 def test_a_built_in_clip_gives_twelve_frames_from_first_to_last():
