@@ -16,7 +16,7 @@ OTHERS = {
     "notebooks/": "the chapters, clean, with params/{smoke,cpu,gpu}.yaml",
     "benchmarks/": "speed and memory, as ratios against a reference of the same run",
     "tests/": "one folder for each part of the package; test names say the behaviour",
-    "smoke_tests/": "what four newcomers do first, as scripts",
+    "smoke_tests/": "what users do first, as scripts; a check of the playground",
     ".ci/run": "everything a change has to pass",
 }
 WIDTH = 26  # columns of the names

@@ -260,7 +260,8 @@ def _read_index(root: Path) -> Benchmark:
         return Benchmark(root, int(index["seed"]), contents)
     except FileNotFoundError:
         raise BenchmarkError(
-            f"No built-in benchmark in {root}: {INDEX} is missing; make it first."
+            f"No built-in benchmark in {root}: {INDEX} is missing; make it "
+            f"with `glscl data make --root {root}`."
         ) from None
     except OSError as error:
         raise BenchmarkError(f"Could not read {path}: {error.strerror}.") from error

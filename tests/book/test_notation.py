@@ -6,6 +6,8 @@ from collections import Counter
 
 from tiny_book import ROOT
 
+from glscl.search.index import SHORTLIST
+
 FORMULA = re.compile(r"\$\$(.*?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 NO_LETTERS = re.compile(r"\\(?:text|mathrm)\{[^{}]*\}|\\(?:begin|end)\{\w+\}")
 GREEK = {"alpha", "beta", "epsilon", "eta", "kappa", "lambda", "mu", "sigma", "tau"}
@@ -55,6 +57,11 @@ def test_every_letter_has_one_row_of_the_notation_page():
     times = Counter(letter for row in listed() for letter in row)
     assert {letter for letter, count in times.items() if count > 1} == set()
     assert {x: where for x, where in used().items() if x not in times} == {}
+
+
+def test_the_shortlist_on_the_notation_page_is_that_of_a_search():
+    page = (ROOT / "book/notation.md").read_text()
+    assert f"{SHORTLIST} in this package's search |" in page
 
 
 def test_every_letter_of_the_notation_page_is_used():

@@ -243,7 +243,7 @@ def test_folder_that_cannot_be_made_is_one_sentence(tmp_path):
 
 
 def test_index_that_is_missing_damaged_or_foreign_is_refused(benchmark, tmp_path):
-    with pytest.raises(BenchmarkError, match=r"benchmark\.json is missing; make it"):
+    with pytest.raises(BenchmarkError, match=r"make it with .glscl data make --root"):
         load_benchmark(tmp_path)
     index = tmp_path / INDEX
     text = (benchmark.root / INDEX).read_text()
