@@ -380,7 +380,7 @@ def test_the_commands_index_and_search(videos, tmp_path):
     nothing = run("search", "x", "--index", path, "--below", "elsewhere", "--exact")
     assert "0 moments" in nothing.output
     assert run("search", "--index", path).exit_code == 1
-    (tmp_path / "batch.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "batch.txt").write_bytes(b"\xe9")
     assert "batch.txt, line 1: byte 0xe9" in run(
         "search", "--index", path, "--batch", tmp_path / "batch.txt"
     ).output  # fmt: skip
