@@ -9,6 +9,8 @@ VIDEOS ?=
 MICRO_BATCH ?= 16
 MISSING ?= refuse
 PRETRAINED ?= openai
+BACKBONE ?= ViT-B-32-quickgelu
+VARIANT ?=
 LIST ?=
 
 BIN := .venv/bin
@@ -53,7 +55,9 @@ reproduce: .venv/.build
 	  $(BIN)/python book/build.py run --params gpu --only 15_reproduction_report --force \
 	    --set "dataset=$(DATASET)" --set "data_root=$(DATA)" \
 	    $(if $(VIDEOS),--set "videos=$(VIDEOS)") \
-	    --set "pretrained=$(PRETRAINED)" --set "method=$(METHOD)" \
+	    $(if $(VARIANT),--set "variant=$(VARIANT)") \
+	    --set "backbone=$(BACKBONE)" --set "pretrained=$(PRETRAINED)" \
+	    --set "method=$(METHOD)" \
 	    --set "micro_batch=$(MICRO_BATCH)" --set "missing=$(MISSING)" \
 	    --set "seed=$$seed" || exit 1; \
 	done

@@ -30,6 +30,7 @@ from benchmarks.search_data import generate
 from benchmarks.search_encoding import encoding
 from benchmarks.search_indexes import compare_indexes
 from book.experiments.formulas import Sizes
+from glscl.cli.search import IDLE
 from glscl.gim import global_similarity
 from glscl.lim import local_similarity
 from glscl.retriever import TextFeatures
@@ -315,7 +316,13 @@ def measure(N: int, arguments: argparse.Namespace, sizes: Sizes) -> Data:
         command += ["--queries", str(arguments.queries)]
         command += ["--sample", str(arguments.sample)]
         command += ["--probe", str(arguments.probe)]
-        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        result = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            env=dict([*os.environ.items(), IDLE]),  # as ``glscl search`` runs
+        )
         return {**made, **json.loads(result.stdout)}
 
 

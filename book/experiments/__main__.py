@@ -100,7 +100,7 @@ def sweeps(
 def longer(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
-    seeds: Seeds = 3,
+    seeds: Seeds = 5,
     test_clips: TestClips = 1000,
     processes: Processes = 1,
 ) -> None:

@@ -114,13 +114,14 @@ def difference(
     unit: str,
     what: str,
     groups: ArrayLike | None = None,
+    cases: str = "videos",
 ) -> Evidence:
     """The mean of ``one`` is above that of ``two``, both (S, A): seeds and queries.
 
     Row by row the same seed, column by column the same query; ``groups`` (A,) has the
-    video of each query. One row: fixed models, so chance is in the videos alone. One
-    column: a number per seed, so chance is in the seeds alone. From two to four seeds
-    there is no verdict.
+    video of each query, and ``cases`` names what they are. One row: fixed models, so
+    chance is in the videos alone. One column: a number per seed, so chance is in the
+    seeds alone. From two to four seeds there is no verdict.
     """
     gap = np.atleast_2d(np.asarray(one, float)) - np.atleast_2d(np.asarray(two, float))
     if not np.isfinite(gap).all():
@@ -135,9 +136,9 @@ def difference(
         n["seeds"] = S
     if A > 1:
         videos = np.arange(A) if groups is None else np.asarray(groups)
-        name = "crossed bootstrap" if S > 1 else "bootstrap over videos"
+        name = "crossed bootstrap" if S > 1 else f"bootstrap over {cases}"
         found[name] = intervals.crossed_bootstrap(gap, videos)
-        n["videos"] = len(np.unique(videos))
+        n[cases] = len(np.unique(videos))
     verdict = UNTESTED if 1 < S < MIN_SEEDS else _decide(list(found.values()))
     measured = Measured(what, float(gap.mean()), unit, found)
     return Evidence(

@@ -16,6 +16,9 @@ Index = Annotated[
 ]
 MOST = 10_000  # moments in an answer
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+#: Threads of torch that have nothing to do leave the cores to those of the index; read
+#: by OpenMP when torch is imported.
+IDLE = ("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @sentence_errors
@@ -138,6 +141,8 @@ def search(
     """Find the moments of indexed videos that fit a sentence."""
     import webbrowser
 
+    os.environ.setdefault(*IDLE)
+
     from glscl.data.annotations import read_text
     from glscl.search.index import VideoIndex, Where
     from glscl.search.page import clock, write_page
@@ -177,6 +182,8 @@ def serve(
 ) -> None:
     """Search in a browser, on a page that this machine serves."""
     import webbrowser
+
+    os.environ.setdefault(*IDLE)
 
     from glscl.search.index import VideoIndex
     from glscl.search.serve import SearchServer

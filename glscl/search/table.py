@@ -43,8 +43,8 @@ FORMAT = "glscl video index 5"
 WINDOWS, FILES = "windows.lance", "files.lance"
 #: Lance keeps two writers from adding the same value twice only in a declared key.
 KEY = {"lance-schema:unenforced-primary-key": "true"}
-#: Windows; with fewer, comparing with all takes a few milliseconds.
-APPROXIMATE_FROM = 100_000
+#: Windows; with fewer, comparing with all takes about ten milliseconds.
+APPROXIMATE_FROM = 5_000
 PROBED = 1.0  # share of the clusters that are searched: fewer is faster and loses some
 SAMPLED = 64  # windows a cluster from which the clusters are learnt
 REBUILD_FRACTION = 0.1  # share of new windows from which the clusters are made again

@@ -181,15 +181,15 @@ def test_unknown_variants_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "folder", "variants", "clips"),
+    ("words", "folder", "variants"),
     [
-        (["ablate", "--related"], "ablation", [*VARIANTS, *runner.RELATED], 1000),
-        (["sweeps"], "sweeps", ["GIM + LIM", "all", *runner.SWEEPS], 1000),
-        (["longer"], "longer", ["all", *runner.LONGER], 300),
+        (["ablate", "--related"], "ablation", [*VARIANTS, *runner.RELATED]),
+        (["sweeps"], "sweeps", ["GIM + LIM", "all", *runner.SWEEPS]),
+        (["longer"], "longer", ["all", *runner.LONGER]),
     ],
 )
 def test_a_command_resumes_and_writes_its_summary(
-    words, folder, variants, clips, tmp_path, monkeypatch
+    words, folder, variants, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(command, "run_all", lambda *given: asked.append(given))
     monkeypatch.setattr(command, "stored_runs", lambda *_: [run])
@@ -200,7 +200,7 @@ def test_a_command_resumes_and_writes_its_summary(
     ((names, seeds, runs, setup, processes),) = asked
     assert names == variants
     assert (list(seeds), runs) == ([0, 1], tmp_path / folder)
-    assert (setup, processes) == (Setup(epochs=6, test_clips=clips), 1)
+    assert (setup, processes) == (Setup(epochs=6, test_clips=1000), 1)
     assert (
         "all                text to video R@1 100.0 ± 0.0 % (1 seeds)" in result.output
     )
@@ -218,6 +218,7 @@ def test_each_arithmetic_and_the_other_rates_have_all_seeds(tmp_path, monkeypatc
     runs = [(list(names), list(seeds)) for names, seeds, *_ in asked]
     assert runs == [([*ARITHMETIC, *MINI_RATES], [0, 1, 2, 3, 4])]
     assert asked[0][2] == tmp_path / "arithmetic"
+    assert asked[0][3].test_clips == 1000
     summary = json.loads((tmp_path / "arithmetic.json").read_text())
     assert list(summary["variants"]) == ["mini rates"]
 

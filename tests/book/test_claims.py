@@ -96,6 +96,9 @@ def test_one_pair_of_fixed_models_has_an_interval_over_videos():
     assert found.verdict == HOLDS
     assert list(found.measured[0].intervals) == ["bootstrap over videos"]
     assert found.n == {"videos": 60}
+    found = evidence.difference(NOISE[0] + 1, NOISE[0], "%", "R@1", cases="stills")
+    assert list(found.measured[0].intervals) == ["bootstrap over stills"]
+    assert list(found.n) == ["stills"]
 
 
 def test_a_family_needs_more_evidence_than_one_difference():
