@@ -197,12 +197,9 @@ class RunOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.device.startswith("cuda"):
-            import torch
+            from glscl.util.parallel import usable_device
 
-            if not torch.cuda.is_available():
-                raise ValueError(
-                    f"device {self.device!r} was given, but torch finds no CUDA device."
-                )
+            usable_device(self.device)
         if self.tensorboard and self.folder is None:
             raise ValueError("tensorboard needs a folder to write to.")
 

@@ -143,7 +143,7 @@ def process_device(device: str) -> str:
     """The device of this process, ``cuda:N`` under ``torchrun``, whose group it joins."""
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    parallel.start(torch.device(device))
+    parallel.start(torch.device(parallel.usable_device(device)))
     return device
 
 
@@ -186,7 +186,7 @@ def evaluate_on(
     ``theta`` and the captions of its ``bank``, by default all of the training split.
     """
     # Unless val is evaluated, the videos held out for it are videos of train.
-    data, device = source.open(hold_out=split == "val"), process_device(device)
+    device, data = process_device(device), source.open(hold_out=split == "val")
     model = load_model(folder).to(device)
     chosen = data.split(split)
     videos = _videos(model, chosen, source, device, workers)

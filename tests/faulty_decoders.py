@@ -9,7 +9,7 @@ import signal
 from glscl.data import decoders, video
 
 PROGRAM = "faulty_decoders"
-read_timeline = decoders.read_timeline
+read_axis = decoders.read_axis
 
 
 def _faulty(path, watch):
@@ -22,11 +22,11 @@ def _faulty(path, watch):
         os.kill(os.getpid(), signal.SIGSEGV)
     if "memory" in name:
         os.kill(os.getpid(), signal.SIGKILL)
-    return read_timeline(path, watch)
+    return read_axis(path, watch)
 
 
 def serve():
-    decoders.read_timeline = _faulty
+    decoders.read_axis = _faulty
     decoders.serve()
 
 

@@ -53,7 +53,7 @@ def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except typer.Exit:  # a status, not an error, though a RuntimeError to Python
+        except (typer.Exit, BrokenPipeError):  # a status; nobody reads, as of `| head`
             raise
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             if Debug.on:
@@ -67,7 +67,8 @@ def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def _sentence(error: Exception) -> str:
     """What an error says, without the numbers of the operating system."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of two, that which was to be written
+        where = f"{name}: " if name else ""
         return f"{where}{error.strerror}."
     return str(error) or "Out of memory."  # the one error that may say nothing
 

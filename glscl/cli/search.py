@@ -39,10 +39,13 @@ def index(
             "or xpool; a saved model says its own. [default: that of the index, or glscl]"
         ),
     ] = None,
-    window: Annotated[float, typer.Option(help="Window length in seconds.")] = 10.0,
+    window: Annotated[
+        float | None, typer.Option(help="Window length in seconds. [default: 10]")
+    ] = None,
     overlap: Annotated[
-        float, typer.Option(help="Share of a window that overlaps the next.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Share of a window that overlaps the next. [default: 0.5]"),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that decode videos.")
@@ -60,13 +63,17 @@ def index(
     Several machines share the work with --shard 0/N to N-1/N, or under torchrun. A last
     call without --shard leaves the index tidy for searching.
     """
-    from glscl.search.build import known_model, search_model, update
+    from glscl.search.build import is_folder, known_model, search_model, update
     from glscl.search.table import named_path
     from glscl.search.windows import Windows
     from glscl.util.files import printable
+    from glscl.util.parallel import usable_device
 
     known = known_model(path)
-    source = model or known.get("source") or "ViT-B-32-quickgelu:openai"
+    source = known.get("source") or "ViT-B-32-quickgelu:openai"
+    source = source if model is None else model
+    cut = {"seconds": window, "overlap": overlap}
+    given = {name: value for name, value in cut.items() if value is not None}
     loaded = search_model(source, method or known.get("method") or "glscl")
     if method not in (None, loaded.method):
         raise ValueError(f"{source} holds a model of {loaded.method}, not of {method}.")
@@ -74,9 +81,9 @@ def index(
         path,
         folder,
         loaded,
-        None if known else Windows(window, overlap),
-        source=str(Path(source).resolve()) if Path(source).is_dir() else source,
-        device=device,
+        Windows(**given) if given or not known else None,
+        source=str(Path(source).resolve()) if is_folder(source) else source,
+        device=usable_device(device),
         workers=workers,
         retry_broken=retry_broken,
         shard=_shard(shard),
@@ -96,7 +103,11 @@ def _shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     first, _, second = text.partition("/")
-    if not (first + second).isdecimal() or not 0 <= int(first) < int(second):
+    if (
+        not (first + second).isdecimal()
+        or not second
+        or not 0 <= int(first) < int(second)
+    ):
         raise ValueError(f"--shard must be I/N with I from 0 to N - 1, got {text!r}.")
     return int(first), int(second)
 
@@ -132,13 +143,14 @@ def search(
 
     os.environ.setdefault(*IDLE)
 
+    from glscl.data.annotations import read_text
     from glscl.search.index import VideoIndex, Where
     from glscl.search.page import clock, write_page
     from glscl.util.files import printable
 
     sentences = [*(texts or [])]
     if batch is not None:
-        lines = batch.read_text(encoding="utf-8").splitlines()
+        lines = read_text(batch).splitlines()
         sentences += [line.strip() for line in lines if line.strip()]
     if not sentences:
         raise ValueError("Type a sentence, or name a file of sentences with --batch.")
@@ -146,7 +158,7 @@ def search(
     where = Where(below, after, before)
     answers = opened.search_all(sentences, k, shortlist, exact, where)
     for sentence, found in zip(sentences, answers, strict=True):
-        typer.echo(f"{sentence}: {len(found)} moments")
+        typer.echo(printable(f"{sentence}: {len(found)} moments"))
         for one in found:
             span = f"{clock(one.start)} to {clock(one.end)}"
             typer.echo(printable(f"  {one.score:6.3f}  {span}  {one.path}"))

@@ -48,15 +48,16 @@ def read_rows(
     if not header:
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(lines)
-        names = [name.strip() for name in next(reader, [])]
-        lacking = [name for name in columns if name not in names]
-        if lacking:
-            raise AnnotationError(
-                f"{path}, line 1: no column {lacking[0]!r}, found {names}; expected "
-                f"{list(columns)}."
-            )
-    for values in reader:
+        reader = csv.reader(lines, strict=True)  # refuses a quote that is not closed
+        names = [name.strip() for name in next(_rows(reader, path), [])]
+        for name in columns:
+            if names.count(name) != 1:
+                number = "two columns" if name in names else "no column"
+                raise AnnotationError(
+                    f"{path}, line 1: {number} {name!r}, found {names}; expected "
+                    f"{list(columns)}."
+                )
+    for values in _rows(reader, path):
         if not values:
             continue
         where = f"{path}, line {reader.line_num}"
@@ -67,6 +68,20 @@ def read_rows(
             )
         stripped = (value.strip() for value in values)
         yield where, dict(zip(names, stripped, strict=True))
+
+
+def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
+    """The rows of a reader of the module csv, whose errors say where they are."""
+    start = reader.line_num + 1
+    try:
+        for row in reader:
+            yield row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise AnnotationError(
+            f"{path}, line {start}: a quote is not closed, or a value is too long: "
+            f"{error}."
+        ) from error
 
 
 def read_ids(path: Path) -> list[str]:
@@ -86,22 +101,31 @@ def read_ids(path: Path) -> list[str]:
 
 def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
     """A JSON file whose outermost value is a ``kind``; its keys occur once."""
+    return expect(parse_json(read_text(path), path), kind, str(path))
+
+
+def parse_json(text: str, path: Path, line: int | None = None) -> Any:
+    """The value of a file, or of a line of it; its keys occur once."""
+    where = str(path) if line is None else f"{path}, line {line}"
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise AnnotationError(f"{path}: the entry {twice!r} is there twice.")
+            raise AnnotationError(f"{where}: the entry {twice!r} is there twice.")
         return found
 
     try:
-        content = json.loads(read_text(path), object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique)
+    except AnnotationError:
+        raise
     except json.JSONDecodeError as error:
         raise AnnotationError(
-            f"{path}, line {error.lineno}: not JSON: {error.msg}."
+            f"{path}, line {line or error.lineno}: not JSON: {error.msg}."
         ) from error
-    return expect(content, kind, str(path))
+    except (ValueError, RecursionError) as error:  # a long number, or deep nesting
+        raise AnnotationError(f"{where}: not read as JSON: {error}.") from error
 
 
 def expect(value: Any, kind: type | tuple[type, ...], where: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from glscl.data.timeline import SLACK, UNTIMED, Timeline, read_timeline
+from glscl.data.timeline import SLACK, Axis, Timeline, read_axis, video_stream
 
 #: Where seeking to a key frame gives the same frames as decoding from the start.
 SEEKABLE = ("mov", "matroska")
@@ -70,25 +70,25 @@ class OpenVideo:
 
     def __init__(self, path: str, watch: Watch):
         self.path, self.watch = path, watch
-        self.timeline, trusted, self.frame_bytes = read_timeline(path, watch)
+        self.axis = read_axis(path, watch)
+        self.timeline = self.axis.timeline
         if not len(self.timeline.times):
             raise ValueError("it has no frames")
-        self.trusted = trusted and self.timeline.constant
 
     @cached_property
     def source(self) -> _Decord | _PyAV:
         """What decodes: decord where it counts the frames that a player shows."""
-        decord = _decord() if self.trusted else None
+        decord = _decord() if self.axis.trusted and self.timeline.constant else None
         if decord is not None:
             try:
                 reader = decord.VideoReader(
                     self.path, ctx=decord.cpu(0), num_threads=1, fault_tol=1
                 )
             except Exception:  # its own types; PyAV says what is wrong, if anything is
-                return _PyAV(self.path, self.timeline, self.watch)
+                return _PyAV(self.path, self.axis, self.watch)
             if len(reader) == len(self.timeline.times):
                 return _Decord(reader, self.watch)
-        return _PyAV(self.path, self.timeline, self.watch)
+        return _PyAV(self.path, self.axis, self.watch)
 
     def read(self, indices: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
         """The frames at ``indices``, ascending, in parts: RGB, uint8 (k, H, W, 3).
@@ -96,7 +96,7 @@ class OpenVideo:
         Where decord cannot read a part, or prints that it conceals an error, PyAV reads
         or says why not. decord gives up on whole files too, on a busy machine.
         """
-        done, size = 0, max(1, PART_BYTES // self.frame_bytes)
+        done, size = 0, max(1, PART_BYTES // self.axis.frame_bytes)
         while done < len(indices):
             part = indices[done : done + size]
             if isinstance(self.source, _Decord):
@@ -105,7 +105,7 @@ class OpenVideo:
                 except Exception:
                     frames = None
                 if frames is None or self.watch.log.seek(0, os.SEEK_END):
-                    self.source = _PyAV(self.path, self.timeline, self.watch)
+                    self.source = _PyAV(self.path, self.axis, self.watch)
                     continue
             else:
                 frames = self.source.read(part)
@@ -119,7 +119,7 @@ class OpenVideo:
         good = 0
         try:
             with av.open(self.path) as container:
-                stream = container.streams.video[0]
+                stream = video_stream(container)
                 stream.thread_type = _threads(stream)
                 stream.codec_context.options = {"err_detect": "explode"}
                 for frame in container.decode(stream):
@@ -150,8 +150,9 @@ class _PyAV:
 
     name = "PyAV"
 
-    def __init__(self, path: str, timeline: Timeline, watch: Watch):
-        self.path, self.times, self.watch = path, timeline.times, watch
+    def __init__(self, path: str, axis: Axis, watch: Watch):
+        self.path, self.times, self.watch = path, axis.timeline.times, watch
+        self.stamps = axis.stamps
         self.middles = (self.times[1:] + self.times[:-1]) / 2
         self._open()
 
@@ -159,17 +160,18 @@ class _PyAV:
         import av
 
         self.container = av.open(self.path)
-        self.stream = self.container.streams.video[0]
+        self.stream = video_stream(self.container)
+        self.size = self.stream.width, self.stream.height  # may change in between
         self.stream.thread_type = _threads(self.stream)
         kind = self.container.format.name.split(",")[0]
-        self.seekable, self.untimed = kind in SEEKABLE, kind in UNTIMED
+        self.seekable = kind in SEEKABLE and len(self.stamps) > 0
         self.start = (self.container.start_time or 0) / av.time_base
         self.frames = self.container.decode(self.stream)
         self.at = -1  # number of the frame that was decoded last
         self.damaged = False  # whether it, or one that it builds on, is
 
     def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
-        return np.stack([_upright(self._frame(index)) for index in indices.tolist()])
+        return np.stack([self._upright(self._frame(i)) for i in indices.tolist()])
 
     def _frame(self, index: int, back: float = 0.0) -> Any:
         ahead = self.times[index] - (self.times[self.at] if self.at >= 0 else 0.0)
@@ -203,14 +205,23 @@ class _PyAV:
         where the first one stands and where there is a gap.
         """
         following = self.at + 1
-        if frame.time is None or self.untimed:
+        if frame.time is None or following >= len(self.stamps):
             return following
         seconds = frame.time - self.start
-        inside = not self.seekable and 0 < following < len(self.times)
-        if inside and abs(seconds - self.times[following]) <= SLACK:
+        if self.seekable:
+            # The nearest: the times of a constant rate are exact, timestamps rounded.
+            return int(np.searchsorted(self.middles, seconds))
+        ahead = np.abs(self.stamps[following:] - seconds)
+        if following and ahead[0] <= SLACK:
             return following
-        # The nearest: the times of a constant rate are exact, timestamps are rounded.
-        return int(np.searchsorted(self.middles, seconds))
+        return following + int(ahead.argmin())
+
+    def _upright(self, frame: Any) -> NDArray[np.uint8]:
+        """A frame as RGB in the size of the video, turned as the file says."""
+        width, height = self.size
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
     def _go_before(self, second: float) -> None:
         """To the key frame before a second of the time axis, or to the start."""
@@ -231,13 +242,6 @@ def _threads(stream: Any) -> str:
     Where they share a picture, damage of H.264 is not told; elsewhere that of VP8.
     """
     return "SLICE" if stream.codec_context.codec.canonical_name == "vp8" else "FRAME"
-
-
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """A frame as RGB, turned as the file says."""
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,6 @@ in which they are distributed. ``book/datasets.md`` has the folders and the sour
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from glscl.data.annotations import (
     expect,
     field,
     numbered,
+    parse_json,
     read_captions,
     read_ids,
     read_json,
@@ -350,12 +350,9 @@ def _rows(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for where, line in numbered(read_text(path).split("\n"), f"{path}, line"):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AnnotationError(f"{where}: not JSON: {error.msg}.") from error
+            yield f"{path}, line {number}", parse_json(line, path, number)
 
 
 def _below(root: str | Path, path: str, where: str) -> str:

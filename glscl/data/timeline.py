@@ -18,6 +18,9 @@ DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
 #: Where packets carry no time of their own: frames follow each other at one rate.
 UNTIMED = ("avi",)
+#: Streams that are cut and joined as they are, so that their clock may begin anew.
+JOINED = ("mpegts", "mpeg")
+WRAP = 2**32  # ticks, half the range of their clock: a jump over more is one back
 SLACK = 0.25  # seconds by which a decoder's timestamp may be off in a stream
 GRACE = 1e-4  # seconds by which a time may be rounded, below the length of any frame
 
@@ -47,47 +50,108 @@ class Timeline(NamedTuple):
         return (np.searchsorted(self.times, times, side="right") - 1).clip(min=0)
 
 
-def read_timeline(path: str, watch: Callable[[], None]) -> tuple[Timeline, bool, int]:
-    """The time axis of a file, whether decord may read it if it is constant, and how
-    many bytes a frame has. ``watch`` is called for every packet. Raises what PyAV does.
+class Axis(NamedTuple):
+    """The time axis of a file and what its decoder needs to know.
+
+    ``stamps``: (n,) timestamps of the frames, seconds; empty where some have none, so
+    that frames can only be counted. ``trusted``: whether decord may read the file if
+    its rate is constant. ``frame_bytes``: of a frame.
+    """
+
+    timeline: Timeline
+    stamps: NDArray[np.float64]
+    trusted: bool
+    frame_bytes: int
+
+
+def read_axis(path: str, watch: Callable[[], None]) -> Axis:
+    """The time axis of a file. ``watch`` is called for every packet.
+
+    Raises what PyAV does, and ``ValueError`` without a video that it can decode.
     """
     import av
 
     with _demuxed(path) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         frame_bytes = max(1, 3 * stream.width * stream.height)
         container_name = container.format.name.split(",")[0]
         codec = stream.codec_context.codec.canonical_name
         trusted = container_name in DECORD_CONTAINERS and codec in DECORD_CODECS
+        trusted &= len(container.streams.video) == 1  # decord takes another of several
         if trusted and container_name == "mov":
             constant = _constant_index(container, stream)
             if constant is not None:
-                return constant, True, frame_bytes
+                return Axis(constant, constant.times, True, frame_bytes)
         start = (container.start_time or 0) / av.time_base
         # A file without a length, as recorders pipe it, and one of which an edit list
         # hides a part, are none that decord understands.
         trusted &= container.duration is not None
-        stamps, last = [], None
+        stamps, coded, last = [], [], None
         for packet in container.demux(stream):
             watch()
             if packet.is_discard:
                 trusted = False
             elif packet.size:
                 stamps.append(packet.pts)
+                coded.append(packet.dts)
                 last = packet.duration or last
         unit = float(stream.time_base or 0)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
     if None in stamps or container_name in UNTIMED:
-        return Timeline.regular(len(stamps), rate), False, frame_bytes
-    times = np.sort(np.array(stamps, dtype=np.float64)) * unit - start
+        regular = Timeline.regular(len(stamps), rate)
+        return Axis(regular, np.empty(0), False, frame_bytes)
+    raw = np.array(stamps, dtype=np.float64) * unit - start
+    if container_name not in JOINED:
+        # Frames with the same timestamp are one: no time is left for the others.
+        timeline = _measured(np.unique(raw), unit, (last or 0) * unit, rate)
+        return Axis(timeline, timeline.times, trusted, frame_bytes)
+    shown = _on_one_clock(
+        raw, np.array(coded, np.float64) * unit, WRAP * unit, 1 / rate
+    )
+    order = np.argsort(shown, kind="stable")
+    times = shown[order]
     if container_name == "mpeg":
         # Its stamps are those of packets, not frames, and wrong by a frame or two.
         smooth = np.linspace(times[0], times[-1], len(times))
         times = smooth if np.abs(times - smooth).max() < SLACK else times
     timeline = _measured(times, unit, (last or 0) * unit, rate)
-    return timeline, trusted, frame_bytes
+    return Axis(timeline, raw[order], False, frame_bytes)
+
+
+def video_stream(container: Any) -> Any:
+    """The first video of a file; the picture of a cover is none.
+
+    Raises ``ValueError`` where there is none, or no decoder for it.
+    """
+    import av
+
+    cover = av.stream.Disposition.attached_pic
+    found = [one for one in container.streams.video if not one.disposition & cover]
+    if not found:
+        raise ValueError("it has no video stream")
+    if found[0].codec_context is None:
+        raise ValueError("there is no decoder for its video")
+    return found[0]
+
+
+def _on_one_clock(
+    stamps: NDArray[np.float64], coded: NDArray[np.float64], wrap: float, step: float
+) -> NDArray[np.float64]:
+    """``stamps`` (n,) of packets, but where their clock begins anew they go on.
+
+    ``coded``: (n,) decoding times, which go back only there; a jump over more than
+    ``wrap`` seconds is one back that FFmpeg takes for an overflow. All are seconds.
+    """
+    steps = np.diff(coded)
+    first, *others = np.split(
+        stamps, np.flatnonzero((steps < -SLACK) | (steps > wrap)) + 1
+    )
+    if not others:
+        return stamps
+    shown = [first - first.min()]
+    for part in others:
+        shown.append(part - part.min() + shown[-1].max() + step)
+    return np.concatenate(shown)
 
 
 def _demuxed(path: str) -> Any:
@@ -102,7 +166,7 @@ def _demuxed(path: str) -> Any:
 
 def _constant_index(container: Any, stream: Any) -> Timeline | None:
     """The time axis of an MP4 whose own index says that its rate is constant."""
-    entries = stream.index_entries
+    entries = getattr(stream, "index_entries", ())  # of PyAV 17 and later
     n = len(entries)
     if n < 2 or n != stream.frames or container.start_time or stream.start_time:
         return None

@@ -76,7 +76,8 @@ class VideoReader:
     def _check_readable(self) -> None:
         try:
             if not self.path.is_file():
-                raise VideoError(f"Video {self.name} does not exist.")
+                what = "is no file" if self.path.exists() else "does not exist"
+                raise VideoError(f"Video {self.name} {what}.")
             with self.path.open("rb") as file:
                 if not file.read(1):
                     raise VideoError(f"Video {self.name} is an empty file.")

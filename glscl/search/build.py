@@ -68,7 +68,7 @@ def search_model(source: str | Path, method: str = "glscl") -> Retriever:
 
     Raises ``ValueError`` for unknown names and methods that mean nothing untrained.
     """
-    if Path(source).is_dir():
+    if is_folder(source):
         return load_model(source)
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}: expected one of {list(METHODS)}.")
@@ -81,10 +81,15 @@ def search_model(source: str | Path, method: str = "glscl") -> Retriever:
     if method == "glscl":
         changes["local"] = False
     name, _, weights = str(source).partition(":")
-    if name == "mini":
+    if source == "mini":
         return METHODS[method].from_preset("mini", **changes)
     changes |= {"backbone": name, "pretrained": weights or "openai"}
     return METHODS[method].from_preset("msrvtt", **changes)
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether a source is the folder of a model: ``mini`` is not, ``./mini`` may be."""
+    return source != "mini" and Path(source).is_dir()
 
 
 def known_model(path: str) -> dict[str, Any]:
@@ -164,8 +169,9 @@ def update(
         raise FileNotFoundError(f"There is no folder {folder}.")
     model.to(device).eval()
     with report.timed("total"), _only_writer(path, shard), table.sentences(path):
+        found = _listing(folder, report)  # before anything is made
         cut = _opened(path, folder, model, windows, source)
-        old, found = _share(table.read_files(path), shard), _listing(folder, report)
+        old = _share(table.read_files(path), shard)
         wanted = _compared(path, old, _share(found, shard), retry_broken, report)
         files = _encoded_files(folder, wanted, cut, model, workers, report)
         records, rows = dict[str, FileRecord](), dict[str, Columns]()

@@ -58,6 +58,9 @@ class Where:
             parts.append(f"starts_with(path, {quoted(stored_path(folder + '/'))})")
         for sign, time in ((">=", self.after), ("<", self.before)):
             if time is not None:
+                year = min(max(time.year, 1700), 2200)  # its nanoseconds fit 64 bits
+                if year != time.year:
+                    time = time.replace(year, 1, 1)
                 parts.append(f"mtime_ns {sign} {round(time.timestamp() * 1e6) * 1000}")
         return " AND ".join(parts)
 

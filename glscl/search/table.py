@@ -196,7 +196,8 @@ class Snapshot:
 
 def _opened(path: str, table: str) -> lance.LanceDataset:
     try:
-        return lance.dataset(f"{path}/{table}")
+        with sentences(path):
+            return lance.dataset(f"{path}/{table}")
     except (ValueError, OSError) as error:
         if "not found" not in str(error).lower():
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +62,10 @@ def _is_full(path: Path, error: Exception) -> bool:
 
 
 def printable(text: str) -> str:
-    """``text`` with a ? for bytes of a file name that are in no known encoding."""
-    return text.encode("utf-8", "replace").decode()
+    """``text`` on one line, with a ? for bytes that are no text, and for what would
+    steer a terminal.
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)
 
 
 def write_text(path: Path, text: str) -> None:

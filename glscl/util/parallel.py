@@ -35,6 +35,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def usable_device(device: str) -> str:
+    """``device``; ``ValueError`` where it is a CUDA device that this machine lacks."""
+    wanted, count = torch.device(device), torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        found = f"{count or 'no'} CUDA device{'s' if count > 1 else ''}"
+        raise ValueError(f"device {device!r} was given, but torch finds {found}.")
+    return device
+
+
 def start(device: torch.device) -> None:
     """Join the other processes of ``torchrun``; does nothing when there are none.
 

@@ -109,7 +109,17 @@ def described(allowed: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, but 1e-4 is a number, as in YAML 1.2, and a date is text."""
+    """YAML as PyYAML reads it, but 1e-4 is a number, as in YAML 1.2, a date is text, and
+    a name that is there twice is an error.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value]
+        for number, name in enumerate(names):
+            if isinstance(name, str) and name in names[:number]:
+                where = node.value[number][0].start_mark.line + 1
+                raise ValueError(f"line {where}: {name!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import glscl
@@ -88,6 +89,15 @@ def test_debug_shows_where_an_error_arose(tmp_path):
     assert isinstance(shown.exception, BenchmarkError)
     again = runner.invoke(app, command)
     assert isinstance(again.exception, SystemExit)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+@pytest.mark.parametrize("command", [["index", ".", "--model", "mini"], ["eval", "."]])
+def test_a_device_that_is_not_there_is_one_sentence(command):
+    result = runner.invoke(app, [*command, "--device", "cuda:1"])
+    words = "device 'cuda:1' was given, but torch finds no CUDA device."
+    assert result.exit_code == 1
+    assert words in result.output
 
 
 def test_running_out_of_memory_is_one_sentence(tmp_path, monkeypatch):

@@ -308,6 +308,29 @@ def test_empty_and_missing_folders_are_refused(tmp_path, model):
         update(tmp_path / "index", tmp_path / "lost", model)
     with pytest.raises(ValueError, match="no video below"):
         update(tmp_path / "index", tmp_path, model)
+    # Nothing is left that would belong to the wrong folder.
+    with pytest.raises(FileNotFoundError, match="no video index"):
+        Snapshot(str(tmp_path / "index"))
+
+
+def test_an_index_that_cannot_be_opened_is_named_without_places_in_lance(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("no index")
+    with pytest.raises(OSError, match=r"The index .*file: .*Not a directory") as caught:
+        Snapshot(str(file))
+    assert ".rs" not in str(caught.value)
+
+
+def test_a_folder_with_the_name_of_the_built_in_model_is_not_taken(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "mini").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert search_model("mini").backbone.name == "mini"
+    with pytest.raises(FileNotFoundError, match=r"holds no saved model"):
+        search_model("./mini")
+    with pytest.raises(FileNotFoundError, match="No weights 'other'"):
+        search_model("mini:other")
 
 
 def test_a_clip_without_training_is_a_search_model():
@@ -468,6 +491,10 @@ def test_filters_by_folder_and_date(index, exact):
     date = datetime.datetime.fromtimestamp(1_000_003)
     assert found(Where(after=date)) == {f"clip {i}.mp4" for i in (3, 4, 5)}
     assert found(Where("second", before=date)) == {f"clip {i}.mp4" for i in (0, 2)}
+    # Files have no date that far off, nor has the index numbers for it.
+    first, last = datetime.datetime.min, datetime.datetime.max
+    assert len(found(Where(after=first, before=last))) == 6
+    assert found(Where(before=first)) == found(Where(after=last)) == set()
 
 
 @pytest.mark.parametrize(

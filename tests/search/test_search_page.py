@@ -365,17 +365,27 @@ def test_the_commands_index_and_search(videos, tmp_path):
     assert "3 added" in made.output
     again = run("index", videos, "--index", path)
     assert "3 unchanged" in again.output
-    (tmp_path / "batch.txt").write_text("a ring\n\na star\n")
+    other = run("index", videos, "--index", path, "--window", 3)
+    assert "'seconds': 2.0" in other.output
+    assert "not of {'seconds': 3.0" in other.output
+    (tmp_path / "batch.txt").write_bytes(b"\xef\xbb\xbfa ring\r\n\r\na star\n")
     found = run(
         "search", "a red circle", "--index", path, "--k", 2, "--html", page,
         "--batch", tmp_path / "batch.txt", "--after", "2020-01-01",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     assert found.output.count("2 moments") == 3
+    assert "\na ring: " in found.output
     assert page.read_text().count("<h2>") == 3
     nothing = run("search", "x", "--index", path, "--below", "elsewhere", "--exact")
     assert "0 moments" in nothing.output
     assert run("search", "--index", path).exit_code == 1
+    (tmp_path / "batch.txt").write_bytes(b"\xe9")
+    assert "batch.txt, line 1: byte 0xe9" in run(
+        "search", "--index", path, "--batch", tmp_path / "batch.txt"
+    ).output  # fmt: skip
+    onto_a_folder = run("search", "x", "--index", path, "--html", tmp_path)
+    assert f"glscl: {tmp_path}: Is a directory." in onto_a_folder.output
     lost = run("search", "x", "--index", tmp_path / "lost")
     assert lost.exit_code == 1
     assert "holds no video index" in lost.output

@@ -3,7 +3,13 @@
 import os
 
 from glscl.runs import DataSource
-from glscl.util.files import cache_folder
+from glscl.util.files import cache_folder, printable
+
+
+def test_a_name_that_is_shown_is_one_line_and_steers_no_terminal():
+    assert (
+        printable("a\nb\x1b[31m\udce9 é 語\u3000🎬.mp4") == "a?b?[31m? é 語\u3000🎬.mp4"
+    )
 
 
 def test_a_cache_is_beside_the_data_unless_the_data_are_read_only(

@@ -231,6 +231,12 @@ def test_dates_are_text_and_a_setting_that_is_no_list_takes_none():
         "b": "2024-13-45",
     }
     assert load_yaml("[1e-4, true]") == [1e-4, True]
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: {c: 1}\na: 2", "a:\n\n  {b: 1, b: 1}"])
+def test_a_name_that_is_there_twice_is_refused(text):
+    with pytest.raises(ValueError, match=r"not YAML: line 3: '[ab]' is there twice"):
+        load_yaml(text)
     with pytest.raises(ValueError, match=r"epochs must be a whole number .*got \[1\]"):
         override(TrainConfig(), parse(["epochs=[1]"]))
 
