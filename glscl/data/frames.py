@@ -74,7 +74,7 @@ def second_indices(
         )
     last = -(-num_frames // rate) if end is None else int(end)
     candidates = np.arange(int(start or 0), last + 1) * rate
-    candidates = candidates[(0 <= candidates) & (candidates < num_frames)]
+    candidates = candidates[(candidates >= 0) & (candidates < num_frames)]
     if not len(candidates):
         raise ValueError(
             f"The segment from {start} to {end} s holds no frame of a video of "
