@@ -97,6 +97,8 @@ def sample_timeline(
     and every 1 / ``sample_fps`` seconds after it, each frame once. ``rule="seconds"``:
     ``second_indices`` at the mean rate.
     """
+    if rule not in ("stride", "seconds"):
+        raise ValueError(f"rule must be 'stride' or 'seconds', got {rule!r}.")
     if rule == "seconds":
         count = len(timeline.times)
         return second_indices(count, timeline.fps, max_frames, start, end)

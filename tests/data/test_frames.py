@@ -97,6 +97,8 @@ def test_frames_are_read_by_the_rule_that_is_asked_for(ramp_video):
     wanted = resize_crop(read_frames(ramp_video, 4, 1.0, 0, 31, "seconds"), 48)
     np.testing.assert_array_equal(found, wanted)
     assert len(found) == 4
+    with pytest.raises(VideoError, match="rule must be 'stride' or 'seconds'"):
+        read_frames(ramp_video, rule="minutes")
 
 
 def test_a_built_in_clip_gives_twelve_frames_from_first_to_last():
