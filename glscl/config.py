@@ -326,6 +326,14 @@ def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     return override(kind(), values)
 
 
+def identity(config: EncoderConfig) -> dict[str, Any]:
+    """A dictionary for JSON without ``ADDED`` settings that have their defaults, so that
+    it equals one from before they were added."""
+    plain = asdict(type(config)())
+    given = asdict(config).items()
+    return {n: x for n, x in given if n not in ADDED or x != plain[n]}
+
+
 def config_to_dict(config: EncoderConfig | TrainConfig) -> dict[str, Any]:
     """A plain dictionary for JSON."""
     return asdict(config)

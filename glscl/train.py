@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glscl import optim
-from glscl.config import RunOptions, TrainConfig, config_to_dict
+from glscl.config import RunOptions, TrainConfig, config_to_dict, identity
 from glscl.data.pairs import (
     Pairs,
     Videos,
@@ -386,7 +386,7 @@ class _Run:
         split, options = self.train.split, self.options
         return {
             "method": self.model.method,
-            "model": config_to_dict(self.model.config),
+            "model": identity(self.model.config),
             "recipe": config_to_dict(self.config),
             "precision": options.precision,
             "accumulate": options.accumulate,

@@ -63,25 +63,26 @@ def index(
     Several machines share the work with --shard 0/N to N-1/N, or under torchrun. A last
     call without --shard leaves the index tidy for searching.
     """
-    from glscl.search.build import is_folder, known_model, search_model, update
+    from glscl.search.build import is_folder, known_index, search_model, update
     from glscl.search.table import named_path
     from glscl.search.windows import Windows
     from glscl.util.files import printable
     from glscl.util.parallel import usable_device
 
-    known = known_model(path)
-    source = known.get("source") or "ViT-B-32-quickgelu:openai"
+    known = known_index(path)
+    made_with, cut = (known.model, known.windows) if known else ({}, {})
+    source = made_with.get("source") or "ViT-B-32-quickgelu:openai"
     source = source if model is None else model
-    cut = {"seconds": window, "overlap": overlap}
-    given = {name: value for name, value in cut.items() if value is not None}
-    loaded = search_model(source, method or known.get("method") or "glscl")
+    chosen = {"seconds": window, "overlap": overlap}
+    cut = cut | {name: x for name, x in chosen.items() if x is not None}
+    loaded = search_model(source, method or made_with.get("method") or "glscl")
     if method not in (None, loaded.method):
         raise ValueError(f"{source} holds a model of {loaded.method}, not of {method}.")
     report = update(
         path,
         folder,
         loaded,
-        Windows(**given) if given or not known else None,
+        Windows(**cut),
         source=str(Path(source).resolve()) if is_folder(source) else source,
         device=usable_device(device),
         workers=workers,
@@ -103,11 +104,8 @@ def _shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     first, _, second = text.partition("/")
-    if (
-        not (first + second).isdecimal()
-        or not second
-        or not 0 <= int(first) < int(second)
-    ):
+    numbers = first.isdecimal() and second.isdecimal()
+    if not numbers or int(first) >= int(second):
         raise ValueError(f"--shard must be I/N with I from 0 to N - 1, got {text!r}.")
     return int(first), int(second)
 

@@ -44,10 +44,7 @@ def sample_indices(
     first = 0 if start is None else int(start * fps)
     last = num_frames - 1 if end is None else min(int(end * fps), num_frames - 1)
     if not 0 <= first <= last:
-        raise ValueError(
-            f"The segment from {start} to {end} s holds no frame of a video of "
-            f"{num_frames / fps:.2f} s."
-        )
+        raise _no_frame(start, end, num_frames / fps)
     return _thinned(
         np.arange(first, last + 1, max(1, round(fps / sample_fps))), max_frames
     )
@@ -66,20 +63,17 @@ def second_indices(
     ``end``, both included: at 29.97 frames a second they come ever earlier. Thinned as
     in ``sample_indices``, with the same errors.
     """
-    rate = int(fps)
-    if num_frames < 1 or max_frames < 1 or rate < 1:
+    if num_frames < 1 or max_frames < 1 or not fps >= 1:
         raise ValueError(
             "num_frames, max_frames and the whole frames a second must be positive, got "
             f"{num_frames}, {max_frames}, {fps}."
         )
+    rate = int(fps)
     last = -(-num_frames // rate) if end is None else int(end)
     candidates = np.arange(int(start or 0), last + 1) * rate
     candidates = candidates[(candidates >= 0) & (candidates < num_frames)]
     if not len(candidates):
-        raise ValueError(
-            f"The segment from {start} to {end} s holds no frame of a video of "
-            f"{num_frames / fps:.2f} s."
-        )
+        raise _no_frame(start, end, num_frames / fps)
     return _thinned(candidates, max_frames)
 
 
@@ -111,14 +105,17 @@ def sample_timeline(
         )
     first, last = start or 0.0, timeline.end if end is None else min(end, timeline.end)
     if not 0 <= first <= last or first >= timeline.end:
-        raise ValueError(
-            f"The segment from {start} to {end} s holds no frame of a video of "
-            f"{timeline.end:.2f} s."
-        )
+        raise _no_frame(start, end, timeline.end)
     steps = np.arange(int((last - first) * sample_fps + 1e-9) + 1)
     seconds = first + steps / sample_fps
     within = seconds[seconds < timeline.end]
     return _thinned(np.unique(timeline.index_at(within)), max_frames)
+
+
+def _no_frame(start: float | None, end: float | None, length: float) -> ValueError:
+    return ValueError(
+        f"The segment from {start} to {end} s holds no frame of a video of {length:.2f} s."
+    )
 
 
 def _thinned(candidates: NDArray[np.int64], max_frames: int) -> NDArray[np.int64]:

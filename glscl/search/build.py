@@ -92,12 +92,12 @@ def is_folder(source: str | Path) -> bool:
     return source != "mini" and Path(source).is_dir()
 
 
-def known_model(path: str) -> dict[str, Any]:
-    """What identifies the model of the index at ``path``, empty without an index."""
+def known_index(path: str) -> About | None:
+    """What all windows of the index at ``path`` have in common, None without an index."""
     try:
-        return Snapshot(path).about.model
+        return Snapshot(path).about
     except FileNotFoundError:
-        return {}
+        return None
 
 
 def model_fingerprint(model: Retriever) -> dict[str, Any]:
@@ -112,7 +112,9 @@ def model_fingerprint(model: Retriever) -> dict[str, Any]:
 
 def check_model(about: About, model: Retriever, path: str) -> None:
     """Raise ``ValueError`` where the features at ``path`` are of another model."""
-    present, stored = model_fingerprint(model), about.model
+    present = model_fingerprint(model)
+    # An index that was made before there was a setting has its default.
+    stored = asdict(type(model.config)()) | about.model
     differ = [name for name, value in present.items() if stored.get(name) != value]
     if differ:
         raise ValueError(

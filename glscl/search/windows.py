@@ -56,7 +56,8 @@ def cut(timeline: Timeline, spec: FrameSpec, windows: Windows) -> list[Cut]:
     n = max(1, min(F, round(windows.seconds * rate)))
     grid = np.arange(int(duration * rate)) / rate
     if duration <= UNCUT * windows.seconds or len(grid) <= n:
-        return [Cut(sample_timeline(timeline, F, spec.sample_fps), 0.0, duration)]
+        whole = sample_timeline(timeline, F, spec.sample_fps, rule=spec.sampling)
+        return [Cut(whole, 0.0, duration)]
     step = max(1, round(n * (1 - windows.overlap)))
     starts = sorted({*range(0, len(grid) - n + 1, step), len(grid) - n})
     indices = timeline.index_at(grid)

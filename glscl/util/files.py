@@ -62,9 +62,7 @@ def _is_full(path: Path, error: Exception) -> bool:
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with a ? for bytes that are no text, and for what would
-    steer a terminal.
-    """
+    """``text`` with a ? for bytes that are no text, and for control characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)
 
 

@@ -77,8 +77,9 @@ def test_the_rate_is_rounded_down_and_both_ends_are_included():
     assert found.tolist() != sample_indices(1800, 29.97, 64, 1.0, 0, 31).tolist()
     with pytest.raises(ValueError, match="holds no frame"):
         second_indices(36, 8.0, 12, start=5.0)
-    with pytest.raises(ValueError, match="must be positive"):
-        second_indices(36, 0.5)
+    for fps in (0.5, float("nan")):
+        with pytest.raises(ValueError, match="must be positive"):
+            second_indices(36, fps)
 
 
 def test_the_released_presets_have_the_rule_of_their_program():

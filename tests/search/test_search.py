@@ -295,6 +295,12 @@ def test_features_of_another_model_folder_or_cut_are_refused(folder, model):
     other = toy_model(temperature=7.0)
     with pytest.raises(ValueError, match=r"another temperature:"):
         check_model(Snapshot(str(path)).about, other, str(path))
+    about = Snapshot(str(path)).about
+    earlier = {k: x for k, x in about.model.items() if k != "sampling"}
+    check_model(about._replace(model=earlier), model, str(path))  # it had the default
+    by_seconds = about._replace(model={**about.model, "sampling": "seconds"})
+    with pytest.raises(ValueError, match=r"another sampling:"):
+        check_model(by_seconds, model, str(path))
     with pytest.raises(ValueError, match="not of"):
         update(path, folder / "first", model, progress=False)
     with pytest.raises(ValueError, match="make another index"):

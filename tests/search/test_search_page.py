@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import threading
 import time
@@ -355,16 +356,21 @@ def test_typing_shows_moments_that_play(server, index):
 # ---- the commands ------------------------------------------------------------------
 
 
-def test_the_commands_index_and_search(videos, tmp_path):
+def test_the_commands_index_and_search(videos, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
     def run(*arguments):
         return CliRunner().invoke(app, [str(one) for one in arguments])
 
     path, page = tmp_path / "index", tmp_path / "found.html"
-    made = run("index", videos, "--index", path, "--model", "mini", "--window", 2)
+    cut = "--window", 2, "--overlap", 0.25
+    made = run("index", videos, "--index", path, "--model", "mini", *cut)
     assert made.exit_code == 0, made.output
     assert "3 added" in made.output
     again = run("index", videos, "--index", path)
     assert "3 unchanged" in again.output
+    same = run("index", videos, "--index", path, "--window", 2)
+    assert "3 unchanged" in same.output
     other = run("index", videos, "--index", path, "--window", 3)
     assert "'seconds': 2.0" in other.output
     assert "not of {'seconds': 3.0" in other.output
@@ -374,6 +380,7 @@ def test_the_commands_index_and_search(videos, tmp_path):
         "--batch", tmp_path / "batch.txt", "--after", "2020-01-01",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # torch leaves cores to the index
     assert found.output.count("2 moments") == 3
     assert "\na ring: " in found.output
     assert page.read_text().count("<h2>") == 3

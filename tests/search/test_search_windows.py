@@ -1,11 +1,17 @@
 """Cutting videos into windows, and reading each frame once."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from glscl.data.frames import read_frames, resize_crop, sample_indices
+from glscl.data.frames import (
+    read_frames,
+    resize_crop,
+    sample_indices,
+    second_indices,
+)
 from glscl.data.loader import FrameSpec
 from glscl.data.timeline import Timeline
 from glscl.search.windows import Windows, cut, decoded_chunks, read_chunks
@@ -42,6 +48,12 @@ def test_a_short_video_is_one_window_sampled_as_in_training(seconds):
     (only,) = cut(Timeline.regular(count, fps), SPEC, Windows(10))
     np.testing.assert_array_equal(only.indices, sample_indices(count, fps, 6, 2.0))
     assert (only.start, only.end) == (0, count / fps)
+
+
+def test_a_short_video_is_sampled_by_the_rule_of_the_model():
+    timeline = Timeline.regular(150, 29.97)
+    (only,) = cut(timeline, replace(SPEC, sampling="seconds"), Windows(10))
+    np.testing.assert_array_equal(only.indices, second_indices(150, 29.97, 6))
 
 
 def test_no_more_windows_overlap_than_max_overlapping():

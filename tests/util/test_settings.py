@@ -1,7 +1,7 @@
 """Settings are checked wherever they come from, and refused in one sentence."""
 
 import json
-from dataclasses import MISSING, FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -16,6 +16,7 @@ from glscl.config import (
     config_from_dict,
     config_to_dict,
     get_preset,
+    identity,
     override,
     preset_names,
 )
@@ -191,6 +192,8 @@ def test_settings_of_a_model_saved_before_they_were_checked_still_load():
     assert config == get_preset("mini").model
     written = config_to_dict(config)
     assert written.pop("sampling") == "stride"  # a setting from after that time
+    assert identity(config) == written  # so that a run of that time can be resumed
+    assert identity(replace(config, sampling="seconds"))["sampling"] == "seconds"
     assert list(written.items()) == list(json.loads(text).items())
 
 
