@@ -357,7 +357,8 @@ def test_typing_shows_moments_that_play(server, index):
 
 
 def test_the_commands_index_and_search(videos, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
 
     def run(*arguments):
         return CliRunner().invoke(app, [str(one) for one in arguments])
