@@ -28,12 +28,13 @@ from book.experiments.ground import run_all as run_all_heads
 from book.experiments.ground_summary import summarise as summarise_heads
 from book.experiments.mini_model import FOLDER, best_variant, package, train
 from book.experiments.summary import summarise
-from glscl.cli.common import sentence_errors
+from glscl.cli.common import OneSentence
 from glscl.util.files import write_json
 from glscl.util.tables import markdown
 
 ABLATION_EPOCHS = 6  # few, so that the runs can be repeated often
 app = typer.Typer(
+    cls=OneSentence,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,7 +55,6 @@ def main() -> None:
 
 
 @app.command("ablate")
-@sentence_errors
 def ablate(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
@@ -81,7 +81,6 @@ def ablate(
 
 
 @app.command("sweeps")
-@sentence_errors
 def sweeps(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
@@ -96,7 +95,6 @@ def sweeps(
 
 
 @app.command("longer")
-@sentence_errors
 def longer(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
@@ -110,7 +108,6 @@ def longer(
 
 
 @app.command("arithmetic")
-@sentence_errors
 def arithmetic(
     root: Root = Path("data/mini"),
     out: Out = Path("book/results"),
@@ -130,7 +127,6 @@ def arithmetic(
 
 
 @app.command("heads")
-@sentence_errors
 def heads(
     root: Root = Path("data/heads"),
     out: Out = Path("book/results"),
@@ -163,7 +159,6 @@ def heads(
 
 
 @app.command("mini_model")
-@sentence_errors
 def mini_model(
     root: Root = Path("data/mini"),
     run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
@@ -185,7 +180,6 @@ def mini_model(
 
 
 @app.command("flops")
-@sentence_errors
 def flops(
     dim: Annotated[int, typer.Option(help="Channels D.")] = 512,
     frames: Annotated[int, typer.Option(help="Frames F of a video.")] = 12,

@@ -11,28 +11,27 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from glscl import __version__
 from glscl.cli import data, demo, search, training
-from glscl.cli.common import Debug
+from glscl.cli.common import OneSentence
 
 app = typer.Typer(
+    cls=OneSentence,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Text-video retrieval with CLIP.",
 )
 app.add_typer(data.app, name="data")
-for name, command in (
-    ("demo", demo.demo),
-    ("train", training.train),
-    ("import", training.import_),
-    ("eval", training.evaluate),
-    ("index", search.index),
-    ("search", search.search),
-    ("serve", search.serve),
-):
-    app.command(name)(command)
+app.command("demo")(demo.demo)
+app.command("train")(training.train)
+app.command("import")(training.import_)
+app.command("eval")(training.evaluate)
+app.command("index")(search.index)
+app.command("search")(search.search)
+app.command("serve")(search.serve)
 
 
 def _version(show: bool) -> None:
@@ -44,14 +43,13 @@ def _version(show: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True)
+        bool, Option("--version", callback=_version, is_eager=True)
     ] = False,
     debug: Annotated[
-        bool, typer.Option(help="Show where in the program an error arose.")
+        bool, Option(help="Show where in the program an error arose.")
     ] = False,
 ) -> None:
     """Text-video retrieval with CLIP."""
-    Debug.on = debug
     # A file name need not be text; what is not is shown as a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

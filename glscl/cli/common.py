@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
+from typer.core import TyperGroup
 
 Dataset = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="msrvtt, msvd, didemo, lsmdc, activitynet, vatex; mini; or your own: a "
         "table (.csv, .json, .jsonl) with the columns path, caption and, if it has one, "
         "split."
     ),
 ]
-Variant = Annotated[str | None, typer.Option(help="MSR-VTT: 9k, 7k or full.")]
+Variant = Annotated[str | None, Option(help="MSR-VTT: 9k, 7k or full.")]
 VideoFolder = Annotated[
-    Path | None, typer.Option("--videos", help="Where videos lie, if not ROOT/videos.")
+    Path | None, Option("--videos", help="Where videos lie, if not ROOT/videos.")
 ]
 
 
 Missing = Annotated[
-    str, typer.Option(help="Videos without a file: refuse, or drop them and say so.")
+    str, Option(help="Videos without a file: refuse, or drop them and say so.")
 ]
 Report = Annotated[
-    Path | None, typer.Option(help="Report of `data verify`: what it calls unreadable.")
+    Path | None, Option(help="Report of `data verify`: what it calls unreadable.")
 ]
 FrameCache = Annotated[
-    float, typer.Option(help="Gigabytes of decoded frames to keep; 0: none.", min=0)
+    float, Option(help="Gigabytes of decoded frames to keep; 0: none.", min=0)
 ]
 #: As many processes as any machine has use for.
-Processes = Annotated[int, typer.Option(help="Processes.", min=1, max=256)]
-Loaders = Annotated[int, typer.Option(help="Processes that load data.", min=0, max=256)]
+Processes = Annotated[int, Option(help="Processes.", min=1, max=256)]
+Loaders = Annotated[int, Option(help="Processes that load data.", min=0, max=256)]
 Cache = Annotated[
-    Path | None, typer.Option(help="Kept frames and features, if not in DATA/cache.")
+    Path | None, Option(help="Kept frames and features, if not in DATA/cache.")
 ]
 
 
-class Debug:
-    """Whether errors are raised as they are; ``glscl --debug`` sets it."""
+class OneSentence(TyperGroup):
+    """Commands whose errors, those a user can mend, are one sentence and exit status 1.
 
-    on = False
+    With ``--debug``, an option of the group, they are raised as they are.
+    """
 
-
-def sentence_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the errors a user can mend into one sentence and exit status 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was given."""
         try:
-            return command(*args, **kwargs)
+            return super().invoke(ctx)
         except (typer.Exit, BrokenPipeError):  # a status; nobody reads, as of `| head`
             raise
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            if Debug.on:
+            if ctx.params.get("debug"):
                 raise
             typer.echo(f"glscl: {_sentence(error)}", err=True)
             raise typer.Exit(1) from error
-
-    return wrapped
 
 
 def _sentence(error: Exception) -> str:

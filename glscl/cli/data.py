@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from glscl.cli import common
 
 app = typer.Typer(no_args_is_help=True, help="Make and inspect data.")
-Root = Annotated[Path, typer.Option(help="Folder of the built-in benchmark.")]
+Root = Annotated[Path, Option(help="Folder of the built-in benchmark.")]
 
 
 @app.command("make")
-@common.sentence_errors
 def data_make(
     root: Root = Path("data/mini"),
-    train: Annotated[int, typer.Option(help="Training clips.", max=1_000_000)] = 3000,
-    val: Annotated[int, typer.Option(help="Validation clips.", max=1_000_000)] = 300,
-    test: Annotated[int, typer.Option(help="Test clips.", max=1_000_000)] = 300,
-    seed: Annotated[int, typer.Option(help="Seed of every clip.")] = 0,
+    train: Annotated[int, Option(help="Training clips.", max=1_000_000)] = 3000,
+    val: Annotated[int, Option(help="Validation clips.", max=1_000_000)] = 300,
+    test: Annotated[int, Option(help="Test clips.", max=1_000_000)] = 300,
+    seed: Annotated[int, Option(help="Seed of every clip.")] = 0,
     workers: common.Processes = 2,
 ) -> None:
     """Generate the built-in benchmark: real MP4 files and their captions."""
@@ -35,11 +35,10 @@ def data_make(
 
 
 @app.command("show")
-@common.sentence_errors
 def data_show(
     root: Root = Path("data/mini"),
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    count: Annotated[int, typer.Option(help="How many clips.", min=1)] = 3,
+    split: Annotated[str, Option(help="train, val or test.")] = "test",
+    count: Annotated[int, Option(help="How many clips.", min=1)] = 3,
 ) -> None:
     """List clips of the built-in benchmark with their captions."""
     from glscl.mini.synthetic import load_benchmark
@@ -103,17 +102,16 @@ def _end(problems: Mapping[str, str], summary: str) -> None:
 
 
 @app.command("verify")
-@common.sentence_errors
 def data_verify(
-    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
+    root: Annotated[Path, Argument(help="Folder of the data, or of videos.")],
     dataset: common.Dataset = None,
     variant: common.Variant = None,
     videos: common.VideoFolder = None,
     workers: common.Processes = 2,
     thorough: Annotated[
-        bool, typer.Option(help="Decode all frames, stop at any damage.")
+        bool, Option(help="Decode all frames, stop at any damage.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write a report, JSON.")] = None,
+    out: Annotated[Path | None, Option(help="Write a report, JSON.")] = None,
 ) -> None:
     """Open every video and decode its first and last sampled frame.
 
@@ -130,18 +128,15 @@ def data_verify(
 
 
 @app.command("prepare")
-@common.sentence_errors
 def data_prepare(
-    root: Annotated[Path, typer.Argument(help="Folder of the data, or of videos.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the copies.")],
+    root: Annotated[Path, Argument(help="Folder of the data, or of videos.")],
+    out: Annotated[Path, Argument(help="Folder of the copies.")],
     dataset: common.Dataset = None,
     variant: common.Variant = None,
     videos: common.VideoFolder = None,
-    fps: Annotated[
-        float, typer.Option(help="Frames a second.", min=0.01, max=240)
-    ] = 3.0,
+    fps: Annotated[float, Option(help="Frames a second.", min=0.01, max=240)] = 3.0,
     size: Annotated[
-        int, typer.Option(help="Shorter side in pixels, at most.", min=16, max=8192)
+        int, Option(help="Shorter side in pixels, at most.", min=16, max=8192)
     ] = 224,
     workers: common.Processes = 2,
 ) -> None:

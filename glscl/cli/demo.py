@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument
 
-from glscl.cli.common import sentence_errors
 from glscl.cli.search import Open
 
 if TYPE_CHECKING:
@@ -24,9 +26,8 @@ SHOWN = 5
 BARS = "▁▂▃▄▅▆▇█"
 
 
-@sentence_errors
 def demo(
-    sentence: Annotated[str, typer.Argument(help="What to look for.")] = SENTENCE,
+    sentence: Annotated[str, Argument(help="What to look for.")] = SENTENCE,
     show: Open = False,
 ) -> None:
     """Rank a few generated clips for a sentence with the trained mini model.
@@ -34,9 +35,6 @@ def demo(
     They are the clips of the test split of the built-in benchmark that have most in
     common with the sentence.
     """
-    import tempfile
-    import webbrowser
-
     from glscl.search.page import write_page
 
     if strange := unknown_words(sentence):
@@ -109,7 +107,6 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
     from glscl.data.video import VideoReader
     from glscl.data.videofiles import file_state
     from glscl.evaluate import caption_batches, encode_gallery, frame_spec
-    from glscl.gim import frame_weights
     from glscl.mini.grammar import captions_of
     from glscl.mini.synthetic import Benchmark, write_clips
     from glscl.model import GLSCL
@@ -124,8 +121,7 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
         gallery = encode_gallery(model, VideoDataset(split, spec))
         (text,) = caption_batches(model, [sentence])
         scores = model.similarity(text, gallery)[0]
-        tau = model.config.temperature
-        weights = frame_weights(text.captions, gallery.frames, gallery.mask, tau)[0]
+        weights = model.frame_weights(text, gallery)[0]
     moments = []
     for row in scores.argsort(descending=True)[:SHOWN].tolist():
         reader = VideoReader(split.videos[row].path)

@@ -3,59 +3,56 @@
 from __future__ import annotations
 
 import os
+import webbrowser
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from glscl.cli.common import sentence_errors
+from typer import Argument, Option
 
 Index = Annotated[
-    str, typer.Option("--index", help="Folder of the index, or s3://…, gs://….")
+    str, Option("--index", help="Folder of the index, or s3://…, gs://….")
 ]
 MOST = 10_000  # moments in an answer
-Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+Open = Annotated[bool, Option("--open", help="Open the page in a browser.")]
 #: Threads of torch that have nothing to do leave the cores to those of the index; read
 #: by OpenMP when torch is imported.
 IDLE = ("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@sentence_errors
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of videos.")],
+    folder: Annotated[Path, Argument(help="Folder of videos.")],
     path: Index = "video-index",
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Folder of a saved model, or a CLIP model: mini or NAME:WEIGHTS. "
             "[default: that of the index, or OpenAI's ViT-B/32 for a new one]"
         ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Method of a CLIP model: glscl, eercf, glccl, clip4clip, ts2net, xclip "
             "or xpool; a saved model says its own. [default: that of the index, or glscl]"
         ),
     ] = None,
     window: Annotated[
-        float | None, typer.Option(help="Window length in seconds. [default: 10]")
+        float | None, Option(help="Window length in seconds. [default: 10]")
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(help="Share of a window that overlaps the next. [default: 0.5]"),
+        Option(help="Share of a window that overlaps the next. [default: 0.5]"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode videos.")
-    ] = 0,
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[int, Option(min=0, help="Processes that decode videos.")] = 0,
     retry_broken: Annotated[
-        bool, typer.Option("--retry-broken", help="Read again what was skipped.")
+        bool, Option("--retry-broken", help="Read again what was skipped.")
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option(help="I/N: take the I-th of N shares of the files, from 0."),
+        Option(help="I/N: take the I-th of N shares of the files, from 0."),
     ] = None,
 ) -> None:
     """Index a folder of videos; of an indexed folder, only what has changed.
@@ -110,35 +107,32 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(first), int(second)
 
 
-@sentence_errors
 def search(
-    texts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
+    texts: Annotated[list[str] | None, Argument(help="Sentences.")] = None,
     path: Index = "video-index",
     k: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Moments to find for each sentence.")
+        int, Option(min=1, max=MOST, help="Moments to find for each sentence.")
     ] = 10,
     shortlist: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Windows that are reranked.")
+        int, Option(min=1, max=MOST, help="Windows that are reranked.")
     ] = 200,
-    exact: Annotated[bool, typer.Option(help="Score every window.")] = False,
+    exact: Annotated[bool, Option(help="Score every window.")] = False,
     batch: Annotated[
-        Path | None, typer.Option(help="File with one sentence on each line.")
+        Path | None, Option(help="File with one sentence on each line.")
     ] = None,
-    below: Annotated[str, typer.Option(help="Only videos below this folder.")] = "",
+    below: Annotated[str, Option(help="Only videos below this folder.")] = "",
     after: Annotated[
-        datetime | None, typer.Option(help="Only videos changed at or after this.")
+        datetime | None, Option(help="Only videos changed at or after this.")
     ] = None,
     before: Annotated[
-        datetime | None, typer.Option(help="Only videos changed before this.")
+        datetime | None, Option(help="Only videos changed before this.")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--html", help="Write a page that shows the moments.")
+        Path | None, Option("--html", help="Write a page that shows the moments.")
     ] = None,
     show: Open = False,
 ) -> None:
     """Find the moments of indexed videos that fit a sentence."""
-    import webbrowser
-
     os.environ.setdefault(*IDLE)
 
     from glscl.data.annotations import read_text
@@ -165,22 +159,19 @@ def search(
     if page is not None:
         write_page(page, dict(zip(sentences, answers, strict=True)))
         typer.echo(f"written to {page}")
-    if show and page is not None:
-        webbrowser.open(page.resolve().as_uri())
+        if show:
+            webbrowser.open(page.resolve().as_uri())
 
 
-@sentence_errors
 def serve(
     path: Index = "video-index",
     host: Annotated[
-        str, typer.Option(help="Address; 0.0.0.0 also admits other machines.")
+        str, Option(help="Address; 0.0.0.0 also admits other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8421,
+    port: Annotated[int, Option(help="Port; 0: any free one.")] = 8421,
     show: Open = False,
 ) -> None:
     """Search in a browser, on a page that this machine serves."""
-    import webbrowser
-
     os.environ.setdefault(*IDLE)
 
     from glscl.search.index import VideoIndex

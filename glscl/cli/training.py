@@ -6,42 +6,38 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from typer import Argument, Option
 
 from glscl.cli import common
 
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
+    Option("--set", help="A setting of the model or the recipe, NAME=VALUE."),
 ]
 Root = Annotated[
-    Path, typer.Option("--data", help="Folder of the data, or of a table's paths.")
+    Path, Option("--data", help="Folder of the data, or of a table's paths.")
 ]
 MicroBatch = Annotated[
-    int | None, typer.Option(help="Pairs at a time; same loss, less memory.")
+    int | None, Option(help="Pairs at a time; same loss, less memory.")
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(
-        help="Model and recipe, if not those of DATASET (of a table: msrvtt)."
-    ),
+    Option(help="Model and recipe, if not those of DATASET (of a table: msrvtt)."),
 ]
-Tag = Annotated[
-    str, typer.Option(help="Whose settings: recommended, released or readme.")
-]
+Tag = Annotated[str, Option(help="Whose settings: recommended, released or readme.")]
 Method = Annotated[
     str,
-    typer.Option(
+    Option(
         help="glscl, eercf, glccl; or a head alone: clip4clip, ts2net, xclip, xpool, "
         "drl, dicosa."
     ),
 ]
-Resume = Annotated[bool, typer.Option(help="Go on with a run in the folder.")]
-CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
+Resume = Annotated[bool, Option(help="Go on with a run in the folder.")]
+CheckpointEvery = Annotated[int | None, Option(help="Steps between checkpoints.")]
 
 
-@common.sentence_errors
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of checkpoint, log, best model.")],
+    out: Annotated[Path, Option(help="Folder of checkpoint, log, best model.")],
     dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
     variant: common.Variant = None,
@@ -54,14 +50,14 @@ def train(
     tag: Tag = "recommended",
     method: Method = "glscl",
     changes: Changes = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16.")] = "fp32",
     micro_batch: MicroBatch = None,
-    accumulate: Annotated[int, typer.Option(help="Parts with their own loss.")] = 1,
+    accumulate: Annotated[int, Option(help="Parts with their own loss.")] = 1,
     workers: common.Loaders = 0,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = True,
-    tensorboard: Annotated[bool, typer.Option(help="Write event files too.")] = False,
+    tensorboard: Annotated[bool, Option(help="Write event files too.")] = False,
 ) -> None:
     """Train on a benchmark; `torchrun -m glscl.cli train` for many GPUs."""
     from glscl.config import get_preset
@@ -102,19 +98,14 @@ def train(
     common.echo_rank0([reached])
 
 
-@common.sentence_errors
 def import_(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the released code.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the model to write.")],
-    preset: Annotated[
-        str | None, typer.Option(help="Benchmark it was trained for.")
-    ] = None,
-    method: Annotated[str, typer.Option(help="glscl or eercf.")] = "glscl",
+    file: Annotated[Path, Argument(help="Checkpoint of the released code.")],
+    out: Annotated[Path, Argument(help="Folder of the model to write.")],
+    preset: Annotated[str | None, Option(help="Benchmark it was trained for.")] = None,
+    method: Annotated[str, Option(help="glscl or eercf.")] = "glscl",
     changes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="What the file does not say: dropout=0, share=false."
-        ),
+        Option("--set", help="What the file does not say: dropout=0, share=false."),
     ] = None,
 ) -> None:
     """Turn a checkpoint of the authors into a model that `eval` takes."""
@@ -131,9 +122,8 @@ def import_(
     typer.echo(f"{out}: {method}, {settings}")
 
 
-@common.sentence_errors
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    model: Annotated[Path, Argument(help="Folder of a saved model.")],
     dataset: common.Dataset = "mini",
     root: Root = Path("data/mini"),
     variant: common.Variant = None,
@@ -142,18 +132,18 @@ def evaluate(
     report: common.Report = None,
     cache: common.Cache = None,
     frame_cache: common.FrameCache = 20.0,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, Option(help="train, val or test.")] = "test",
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.json, OUT.csv and OUT.md.")
+        Path | None, Option(help="Write OUT.json, OUT.csv and OUT.md.")
     ] = None,
     qb_norm: Annotated[
-        bool, typer.Option(help="Also with QB-Norm, bank: training captions.")
+        bool, Option(help="Also with QB-Norm, bank: training captions.")
     ] = False,
     dsl: Annotated[
-        bool, typer.Option(help="Also with the dual softmax (transductive).")
+        bool, Option(help="Also with the dual softmax (transductive).")
     ] = False,
-    worst: Annotated[int, typer.Option(help="Worst captions to list.")] = 10,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    worst: Annotated[int, Option(help="Worst captions to list.")] = 10,
+    device: Annotated[str, Option(help="cpu, cuda or cuda:N.")] = "cpu",
     workers: common.Loaders = 0,
 ) -> None:
     """Print and write the retrieval table of a model; `torchrun` shares the work."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,12 +218,12 @@ def _write(
 @contextmanager
 def _only_writer(path: str, shard: tuple[int, int]) -> Iterator[None]:
     """Keep another writer of this share away. In an object store both are let work."""
-    lock: Any = nullcontext()
-    if "://" not in path:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(path, f".lock-{shard[0]}-of-{shard[1]}"), timeout=0)
+    if "://" in path:
+        yield
+        return
+    Path(path).mkdir(parents=True, exist_ok=True)
     try:
-        with lock:
+        with FileLock(Path(path, f".lock-{shard[0]}-of-{shard[1]}"), timeout=0):
             yield
     except Timeout as error:
         raise RuntimeError(f"Another process is writing the index {path}.") from error
@@ -237,9 +237,8 @@ def _opened(
     source: str | None,
 ) -> Windows:
     """How videos are cut for the index, which is made where there is none."""
-    try:
-        about = Snapshot(path).about
-    except FileNotFoundError:
+    about = known_index(path)
+    if about is None:
         fingerprint = {**model_fingerprint(model), "source": source}
         new = About(str(folder), fingerprint, asdict(windows or Windows()))
         F, side = model.config.max_frames, model.backbone.image_size
@@ -261,19 +260,16 @@ def _opened(
 
 def _listing(folder: Path, report: Report) -> dict[str, State]:
     """Every video below ``folder``; folders that cannot be listed are broken."""
+
+    def name(path: Path) -> str:
+        return table.stored_path(path.relative_to(folder).as_posix())
+
     unreadable = dict[Path, str]()
-    found = {path: file_state(path) for path in list_videos(folder, unreadable)}
+    found = {name(x): file_state(x) for x in list_videos(folder, unreadable)}
     if not found and not unreadable:
         raise ValueError(f"There is no video below {folder}.")
-
-    def named(values: dict[Path, Any]) -> dict[str, Any]:
-        names = (
-            table.stored_path(path.relative_to(folder).as_posix()) for path in values
-        )
-        return dict(zip(names, values.values(), strict=True))
-
-    report.broken = named(unreadable)
-    return named(found)
+    report.broken = {name(x): reason for x, reason in unreadable.items()}
+    return found
 
 
 def _compared(
