@@ -22,7 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Text-video retrieval with CLIP.",
 )
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)

@@ -68,7 +68,7 @@ def _sentence(error: Exception) -> str:
     return str(error) or "Out of memory."  # the one error that may say nothing
 
 
-def echo_rank0(sentences: list[str]) -> None:
+def echo_rank0(*sentences: str) -> None:
     """Print lines, once where several processes run the same command."""
     from glscl.util import parallel
 

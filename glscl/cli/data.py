@@ -85,7 +85,7 @@ def _every_video(
     found = source.open()
     if isinstance(found, Dataset):
         typer.echo(markdown(found.table()))
-    common.echo_rank0(source.notes())
+    common.echo_rank0(*source.notes())
     return source.every_video()
 
 

@@ -121,7 +121,8 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
         gallery = encode_gallery(model, VideoDataset(split, spec))
         (text,) = caption_batches(model, [sentence])
         scores = model.similarity(text, gallery)[0]
-        weights = model.frame_weights(text, gallery)[0]
+        weights = model.frame_weights(text, gallery)
+    assert weights is not None  # this model has them
     moments = []
     for row in scores.argsort(descending=True)[:SHOWN].tolist():
         reader = VideoReader(split.videos[row].path)
@@ -133,7 +134,7 @@ def ranked(sentence: str, clips: Sequence[Clip], folder: Path) -> list[Moment]:
                 end=reader.timeline.end,
                 score=scores[row].item(),
                 frame_times=reader.timeline.times[taken].astype("float32"),
-                frame_weights=weights[row, : len(taken)].numpy(),
+                frame_weights=weights[0, row, : len(taken)].numpy(),
                 row=row,
                 state=file_state(reader.path),
             )

@@ -85,17 +85,16 @@ def train(
     chosen = get_preset(preset, tag, method).changed(parse(changes or []))  # type: ignore[arg-type]
     process_device(options.device)
     settings = ", ".join(f"{k}={v}" for k, v in chosen.settings().items())
-    common.echo_rank0([f"{method}, {chosen.name}, {chosen.tag}: {settings}"])
+    common.echo_rank0(f"{method}, {chosen.name}, {chosen.tag}: {settings}")
     history = train_on(source, chosen, options, method)
     best = history.epochs[history.best_epoch or 0]["validation"]["t2v"]
     select_on = chosen.train.select_on
-    common.echo_rank0(source.notes(hold_out=select_on == "validation"))
-    reached = (
+    common.echo_rank0(*source.notes(hold_out=select_on == "validation"))
+    common.echo_rank0(
         f"best epoch {history.best_epoch}: {select_on} text to video R@1 "
         f"{best['R1']:.1f} % ({best['queries']} queries, {best['gallery']} videos), "
         f"{history.seconds:.0f} s; model in {out}/best-{history.best_epoch:03d}"
     )
-    common.echo_rank0([reached])
 
 
 def import_(
@@ -159,9 +158,8 @@ def evaluate(
     rows, failures, about = evaluate_on(
         source, model, split, qb_norm, dsl, worst, device, workers
     )
-    common.echo_rank0(
-        [markdown(table) for table in (rows, failures) if table] + about["notes"]
-    )
+    tables = [markdown(table) for table in (rows, failures) if table]
+    common.echo_rank0(*tables, *about["notes"])
     if out is not None and parallel.rank() == 0:
         for path in write_tables(out, rows, failures, about):
             typer.echo(f"written to {path}")

@@ -351,10 +351,9 @@ def _encode(group: list[DecodedChunk], model: Retriever) -> list[Columns]:
         part = frames[first : first + BATCH_FRAMES]
         pixels = normalise(part, clip.image_mean, clip.image_std).to(device)
         parts.append(model.encode_frames(pixels[None])[0].float())
-    encoded = iter(torch.cat(parts).split([len(one.frames) for one in group]))
+    encoded = torch.cat(parts).split([len(one.frames) for one in group])
     columns: list[Columns] = []
-    for chunk in group:
-        features = next(encoded)
+    for chunk, features in zip(group, encoded, strict=True):
         if chunk.error:
             columns.append({})
             continue

@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,10 @@ from numpy.typing import NDArray
 
 from glscl.evaluate import caption_batches
 from glscl.retriever import Retriever, map_features
+from glscl.search import table
 from glscl.search.build import Report, check_model, search_model, update
 from glscl.search.page import Moment
-from glscl.search.table import (
-    Columns,
-    Rows,
-    Snapshot,
-    named_path,
-    quoted,
-    sentences,
-    stored_path,
-)
+from glscl.search.table import Columns, Rows, Snapshot
 from glscl.search.windows import Windows
 
 SHORTLIST = 200  # windows that the first stage passes on
@@ -53,14 +46,14 @@ class Where:
     @property
     def condition(self) -> str:
         """The same as a condition of SQL on the table of windows, empty for all."""
-        folder, parts = self.folder.strip("/"), []
-        if folder:
-            parts.append(f"starts_with(path, {quoted(stored_path(folder + '/'))})")
+        folder, parts = PurePosixPath(self.folder.strip("/")).as_posix(), []
+        if folder != ".":
+            stored = table.quoted(table.stored_path(f"{folder}/"))
+            parts.append(f"starts_with(path, {stored})")
         for sign, time in ((">=", self.after), ("<", self.before)):
             if time is not None:
-                year = min(max(time.year, 1700), 2200)  # its nanoseconds fit 64 bits
-                if year != time.year:
-                    time = time.replace(year, 1, 1)
+                # In these leap years every date exists, and nanoseconds fit 64 bits.
+                time = time.replace(min(max(time.year, 1680), 2260))
                 parts.append(f"mtime_ns {sign} {round(time.timestamp() * 1e6) * 1000}")
         return " AND ".join(parts)
 
@@ -115,10 +108,9 @@ class VideoIndex:
 
     def refreshed(self) -> VideoIndex:
         """This index, or a newer version of it if there is one."""
-        table = self.snapshot.table
-        if table.version == table.latest_version:
-            return self
-        return VideoIndex(self.path, self.model)
+        windows = self.snapshot.table
+        newer = windows.version != windows.latest_version
+        return VideoIndex(self.path, self.model) if newer else self
 
     def __len__(self) -> int:
         """How many windows can be found."""
@@ -153,9 +145,9 @@ class VideoIndex:
         found = []
         # So many that k remain when those that overlap a better one are left out.
         enough = min(len(self), k * Windows(**self.about.windows).max_overlapping)
-        with sentences(self.path):
-            for batch in caption_batches(self.model, texts, device=self._device):
-                most = max(shortlist, enough)
+        most, device = max(shortlist, enough), self.model.kappa.device
+        with table.sentences(self.path):
+            for batch in caption_batches(self.model, texts, device=device):
                 ranked = self.ranked(batch, most, enough, exact, where)
                 for a, ranking in enumerate(ranked):
                     found.append(self._moments(_caption(batch, a), *ranking, k))
@@ -199,18 +191,17 @@ class VideoIndex:
                 continue
             scores = self.model.similarity(text, self.video(columns)).cpu().numpy()
             for a, (old_rows, old_scores) in enumerate(best):
-                every, values = (
-                    np.append(old_rows, rows),
-                    np.append(old_scores, scores[a]),
-                )
+                every = np.append(old_rows, rows)
+                values = np.append(old_scores, scores[a])
                 order = np.argsort(-values, kind="stable")[:k]
                 best[a] = every[order], values[order]
         return best
 
     def video(self, columns: Columns) -> Any:
         """Stored columns of n windows as the model's features of n videos."""
+        device = self.model.kappa.device
         tensors = {
-            name: torch.tensor(x, device=self._device, dtype=torch.float32)
+            name: torch.tensor(x, device=device, dtype=torch.float32)
             for name, x in columns.items()
         }
         tensors["mask"] = ~tensors["times"].isnan()
@@ -221,14 +212,10 @@ class VideoIndex:
         """The class of the model's features of videos."""
         rows = (2,) if self.model.uses_patches else ()  # a frame and its patches
         F, D = self.model.config.max_frames, self.model.backbone.embed_dim
-        frames = torch.zeros(1, F, *rows, D, device=self._device)
-        mask = torch.ones(1, F, dtype=torch.bool, device=self._device)
+        frames = torch.zeros(1, F, *rows, D, device=self.model.kappa.device)
+        mask = frames.new_ones(1, F, dtype=torch.bool)
         with torch.no_grad():
             return type(self.model.encode_video_features(frames, mask))
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.kappa.device
 
     # --- from rows to moments -------------------------------------------------------
 
@@ -251,7 +238,7 @@ class VideoIndex:
             real, one = ~np.isnan(columns["times"][n]), records[i]
             found.append(
                 Moment(
-                    Path(self.about.folder, named_path(one["path"])),
+                    Path(self.about.folder, table.named_path(one["path"])),
                     one["start"],
                     one["end"],
                     float(scores[i]),

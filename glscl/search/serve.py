@@ -12,7 +12,6 @@ import ipaddress
 import socket
 import threading
 import time
-from collections import deque
 from typing import Any
 
 import uvicorn
@@ -21,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from glscl.data.encode import jpeg
@@ -58,13 +57,12 @@ class Search:
         self.moments: dict[str, Moment] = {}  # by the number of the window
         self.frames: dict[str, dict[str, bytes]] = {}  # their frames as JPEG, by place
         self.lock = threading.Lock()
-        self.times: deque[float] = deque()  # of the last costly requests
+        self.times: list[float] = []  # of the last costly requests
 
     def limit_rate(self) -> None:
         """Refuse (429) when there were too many costly requests lately."""
         now = time.monotonic()
-        while self.times and self.times[0] < now - PERIOD:
-            self.times.popleft()
+        self.times = [one for one in self.times if one >= now - PERIOD]
         if len(self.times) >= RATE:
             raise HTTPException(429, "Too many queries: wait some seconds.")
         self.times.append(now)
@@ -117,10 +115,10 @@ class Search:
                 pixels = frames_at(moment.path, moment.frame_times, FRAME_SIDE)
                 pictures = {str(i): jpeg(one) for i, one in enumerate(pixels)}
                 self.frames[number] = pictures
-            frames = self.frames[number]
-        if place not in frames:
+            picture = self.frames[number].get(place)
+        if picture is None:
             raise HTTPException(404, "There is no such frame.")
-        return Response(frames[place], media_type="image/jpeg")
+        return Response(picture, media_type="image/jpeg")
 
 
 def _as_json(moment: Moment) -> dict[str, Any]:
@@ -148,10 +146,13 @@ def application(search: Search, host: str) -> Starlette:
 
     async def guarded(request: Request, answer: Any) -> Response:
         known = _is_ip(request.url.hostname) or request.url.hostname in names
-        refusal = {"error": "This server answers only to its own names."}
-        response = await answer(request) if known else JSONResponse(refusal, 403)
+        refusal = PlainTextResponse("This server answers only to its own names.", 403)
+        response = await answer(request) if known else refusal
         response.headers.update(HEADERS)
         return response
+
+    def unreadable(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("The video cannot be read.", 404)
 
     def asset(name: str) -> Any:
         return lambda request: FileResponse(ASSETS / name)
@@ -165,7 +166,7 @@ def application(search: Search, host: str) -> Starlette:
         Route("/frame/{number}/{place}", search.frame),
     ]
     guard = Middleware(BaseHTTPMiddleware, dispatch=guarded)
-    handlers: Any = {HTTPException: _refused, VideoError: _refused}
+    handlers: Any = {VideoError: unreadable}
     return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
 
@@ -174,12 +175,6 @@ def _is_ip(host: str | None) -> bool:
         return bool(ipaddress.ip_address(host or ""))
     except ValueError:
         return False
-
-
-def _refused(request: Request, error: HTTPException | VideoError) -> Response:
-    if isinstance(error, VideoError):
-        return JSONResponse({"error": "The video cannot be read."}, 404)
-    return JSONResponse({"error": error.detail}, error.status_code)
 
 
 class SearchServer(uvicorn.Server):

@@ -162,8 +162,8 @@ class Snapshot:
         Fewer where there are no more. The approximate index knows the vectors roughly: it
         may miss some of the last. ``where``: a condition of SQL on the columns.
         """
-        wanted = {"column": "coarse", "q": query, "k": min(k, len(self))}
-        wanted["metric"] = METRIC
+        k = min(k, len(self))
+        wanted = {"column": "coarse", "q": query, "k": k, "metric": METRIC}
         if self.indexed:
             wanted["nprobes"] = max(1, round(PROBED * clusters(self.indexed)))
         found = self.table.to_table(
@@ -239,10 +239,8 @@ def create(path: str, about: About, features: Columns) -> None:
     windows += [(name, _tensors(values).type) for name, values in features.items()]
     metadata = {"glscl": json.dumps({"format": FORMAT, **about._asdict()})}
     files = [key("path"), *state, ("problem", pa.string()), ("decoder", pa.string())]
-    for name, schema in (
-        (FILES, pa.schema(files)),
-        (WINDOWS, pa.schema(windows, metadata)),
-    ):
+    schemas = {FILES: pa.schema(files), WINDOWS: pa.schema(windows, metadata)}
+    for name, schema in schemas.items():
         try:
             lance.write_dataset([], f"{path}/{name}", schema=schema)
         except OSError as error:
@@ -265,23 +263,16 @@ def write_files(
     files again, which changes nothing.
     """
     table, files = _opened(path, WINDOWS), _opened(path, FILES)
-    parts = [
-        as_table(located(name, records[name], columns), table.schema)
-        for name, columns in windows.items()
-    ]
-    new = pa.concat_tables([pa.Table.from_batches([], table.schema), *parts])
+    parts = [pa.Table.from_batches([], table.schema)]
+    for name, columns in windows.items():
+        n, (size, mtime_ns) = len(columns["times"]), records[name].state
+        ids = {"id": [f"{name}#{i}" for i in range(n)], "path": [name] * n}
+        state = {"size": [size] * n, "mtime_ns": [mtime_ns] * n}
+        parts.append(as_table(ids | state | columns, table.schema))
     others = _merge(table, "id").when_not_matched_by_source_delete(_in(records))
-    others.execute(new)
+    others.execute(pa.concat_tables(parts))
     rows = [{"path": name, **record._asdict()} for name, record in records.items()]
     _merge(files, "path").execute(pa.Table.from_pylist(rows, files.schema))
-
-
-def located(name: str, record: FileRecord, columns: Columns) -> Columns:
-    """The columns of all windows of a file, and those that say where they are."""
-    n = len(columns["times"])
-    state = {"size": [record.size] * n, "mtime_ns": [record.mtime_ns] * n}
-    ids = [f"{name}#{i}" for i in range(n)]
-    return {"id": ids, "path": [name] * n, **state, **columns}
 
 
 def as_table(columns: Columns, schema: pa.Schema) -> pa.Table:

@@ -97,25 +97,19 @@ def read_chunks(
         cuts = cut(reader.timeline, spec, windows)
         for first in range(0, len(cuts), WINDOWS_AT_ONCE):
             part = cuts[first : first + WINDOWS_AT_ONCE]
+            wanted = np.unique(np.concatenate([one.indices for one in part]))
+            frames = read_resized(reader, wanted, resize_crop, spec.image_size)
+            slots = np.full((len(part), spec.max_frames), -1, np.int64)
+            for row, one in zip(slots, part, strict=True):
+                row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
+            shown = reader.timeline.times[wanted]
+            times = np.where(slots < 0, np.nan, shown[slots]).astype(np.float32)
+            spans = np.array([(one.start, one.end) for one in part], np.float32)
             last = first + WINDOWS_AT_ONCE >= len(cuts)
-            yield _chunk(reader, part, file, last, spec)
+            yield DecodedChunk(file, last, frames, slots, times, spans)
     except VideoError as error:
         nothing = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
         yield DecodedChunk(file, True, nothing, error=error)
-
-
-def _chunk(
-    reader: VideoReader, cuts: Sequence[Cut], file: int, last: bool, spec: FrameSpec
-) -> DecodedChunk:
-    wanted = np.unique(np.concatenate([one.indices for one in cuts]))
-    frames = read_resized(reader, wanted, resize_crop, spec.image_size)
-    slots = np.full((len(cuts), spec.max_frames), -1, np.int64)
-    for row, one in zip(slots, cuts, strict=True):
-        row[: len(one.indices)] = np.searchsorted(wanted, one.indices)
-    shown = reader.timeline.times[wanted]
-    times = np.where(slots < 0, np.nan, shown[slots]).astype(np.float32)
-    spans = np.array([(one.start, one.end) for one in cuts], np.float32)
-    return DecodedChunk(file, last, frames, slots, times, spans)
 
 
 def read_resized(

@@ -493,6 +493,8 @@ def test_filters_by_folder_and_date(index, exact):
         return {m.path.name for m in moments}
 
     assert found(Where("first/")) == {f"clip {i}.mp4" for i in (1, 3, 5)}
+    assert found(Where("./first")) == found(Where("first"))
+    assert found(Where(".")) == found(Where())
     assert found(Where("fir")) == set()
     date = datetime.datetime.fromtimestamp(1_000_003)
     assert found(Where(after=date)) == {f"clip {i}.mp4" for i in (3, 4, 5)}

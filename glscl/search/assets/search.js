@@ -31,10 +31,10 @@ document.getElementById("form").addEventListener("submit", async (event) => {
   state.textContent = "Searching …";
   try {
     const response = await fetch(`/search?q=${encodeURIComponent(query.value)}`);
-    const answer = await response.json();
-    if (answer.error) throw new Error(answer.error);
-    list.replaceChildren(...answer.moments.map(item));
-    state.textContent = `${answer.moments.length} moments`;
+    if (!response.ok) throw new Error(await response.text());
+    const { moments } = await response.json();
+    list.replaceChildren(...moments.map(item));
+    state.textContent = `${moments.length} moments`;
   } catch (error) {
     list.replaceChildren();
     state.textContent = error.message;
