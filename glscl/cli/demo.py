@@ -46,15 +46,11 @@ def demo(
     typer.echo("    score  frame weights  what the clip shows, shot by shot")
     for rank, moment in enumerate(found, 1):
         assert moment.frame_weights is not None  # GLSCL has them
-        bars = "".join(
-            BARS[round(weight * (len(BARS) - 1))]
-            for weight in moment.frame_weights / moment.frame_weights.max()
-        )
-        shots = "; ".join(
-            f"{shot.colour} {shot.shape} {shot.motion}"
-            for shot in clips[moment.row].shots
-        )
-        typer.echo(f"{rank:2d}. {moment.score:6.3f}  {bars:13}  {shots}")
+        shares = moment.frame_weights / moment.frame_weights.max()
+        bars = "".join(BARS[round(share * (len(BARS) - 1))] for share in shares)
+        shots = clips[moment.row].shots
+        said = "; ".join(f"{one.colour} {one.shape} {one.motion}" for one in shots)
+        typer.echo(f"{rank:2d}. {moment.score:6.3f}  {bars:13}  {said}")
     page = folder / "found.html"
     write_page(page, {sentence: found})
     typer.echo(f"written to {page}")

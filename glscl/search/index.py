@@ -235,18 +235,13 @@ class VideoIndex:
         weights = self.model.frame_weights(text, self.video(columns))
         found = []
         for n, i in enumerate(kept):
-            real, one = ~np.isnan(columns["times"][n]), records[i]
+            one, times, score, row = records[i], columns["times"][n], scores[i], rows[i]
+            path = Path(self.about.folder, table.named_path(one["path"]))
+            span, state = (one["start"], one["end"]), (one["size"], one["mtime_ns"])
+            real = ~np.isnan(times)
+            shares = None if weights is None else weights[0, n].cpu().numpy()[real]
             found.append(
-                Moment(
-                    Path(self.about.folder, table.named_path(one["path"])),
-                    one["start"],
-                    one["end"],
-                    float(scores[i]),
-                    columns["times"][n][real],
-                    None if weights is None else weights[0, n].cpu().numpy()[real],
-                    int(rows[i]),
-                    (one["size"], one["mtime_ns"]),
-                )
+                Moment(path, *span, float(score), times[real], shares, int(row), state)
             )
         return found
 

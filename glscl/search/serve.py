@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -86,11 +87,9 @@ class Search:
     def moment(self, request: Request) -> Moment:
         """The moment of a number that an answer gave, its file as it was indexed (404)."""
         moment = self.moments.get(request.path_params["number"])
-        try:
+        with suppress(OSError):  # there may be no such file any more
             if moment is not None and file_state(moment.path) == moment.state:
                 return moment
-        except OSError:  # there is no such file any more
-            pass
         raise HTTPException(404, "There is no such moment.")
 
     def video(self, request: Request) -> Response:

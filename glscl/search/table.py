@@ -140,7 +140,6 @@ class Snapshot:
             if isinstance(field.type, pa.FixedShapeTensorType)
             and field.name != "coarse"
         }
-
         self._at_once = max(1, READ_NUMBERS // sum(self.sizes.values()))
 
     def __len__(self) -> int:
@@ -154,7 +153,9 @@ class Snapshot:
 
     def features(self, rows: Rows, *names: str) -> Columns:
         """``times`` and the features of ``rows`` (n,), or the tensors of these names."""
-        return _arrays(self.table.take(rows, columns=[*(names or self.sizes)]))
+        wanted = [*(names or self.sizes)]
+        found = self.table.take(rows, columns=wanted)
+        return {n: found[n].combine_chunks().to_numpy_ndarray() for n in wanted}
 
     def nearest(self, query: NDArray[np.floating], k: int, where: str = "") -> Rows:
         """The k windows whose coarse vectors have the largest products with (C,).
@@ -166,11 +167,9 @@ class Snapshot:
         wanted = {"column": "coarse", "q": query, "k": k, "metric": METRIC}
         if self.indexed:
             wanted["nprobes"] = max(1, round(PROBED * clusters(self.indexed)))
+        columns = ["_rowoffset", "_distance"]
         found = self.table.to_table(
-            columns=["_rowoffset", "_distance"],
-            nearest=wanted,
-            filter=where or None,
-            prefilter=True,
+            columns, filter=where or None, nearest=wanted, prefilter=True
         )
         return found["_rowoffset"].to_numpy().astype(np.int64)
 
@@ -189,9 +188,8 @@ class Snapshot:
             batch_readahead=2,
         )
         for batch in batches:
-            part = pa.Table.from_batches([batch])
-            rows = part["_rowoffset"].to_numpy().astype(np.int64)
-            yield rows, _arrays(part.drop_columns("_rowoffset"))
+            rows = batch["_rowoffset"].to_numpy().astype(np.int64)
+            yield rows, {name: batch[name].to_numpy_ndarray() for name in self.sizes}
 
 
 def _opened(path: str, table: str) -> lance.LanceDataset:
@@ -202,14 +200,6 @@ def _opened(path: str, table: str) -> lance.LanceDataset:
         if "not found" not in str(error).lower():
             raise
         raise FileNotFoundError(f"{path} holds no video index.") from error
-
-
-def _arrays(table: pa.Table) -> Columns:
-    """Columns of tensors as arrays (n, ...)."""
-    return {
-        name: table[name].combine_chunks().to_numpy_ndarray()
-        for name in table.column_names
-    }
 
 
 def quoted(text: str) -> str:

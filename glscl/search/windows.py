@@ -61,14 +61,8 @@ def cut(timeline: Timeline, spec: FrameSpec, windows: Windows) -> list[Cut]:
     step = max(1, round(n * (1 - windows.overlap)))
     starts = sorted({*range(0, len(grid) - n + 1, step), len(grid) - n})
     indices = timeline.index_at(grid)
-    return [
-        Cut(
-            np.unique(indices[k : k + n]),
-            grid[k],
-            min(grid[k] + windows.seconds, duration),
-        )
-        for k in starts
-    ]
+    ends = np.minimum(grid + windows.seconds, duration)
+    return [Cut(np.unique(indices[k : k + n]), grid[k], ends[k]) for k in starts]
 
 
 class DecodedChunk(NamedTuple):
