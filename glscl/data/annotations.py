@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import pickle
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without blanks around them, each after its number."""
-    for number, line in enumerate(io.StringIO(read_text(path), None), start=1):
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
         if line.strip():
             yield number, line.strip()
 
@@ -87,15 +86,18 @@ def read_rows(
 def read_ids(path: Path) -> list[str]:
     """One id a line, none twice."""
     lines = read_lines(path)
-    return list(unique((f"{path}, line {n}", name, name) for n, name in lines))
+    return list(unique((f"{path}, line {n}: id", name, n) for n, name in lines))
 
 
 def unique(entries: Iterable[tuple[str, str, T]]) -> dict[str, T]:
-    """Values by id, from the place, id and value of each; an id must not occur twice."""
+    """Values by name. An entry: what errors call it and where it is, name, value.
+
+    Raises ``AnnotationError`` for a name that is there twice.
+    """
     found: dict[str, T] = {}
-    for where, name, value in entries:
+    for what, name, value in entries:
         if name in found:
-            raise AnnotationError(f"{where}: id {name!r} is there twice.")
+            raise AnnotationError(f"{what} {name!r} is there twice.")
         found[name] = value
     return found
 
@@ -107,31 +109,30 @@ def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
 
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a file, or of a line of it; its keys occur once."""
+    where = str(path) if line is None else f"{path}, line {line}"
+    what = f"{where}: the entry"
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return unique((what, name, value) for name, value in pairs)
+
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=checked)
+    except AnnotationError:
+        raise
     except json.JSONDecodeError as error:
         raise AnnotationError(
             f"{path}, line {line or error.lineno}: not JSON: {error.msg}."
         ) from error
-    except (ValueError, RecursionError) as error:  # also a long number, deep nesting
-        where = f"{path}, line {line}" if line else path
+    except (ValueError, RecursionError) as error:  # a long number, or deep nesting
         raise AnnotationError(f"{where}: not read as JSON: {error}.") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the entry {twice!r} is there twice")
-    return found
-
-
-def expect(value: Any, kind: type | tuple[type, ...], where: str) -> Any:
+def expect(value: Any, kind: type, where: str) -> Any:
     """``value``, if it is of ``kind``."""
     if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join(one.__name__ for one in kinds)
-        raise AnnotationError(f"{where}: expected a {names}, found {value!r:.80}.")
+        raise AnnotationError(
+            f"{where}: expected a {kind.__name__}, found {value!r:.80}."
+        )
     return value
 
 

@@ -88,10 +88,10 @@ def _msrvtt(root: Path, variant: str) -> dict[str, Captions]:
     if variant == "full":
         return _msrvtt_official(path, content, everything)
     rows = read_rows(root / f"MSRVTT_train.{variant}.csv", ["video_id"])
-    train = unique((where, row["video_id"], where) for where, row in rows)
+    train = unique((f"{where}: id", row["video_id"], where) for where, row in rows)
     rows = read_rows(root / "MSRVTT_JSFUSION_test.csv", ["video_id", "sentence"])
     test = unique(
-        (where, row["video_id"], [caption(row["sentence"], where)])
+        (f"{where}: id", row["video_id"], [caption(row["sentence"], where)])
         for where, row in rows
     )
     return {"train": _captions_of(train, everything, path), "test": test}
@@ -105,7 +105,7 @@ def _msrvtt_official(
     splits: dict[str, Captions] = {name: {} for name in names.values()}
     videos = numbered(field(content, "videos", list, str(path)), f"{path}, video")
     entries = unique(
-        (where, field(entry, "video_id", str, where).strip(), entry)
+        (f"{where}: id", field(entry, "video_id", str, where).strip(), entry)
         for where, entry in videos
     )
     for video, entry in entries.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,28 +54,26 @@ class Split:
     captions: tuple[CaptionItem, ...]
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for video in self.videos:
-            if video.id in seen:
-                raise ValueError(
-                    f"Split {self.name}: video id {video.id!r} is there twice."
-                )
-            seen.add(video.id)
-        described: set[int] = set()
+        for problem in self._problems():
+            raise ValueError(f"Split {self.name}: {problem}.")
+
+    def _problems(self) -> Iterator[str]:
+        count = len(self.videos)
+        for name, times in Counter(video.id for video in self.videos).items():
+            if times > 1:
+                yield f"video id {name!r} is there twice"
         for position, caption in enumerate(self.captions):
-            if not 0 <= caption.video < len(self.videos):
-                raise ValueError(
-                    f"Split {self.name}: caption {position} names video "
-                    f"{caption.video}, but there are {len(self.videos)} videos."
+            if not 0 <= caption.video < count:
+                yield (
+                    f"caption {position} names video {caption.video}, but there are "
+                    f"{count} videos"
                 )
             if not (caption.text.strip() or caption.token_ids):
-                raise ValueError(f"Split {self.name}: caption {position} is empty.")
-            described.add(caption.video)
+                yield f"caption {position} is empty"
+        described = {caption.video for caption in self.captions}
         for index, video in enumerate(self.videos):
             if index not in described:
-                raise ValueError(
-                    f"Split {self.name}: video {video.id!r} has no caption."
-                )
+                yield f"video {video.id!r} has no caption"
 
     @cached_property
     def texts(self) -> list[Caption]:
