@@ -252,11 +252,8 @@ def load_table(
 
 def _hold_out(train: Captions) -> tuple[Captions, Captions]:
     """What remains and a tenth, at most ``HELD_OUT``, the same on every machine."""
-
-    def order(video: str) -> str:
-        return hashlib.sha256(f"{SEED} {video}".encode()).hexdigest()
-
+    digests = {v: hashlib.sha256(f"{SEED} {v}".encode()).hexdigest() for v in train}
     count = min(HELD_OUT, max(1, len(train) // 10))
-    chosen = set(sorted(train, key=order)[:count])
-    remain = {k: v for k, v in train.items() if k not in chosen}
-    return remain, {k: v for k, v in train.items() if k in chosen}
+    chosen = set(sorted(digests, key=digests.__getitem__)[:count])
+    remain = {v: texts for v, texts in train.items() if v not in chosen}
+    return remain, {v: texts for v, texts in train.items() if v in chosen}

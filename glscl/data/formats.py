@@ -290,7 +290,7 @@ def read_table(table: str | Path | DataFrame, root: str | Path) -> dict[str, Cap
     path outside ``root``, an unknown split, a row that is there twice, a video that is
     in two splits, and a table without a row.
     """
-    rows = list(_rows(table))
+    rows = [(where, expect(row, dict, where)) for where, row in _rows(table)]
     if not rows:
         raise AnnotationError(f"{table_name(table)}: there is no row.")
     with_split = any("split" in row for _, row in rows)

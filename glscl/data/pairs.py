@@ -53,9 +53,7 @@ class CachedVideos:
         last, rest = features[-1].frames, len(split.videos) - before
         check_shape(last, axes, "frames", B=rest)
         self.split, self.parts = split, features
-        self.rows: ConcatDataset = ConcatDataset(
-            [TensorDataset(*part) for part in features]
-        )
+        self.rows: ConcatDataset = ConcatDataset([TensorDataset(*x) for x in features])
 
     @property
     def features(self) -> FrameFeatures:
@@ -195,12 +193,12 @@ def video_batches(
 def _load_pairs(
     videos: Videos, tokens: tuple[Tensor, Tensor], seed: int, captions: Sequence[int]
 ) -> Pairs:
-    rows, every = torch.tensor(captions), videos.split.captions
-    numbers = [every[caption].video for caption in captions]
+    rows = torch.tensor(captions)
+    numbers = videos.split.caption_to_video[rows]
     seeds = (stable_seed(seed, caption) for caption in captions)
-    content, frame_mask = _load(videos, zip(numbers, seeds, strict=True))
-    token_ids, mask = (x[rows] for x in tokens)
-    return Pairs(rows, torch.tensor(numbers), token_ids, mask, content, frame_mask)
+    content, mask = _load(videos, zip(numbers.tolist(), seeds, strict=True))
+    token_ids, token_mask = (x[rows] for x in tokens)
+    return Pairs(rows, numbers, token_ids, token_mask, content, mask)
 
 
 def pair_batches(

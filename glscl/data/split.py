@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,26 +52,28 @@ class Split:
     captions: tuple[CaptionItem, ...]
 
     def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise ValueError(f"Split {self.name}: {problem}.")
-
-    def _problems(self) -> Iterator[str]:
-        count = len(self.videos)
-        for name, times in Counter(video.id for video in self.videos).items():
-            if times > 1:
-                yield f"video id {name!r} is there twice"
+        seen: set[str] = set()
+        for video in self.videos:
+            if video.id in seen:
+                raise ValueError(
+                    f"Split {self.name}: video id {video.id!r} is there twice."
+                )
+            seen.add(video.id)
+        described: set[int] = set()
         for position, caption in enumerate(self.captions):
-            if not 0 <= caption.video < count:
-                yield (
-                    f"caption {position} names video {caption.video}, but there are "
-                    f"{count} videos"
+            if not 0 <= caption.video < len(self.videos):
+                raise ValueError(
+                    f"Split {self.name}: caption {position} names video "
+                    f"{caption.video}, but there are {len(self.videos)} videos."
                 )
             if not (caption.text.strip() or caption.token_ids):
-                yield f"caption {position} is empty"
-        described = {caption.video for caption in self.captions}
+                raise ValueError(f"Split {self.name}: caption {position} is empty.")
+            described.add(caption.video)
         for index, video in enumerate(self.videos):
             if index not in described:
-                yield f"video {video.id!r} has no caption"
+                raise ValueError(
+                    f"Split {self.name}: video {video.id!r} has no caption."
+                )
 
     @cached_property
     def texts(self) -> list[Caption]:
