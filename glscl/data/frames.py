@@ -199,8 +199,7 @@ def normalise(
 ) -> Tensor:
     """uint8 (n, S, S, 3) to fp32 pixels (n, 3, S, S), standardised per channel."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    shift = torch.tensor(mean).view(1, 3, 1, 1)
-    scale = torch.tensor(std).view(1, 3, 1, 1)
+    shift, scale = (torch.tensor(value).view(1, 3, 1, 1) for value in (mean, std))
     return ((x - shift) / scale).contiguous()
 
 

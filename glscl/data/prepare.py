@@ -45,7 +45,7 @@ class Prepared:
 
     def summary(self) -> str:
         """One sentence."""
-        rate = self.written / self.seconds if self.seconds else 0.0
+        rate = self.written / self.seconds
         share = self.bytes_after / self.bytes_before if self.bytes_before else 0.0
         return (
             f"{self.written} videos written ({rate:.1f} a second), {self.kept} kept, "

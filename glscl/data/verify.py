@@ -56,10 +56,9 @@ class Report:
 
     def summary(self) -> str:
         """One sentence."""
-        rate = len(self.videos) / self.seconds if self.seconds else 0.0
         return (
             f"{len(self.videos)} videos checked, {len(self.bad)} unreadable, "
-            f"{rate:.1f} videos/s."
+            f"{len(self.videos) / self.seconds:.1f} videos/s."
         )
 
     def write(self, path: Path) -> None:

@@ -210,6 +210,13 @@ def replace(path, old, new):
         ),
         (
             "msrvtt",
+            "MSRVTT_JSFUSION_test.csv",
+            b"key,",
+            b"\xef\xbb\xbfk\xfee,",
+            r"line 1: byte 0xfe is not UTF-8",
+        ),
+        (
+            "msrvtt",
             "MSRVTT_data.json",
             b'"caption": "a red square number 0 moves 0"',
             b'"caption": " "',
