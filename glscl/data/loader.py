@@ -117,7 +117,7 @@ def _sampled(item: VideoItem, spec: FrameSpec) -> np.ndarray:
     return read_frames(item.path, *sampling)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class VideoDataset(Dataset):
     """The videos of a split as padded pixels, decoded when needed.
 
