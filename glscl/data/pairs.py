@@ -71,9 +71,9 @@ def rand_augment(policy: str) -> Callable[[np.ndarray, int], np.ndarray]:
     """timm's RandAugment for videos: frames (n, H, W, 3) and a seed to the same shape.
 
     All frames of a video get the same operations, and the generators that timm draws
-    from are left as they were. ``policy`` as in the released recipe,
-    for example ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are grey and interpolation
-    is bicubic, as released.
+    from are left as they were. ``policy`` as in the released recipe, for example
+    ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are grey and interpolation is bicubic,
+    as released.
     """
     from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
