@@ -9,6 +9,7 @@ and keeps the concepts with the features of an item, so that each is decoded onc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,36 +39,30 @@ class GLSCL(Retriever):
 
     method = "glscl"
     loss_type = Losses
+    always_hides_padding = True
 
     def __init__(self, backbone: Backbone, config: ModelConfig):
         super().__init__(backbone, config)
-        if config.local:
-            self.lim_video = self._local_interaction()
-            self.lim_text = self._text_interaction()
-
-    def _local_interaction(self) -> LocalInteraction:
-        config = self.config
-        return LocalInteraction(
-            self.backbone.embed_dim,
+        if not config.local:
+            return
+        new_lim = partial(
+            LocalInteraction,
+            backbone.embed_dim,
             config.num_queries,
             config.num_decoder_layers,
             config.num_heads,
             config.dropout,
         )
-
-    def _text_interaction(self) -> LocalInteraction:
-        """The text side of the LIM, which uses what is shared from the video side."""
-        if self.config.share_queries and self.config.share_decoder:
-            return self.lim_video
-        lim = self._local_interaction()
-        if self.config.share_queries:
-            lim.queries = self.lim_video.queries
-        if self.config.share_decoder:
-            lim.decoder = self.lim_video.decoder
-        return lim
+        self.lim_video = self.lim_text = new_lim()
+        if not (config.share_queries and config.share_decoder):
+            self.lim_text = new_lim()
+        if config.share_queries:
+            self.lim_text.queries = self.lim_video.queries
+        if config.share_decoder:
+            self.lim_text.decoder = self.lim_video.decoder
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
-        text = self._read_text(token_ids, token_mask)
+        text = super().encode_text(token_ids, token_mask)
         if self.config.local:
             text = text._replace(concepts=self.text_concepts(text))
         return text
@@ -75,8 +70,7 @@ class GLSCL(Retriever):
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> VideoFeatures:
-        """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
-        video = VideoFeatures(*self.contextualize_frames(frame_features, frame_mask))
+        video = super().encode_video_features(frame_features, frame_mask)
         if self.config.local:
             video = video._replace(concepts=self.video_concepts(video))
         return video
@@ -156,16 +150,15 @@ class GLSCL(Retriever):
             text = text._replace(concepts=self.text_concepts(text))
             video = video._replace(concepts=self.video_concepts(video))
         contrastive = info_nce(self.kappa * self.similarity(text, video))
-        if not config.local:
-            zero = torch.zeros_like(contrastive)
-            return Losses(contrastive, contrastive, zero, zero)
-        concepts = self.video_concepts(video), self.text_concepts(text)
-        icl = config.icl_weight * inter_consistency(
-            *concepts, beta=config.beta, normalise=config.icl_normalise
-        )
-        idl = config.alpha * intra_diversity(
-            *concepts, margin=config.idl_margin, sides=config.idl_sides
-        )
+        icl = idl = torch.zeros_like(contrastive)
+        if config.local:
+            concepts = self.video_concepts(video), self.text_concepts(text)
+            icl = config.icl_weight * inter_consistency(
+                *concepts, beta=config.beta, normalise=config.icl_normalise
+            )
+            idl = config.alpha * intra_diversity(
+                *concepts, margin=config.idl_margin, sides=config.idl_sides
+            )
         return Losses(contrastive + icl + idl, contrastive, icl, idl)
 
     @classmethod
@@ -191,10 +184,7 @@ class GLSCL(Retriever):
         included), that lacks a weight, has one of unknown name, or holds another
         backbone, and for unknown settings; ``FileNotFoundError`` for a missing file.
         """
-        names = (
-            (weights.authors_shared_name, weights.UNUSED + weights.UNUSED_WHEN_SHARED)
-            if share
-            else (weights.authors_name, weights.UNUSED)
-        )
-        shared = {"share_queries": share, "share_decoder": share}
-        return cls._from_authors(path, names, preset, backbone, {**shared, **settings})
+        name_of = weights.authors_shared_name if share else weights.authors_name
+        unused = weights.UNUSED + (weights.UNUSED_WHEN_SHARED if share else ())
+        settings = {"share_queries": share, "share_decoder": share, **settings}
+        return cls._from_authors(path, (name_of, unused), preset, backbone, settings)

@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
+from typing_extensions import Self
 
 from glscl import weights
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
@@ -43,11 +44,6 @@ from glscl.util.hub import download, model_card, upload
 from glscl.util.numeric import autocast_disabled, validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-MAX_LOGIT_SCALE = math.log(100)
 
 
 class TextFeatures(NamedTuple):
@@ -107,6 +103,9 @@ class Retriever(nn.Module, ABC):
     starts_at_random = False
     #: Elements of the largest intermediate tensor of a chunk of videos.
     chunk_elements = 1_000_000
+    #: Whether padded tokens are hidden from the others in CLIP also where the method
+    #: masks nothing (``mask_padding=False``), as some releases do.
+    always_hides_padding = False
     #: The fields of a text whose second axis counts the words; ``mask`` is one.
     word_fields: ClassVar[tuple[str, ...]] = ()
     #: See ``TrainConfig.gradient_divisor``, which training sets it to.
@@ -150,20 +149,34 @@ class Retriever(nn.Module, ABC):
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
         """Keep κ ≤ 100; to be called after every optimiser step."""
-        self.backbone.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        self.backbone.logit_scale.clamp_(max=math.log(100))
 
     # --- what a method defines ----------------------------------------------------
 
-    @abstractmethod
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
         """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
 
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
+        Here: CLIP's. Raises ``ValueError`` for sizes that do not fit and a mask row that
+        is all False.
         """
+        A, L = check_shape(token_ids, "A L", "token_ids").values()
+        mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
+        hides = self.config.mask_padding or self.always_hides_padding
+        encoded = self.backbone.encode_text(token_ids, mask if hides else None)
+        return TextFeatures(*map(self._divide_gradient, encoded), mask)
 
-    @abstractmethod
     def encode_video_features(self, frame_features: Tensor, frame_mask: Tensor) -> Any:
-        """``encode_video`` from what ``encode_frames`` gave."""
+        """``encode_video`` from what ``encode_frames`` gave: (B, F, D).
+
+        Here: the frames after the frame transformer, where the real frames of a video
+        attend to each other.
+        """
+        D = self.backbone.embed_dim
+        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
+        mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
+        if self.temporal is not None:
+            frame_features = self.temporal(frame_features, mask)
+        return VideoFeatures(self._divide_gradient(frame_features), mask)
 
     @abstractmethod
     def similarity(self, text: Any, video: Any) -> Tensor:
@@ -245,20 +258,6 @@ class Retriever(nn.Module, ABC):
         encode = self.encode_video if video.ndim == 5 else self.encode_video_features
         return self.encode_text(token_ids, token_mask), encode(video, frame_mask)
 
-    def contextualize_frames(
-        self, frame_features: Tensor, frame_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Frames (B, F, D) after the frame transformer, and the checked mask (B, F).
-
-        In the frame transformer the real frames of a video attend to each other.
-        """
-        D = self.backbone.embed_dim
-        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
-        mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
-        if self.temporal is not None:
-            frame_features = self.temporal(frame_features, mask)
-        return self._divide_gradient(frame_features), mask
-
     def _by_chunks(
         self, score: Callable[[Any], Tensor], video: Any, elements: int
     ) -> Tensor:
@@ -281,18 +280,6 @@ class Retriever(nn.Module, ABC):
             features.register_hook(lambda gradient: gradient / self.gradient_divisor)
         return features
 
-    def _read_text(
-        self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
-    ) -> TextFeatures:
-        """CLIP's sentence and token features; ``hide_padding``: not as keys."""
-        A, L = check_shape(token_ids, "A L", "token_ids").values()
-        mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
-        captions, tokens = self.backbone.encode_text(
-            token_ids, mask if hide_padding else None
-        )
-        captions, tokens = map(self._divide_gradient, (captions, tokens))
-        return TextFeatures(captions, tokens, mask)
-
     def padding_mask(self, mask: Tensor) -> Tensor | None:
         """``mask``, or ``None`` where the release masks nothing and so does this."""
         return mask if self.config.mask_padding else None
@@ -312,12 +299,7 @@ class Retriever(nn.Module, ABC):
         return matrix[:size, :size]
 
     @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        tag: Tag = "recommended",
-        **changes: Any,
-    ) -> Self:
+    def from_preset(cls, name: str, tag: Tag = "recommended", **changes: Any) -> Self:
         """The model of a benchmark's preset, ready for training, in evaluation mode.
 
         ``changes``: settings of the model that differ, such as ``backbone`` and
@@ -358,8 +340,9 @@ class Retriever(nn.Module, ABC):
 
         Takes effect as a whole or not at all, also where an older model is replaced.
         """
-        own = weights.own_weights(self)
-        weights.save_directory(Path(path), self.description(), own)
+        weights.save_directory(
+            Path(path), self.description(), weights.own_weights(self)
+        )
 
     def description(self) -> dict[str, Any]:
         """What ``config.json`` says of the model."""
