@@ -33,6 +33,7 @@ from glscl.util.numeric import (
     to_common_float,
     validate_mask,
 )
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
 
 
@@ -113,8 +114,7 @@ def global_similarity(
     not finite.
     """
     captions, frames, frame_mask = _checked(captions, frames, frame_mask, temperature)
-    if method not in ("gram", "direct"):
-        raise ValueError(f"method must be 'gram' or 'direct', got {method!r}.")
+    check(Literal["gram", "direct"], method, "method")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 video, got {chunk}.")
     with autocast_disabled(frames):

@@ -23,8 +23,10 @@ from glscl.util.numeric import (
     to_common_float,
     validate_mask,
 )
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
 
+Method = Literal["auto", "decoder", "folded"]
 FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
 # Items that ``decode_folded`` takes at a time: on a CPU they should fit into its cache.
 DECODED_AT_ONCE = {"cpu": 64, "other": 4096}
@@ -64,7 +66,7 @@ class LocalInteraction(nn.Module):
         tokens: Tensor,
         mask: Tensor | None = None,
         *,
-        method: Literal["auto", "decoder", "folded"] = "auto",
+        method: Method = "auto",
     ) -> Tensor:
         """Concepts (N, Q, D), unit norm, of ``tokens`` (N, M, D).
 
@@ -77,20 +79,16 @@ class LocalInteraction(nn.Module):
         ``"folded"`` while gradients are enabled or dropout acts.
         """
         hidden = self._hidden(tokens, mask)
-        if method not in ("auto", "decoder", "folded"):
-            raise ValueError(
-                f"method must be 'auto', 'decoder' or 'folded', got {method!r}."
-            )
+        check(Method, method, "method")
         gradients = torch.is_grad_enabled()
+        dropout = self.training and self.decoder.layers[0].dropout.p > 0
+        if method == "folded" and (gradients or dropout):
+            raise ValueError(
+                "method='folded' has neither dropout nor gradients: call eval() and "
+                "use torch.no_grad(), or take method='decoder'."
+            )
         if method == "auto":
             method = "decoder" if self.training or gradients else "folded"
-        elif method == "folded":
-            dropout = self.training and self.decoder.layers[0].dropout.p > 0
-            if gradients or dropout:
-                raise ValueError(
-                    "method='folded' has neither dropout nor gradients: call eval() and "
-                    "use torch.no_grad(), or take method='decoder'."
-                )
         if method == "decoder":
             queries = self.queries.expand(len(tokens), -1, -1)
             concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from glscl.util.numeric import autocast_disabled, to_common_float
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
+
+Normalise = Literal["released", "batch"]
+Sides = Literal["video", "both"]
 
 
 def info_nce(logits: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ def info_nce(logits: Tensor) -> Tensor:
 def concept_agreement(
     video_concepts: Tensor,
     text_concepts: Tensor,
-    normalise: Literal["released", "batch"] = "released",
+    normalise: Normalise = "released",
 ) -> Tensor:
     """How similar each concept is within the pairs of a batch: c (Q,).
 
@@ -43,8 +47,7 @@ def concept_agreement(
     """
     sizes = check_shape(text_concepts, "A Q D", "text_concepts")
     check_shape(video_concepts, "A Q D", "video_concepts", **sizes)
-    if normalise not in ("released", "batch"):
-        raise ValueError(f"normalise must be 'released' or 'batch', got {normalise!r}.")
+    check(Normalise, normalise, "normalise")
     N = sizes["Q"] if normalise == "released" else sizes["A"]
     with autocast_disabled(text_concepts):
         text_concepts, video_concepts = to_common_float(text_concepts, video_concepts)
@@ -56,7 +59,7 @@ def inter_consistency(
     text_concepts: Tensor,
     beta: float = 0.005,
     target: float = 0.75,
-    normalise: Literal["released", "batch"] = "released",
+    normalise: Normalise = "released",
 ) -> Tensor:
     """ICL makes the paired concepts of both modalities more similar; a scalar.
 
@@ -74,7 +77,7 @@ def intra_diversity(
     video_concepts: Tensor,
     text_concepts: Tensor | None = None,
     margin: float = 0.1,
-    sides: Literal["video", "both"] = "video",
+    sides: Sides = "video",
 ) -> Tensor:
     """IDL makes the concepts of one item less similar; a scalar, before its weight α.
 
@@ -83,8 +86,7 @@ def intra_diversity(
     of ``text_concepts``, which ``"video"`` (the released code) does not use. With a
     single concept there is no pair of concepts, and the loss is 0.
     """
-    if sides not in ("video", "both"):
-        raise ValueError(f"sides must be 'video' or 'both', got {sides!r}.")
+    check(Sides, sides, "sides")
     video = _diversity(video_concepts, margin, "video_concepts")
     if sides == "video":
         return video

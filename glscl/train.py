@@ -30,13 +30,7 @@ from tqdm import tqdm
 
 from glscl import optim
 from glscl.config import RunOptions, TrainConfig, config_to_dict, identity
-from glscl.data.pairs import (
-    Pairs,
-    Videos,
-    epoch_order,
-    pair_batches,
-    stable_seed,
-)
+from glscl.data.pairs import Pairs, Videos, epoch_order, pair_batches, stable_seed
 from glscl.evaluate import evaluate
 from glscl.metrics import RULES, Metrics
 from glscl.optim import BertAdam
@@ -86,8 +80,9 @@ class History:
     def wins(self, metrics: Metrics, keep: str) -> bool:
         """Whether an epoch that ends with ``metrics`` is kept by the rule ``keep``."""
         score, later = RULES[keep]
-        before = [score(look["validation"]) for look in self.looks + self.epochs]
-        new = score(metrics)
+        seen = self.looks + self.epochs
+        before = [score(look["validation"]["t2v"]) for look in seen]
+        new = score(metrics["t2v"])
         return not before or new > max(before) or (later and new == max(before))
 
 
