@@ -6,7 +6,8 @@ decoded once; two items are compared concept by concept, which is one matrix pro
 
     local_ab = (1/Q) Σ_q text_concepts_aq · video_concepts_bq.
 
-Training and evaluation decode in two ways to the same numbers, see ``glscl.gim``.
+Where no gradient is wanted, a folded decoder takes fewer multiply-adds to the same concepts
+up to rounding, see ``LocalInteraction.forward``.
 
 Source: GLSCL (arXiv 2405.12710), Local Interaction Module, as released.
 """

@@ -104,12 +104,11 @@ class GLSCL(Retriever):
         Raises ``ValueError`` for sizes that do not fit and features that are not finite.
         """
         config = self.config
+        features = text.captions, video.frames, video.mask
         if config.pooling == "gim":
-            scores = global_similarity(
-                text.captions, video.frames, video.mask, config.temperature
-            )
+            scores = global_similarity(*features, config.temperature)
         else:
-            scores = mean_similarity(text.captions, video.frames, video.mask)
+            scores = mean_similarity(*features)
         if not config.local:
             return scores
         local = local_similarity(self.text_concepts(text), self.video_concepts(video))
@@ -117,15 +116,13 @@ class GLSCL(Retriever):
 
     def coarse_text(self, text: TextFeatures) -> Tensor:
         """The unit sentence; with a LIM the mean concept, by √local_weight, beside it."""
-        vectors = super().coarse_text(text)
-        return self._with_concept(vectors, text, self.text_concepts)
+        return self._beside(super().coarse_text(text), text, self.text_concepts)
 
     def coarse_video(self, video: VideoFeatures) -> Tensor:
         """The unit mean frame; with a LIM the mean concept, as in ``coarse_text``."""
-        vectors = super().coarse_video(video)
-        return self._with_concept(vectors, video, self.video_concepts)
+        return self._beside(super().coarse_video(video), video, self.video_concepts)
 
-    def _with_concept(
+    def _beside(
         self, vectors: Tensor, items: Any, concepts: Callable[[Any], Tensor]
     ) -> Tensor:
         if not self.config.local:

@@ -191,11 +191,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     members: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (
-                name.startswith(CLIP_PREFIX),
-                is_decayed(name, parameter, config.decay),
-            )
-            members.setdefault(key, []).append(parameter)
+            clip = name.startswith(CLIP_PREFIX)
+            decayed = is_decayed(name, parameter, config.decay)
+            members.setdefault((clip, decayed), []).append(parameter)
     groups = []
     for (clip, decayed), parameters in sorted(members.items()):
         peak = config.learning_rate * (config.clip_lr_scale if clip else 1.0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -33,7 +34,6 @@ from glscl.config import (
     EncoderConfig,
     Tag,
     config_from_dict,
-    config_to_dict,
     get_preset,
     override,
 )
@@ -163,7 +163,8 @@ class Retriever(nn.Module, ABC):
         mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
         hides = self.config.mask_padding or self.always_hides_padding
         encoded = self.backbone.encode_text(token_ids, mask if hides else None)
-        return TextFeatures(*map(self._divide_gradient, encoded), mask)
+        captions, tokens = map(self._divide_gradient, encoded)
+        return TextFeatures(captions, tokens, mask)
 
     def encode_video_features(self, frame_features: Tensor, frame_mask: Tensor) -> Any:
         """``encode_video`` from what ``encode_frames`` gave: (B, F, D).
@@ -353,7 +354,7 @@ class Retriever(nn.Module, ABC):
                 "quick_gelu": self.backbone.quick_gelu,
                 "config": self.backbone.config,
             },
-            "model": config_to_dict(self.config),
+            "model": asdict(self.config),
             "record": dict(self.record),
         }
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glscl import optim
-from glscl.config import RunOptions, TrainConfig, config_to_dict, identity
+from glscl.config import RunOptions, TrainConfig, identity
 from glscl.data.pairs import Pairs, Videos, epoch_order, pair_batches, stable_seed
 from glscl.evaluate import evaluate
 from glscl.metrics import RULES, Metrics
@@ -40,8 +40,6 @@ from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
@@ -120,25 +118,21 @@ def fit(
         return _Run(model, train, config, validation, options, on_step).complete()
 
 
+@dataclass(eq=False)
 class _Run:
     """The state of one run: weights, optimiser, step, history."""
 
-    def __init__(
-        self,
-        model: Retriever,
-        train: Videos,
-        config: TrainConfig,
-        validation: Videos | None,
-        options: RunOptions,
-        on_step: Callable[[dict[str, float]], None] | None = None,
-    ):
-        self.on_step = on_step
+    model: Retriever
+    train: Videos
+    config: TrainConfig
+    validation: Videos | None
+    options: RunOptions
+    on_step: Callable[[dict[str, float]], None] | None = None
+
+    def __post_init__(self) -> None:
+        model, config, options = self.model, self.config, self.options
         self.device = torch.device(options.device)
-        self.model = model.to(self.device)
-        self.train = train
-        self.config = config
-        self.validation = validation
-        self.options = options
+        model.to(self.device)
         if config.clip_arithmetic == "released":
             if config.optimiser != "bertadam" or options.precision == "fp16":
                 raise ValueError(
@@ -159,12 +153,13 @@ class _Run:
         )
         parts = {"model": model, "optimiser": self.optimiser, "scaler": self.scaler}
         self.folder = RunFolder(options.folder, self._settings(), parts)
-        self.tokens = model.backbone.tokenize(train.split.texts, model.config.max_words)
+        texts = self.train.split.texts
+        self.tokens = model.backbone.tokenize(texts, model.config.max_words)
         self.step = 0
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.finite: dict[str, list[Tensor]] = {}  # by what may not be, of one step
-        self.batch_size, self.steps_per_epoch = _batching(train, config, options)
+        self.batch_size, self.steps_per_epoch = _batching(self.train, config, options)
         self.total = self.steps_per_epoch * config.epochs
 
     # --- the loop -----------------------------------------------------------------
@@ -294,9 +289,7 @@ class _Run:
         chunks = batch.split(size)
         with torch.no_grad():
             encoded = [self._encode(c, part, i) for i, c in enumerate(chunks)]
-        text, video = (
-            map_features(_leaf, *side) for side in zip(*encoded, strict=True)
-        )
+        text, video = (map_features(_leaf, *x) for x in zip(*encoded, strict=True))
         losses = self._loss(text, video)
         self.scaler.scale(weight * losses.total).backward()
         for i, chunk in enumerate(chunks):
@@ -335,23 +328,19 @@ class _Run:
         self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
-        dtype = AUTOCAST_DTYPES.get(self.options.precision)
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = kinds.get(self.options.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _evaluated(self, validation: Videos) -> dict[str, Any]:
         """A record with the metrics of now."""
         started = time.perf_counter()
-        metrics = evaluate(
-            self.model,
-            validation,
-            batch_size=self.config.eval_batch_size,
-            device=self.device,
-            workers=self.options.workers,
-        ).metrics
+        size, workers = self.config.eval_batch_size, self.options.workers
+        found = evaluate(self.model, validation, size, self.device, workers)
         return {
             "epoch": (self.step - 1) // self.steps_per_epoch,
             "after": self.step,
-            "validation": metrics,
+            "validation": found.metrics,
             "seconds": time.perf_counter() - started,
         }
 
@@ -382,7 +371,7 @@ class _Run:
         return {
             "method": self.model.method,
             "model": identity(self.model.config),
-            "recipe": config_to_dict(self.config),
+            "recipe": asdict(self.config),
             "precision": options.precision,
             "accumulate": options.accumulate,
             "max_grad_norm": options.max_grad_norm,
