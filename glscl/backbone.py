@@ -216,7 +216,7 @@ class Backbone(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Frame features (N, D) of ``pixels`` (N, 3, H, W): the projected CLS token."""
-        self._check_pixels(pixels)
+        check_shape(pixels, "N 3 H W", "pixels", H=self.image_size, W=self.image_size)
         return self._compute(self.clip.visual, pixels)
 
     def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class Backbone(nn.Module):
 
         Raises ``ValueError`` for a visual tower other than a plain ViT.
         """
-        self._check_pixels(pixels)
+        check_shape(pixels, "N 3 H W", "pixels", H=self.image_size, W=self.image_size)
         visual = self.clip.visual
         if not hasattr(visual, "ln_post") or visual.attn_pool is not None:
             raise ValueError(
@@ -267,10 +267,6 @@ class Backbone(nn.Module):
         weights = {name: parameter.float() for name, parameter in half.items()}
         with autocast_disabled(self.logit_scale):
             return functional_call(self, weights, (encode, *inputs))
-
-    def _check_pixels(self, pixels: Tensor) -> None:
-        side = self.image_size
-        check_shape(pixels, "N 3 H W", "pixels", H=side, W=side)
 
 
 @lru_cache(maxsize=4)

@@ -51,7 +51,6 @@ from glscl.util.settings import check
 
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
 GROUP_SIZE = 16  # captions of similar length that are scored together
-NUM_MIXES = 6  # W_1 … W_6
 EPSILON = 1e-12  # the smallest length to divide by, as in ``normalize``
 
 
@@ -104,7 +103,7 @@ class GLCCL(Retriever):
         D, L = backbone.embed_dim, config.max_words
         self.sentence_map = nn.Parameter(torch.eye(D))  # M_g
         self.word_map = nn.Parameter(torch.eye(D))  # M_l
-        self.mixes = nn.ParameterList(torch.eye(L) for _ in range(NUM_MIXES))
+        self.mixes = nn.ParameterList(torch.eye(L) for _ in range(6))  # W_1 … W_6
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """The mean of the four scores of every caption and video: (A, B).

@@ -146,10 +146,10 @@ class LocalInteraction(nn.Module):
     def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
         """The positions to ignore (N, M), True = padding, from a mask of real ones."""
         D = self.queries.shape[1]
-        sizes = check_shape(tokens, "N M D", "tokens", D=D)
+        N, M, _ = check_shape(tokens, "N M D", "tokens", D=D).values()
         if mask is None:
             return None
-        return ~validate_mask(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
+        return ~validate_mask(mask, "N M", "mask", "item", N=N, M=M)
 
 
 def cross_attention_folded(

@@ -102,15 +102,15 @@ def contrastive_score_consistency(scores: Tensor) -> Tensor:
     pairs on the diagonal. With the unbiased variance over S of every entry: the mean
     over the pairs ÷ the mean over all A² entries with the pairs' set to zero.
     """
-    sizes = check_shape(scores, "S A A", "scores")
-    if sizes["S"] < 2 or sizes["A"] < 2:
+    S, A = check_shape(scores, "S A A", "scores").values()
+    if S < 2 or A < 2:
         raise ValueError(
             "scores needs at least two levels and two pairs (axes 0 and 1), got shape "
             f"{tuple(scores.shape)}."
         )
     with autocast_disabled(scores):
         variance = to_common_float(scores)[0].var(dim=0)  # (A, A)
-        pairs = torch.eye(sizes["A"], dtype=torch.bool, device=scores.device)
+        pairs = torch.eye(A, dtype=torch.bool, device=scores.device)
         others = variance.masked_fill(pairs, 0.0)
         return variance.diagonal().mean() / others.mean()
 
@@ -159,12 +159,11 @@ def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:
-    sizes = check_shape(concepts, "B Q D", name)
-    Q = sizes["Q"]
+    B, Q, _ = check_shape(concepts, "B Q D", name).values()
     with autocast_disabled(concepts):
         (concepts,) = to_common_float(concepts)
         # C_qr = (1/B) Σ_b concepts_bq · concepts_br
-        C = torch.einsum("bqd,brd->qr", concepts, concepts) / sizes["B"]
+        C = torch.einsum("bqd,brd->qr", concepts, concepts) / B
         hinge = (C - (1 - margin)).clamp_min(0)
         same = torch.eye(Q, dtype=torch.bool, device=C.device)
         return 2 * hinge.masked_fill(same, 0.0).sum() / max(1, Q * (Q - 1))

@@ -120,23 +120,18 @@ class Retriever(nn.Module, ABC):
         self.temporal = self._frame_transformer() if config.temporal_layers else None
 
     def _frame_transformer(self) -> FrameTransformer:
-        clip = self.backbone.clip
-        D, width = self.backbone.embed_dim, clip.positional_embedding.shape[1]
+        blocks = self.backbone.clip.transformer.resblocks
+        positions = self.backbone.clip.positional_embedding
+        (context, width), D = positions.shape, self.backbone.embed_dim
         if width != D:
             raise ValueError(
                 f"The frame transformer starts as CLIP's text transformer, but that of "
                 f"{self.backbone.name} has {width} channels and its features {D}; use "
                 "temporal_layers=0."
             )
-        transformer = FrameTransformer(
-            D,
-            clip.transformer.resblocks[0].attn.num_heads,
-            self.config.temporal_layers,
-            self.backbone.context_length,
-        )
-        transformer.copy_from_text(
-            clip.transformer.resblocks, clip.positional_embedding
-        )
+        heads, layers = blocks[0].attn.num_heads, self.config.temporal_layers
+        transformer = FrameTransformer(D, heads, layers, context)
+        transformer.copy_from_text(blocks, positions)
         if self.config.position_std is not None:
             nn.init.normal_(transformer.positions, std=self.config.position_std)
         return transformer
@@ -200,10 +195,10 @@ class Retriever(nn.Module, ABC):
         if not self.word_fields:
             return text, video
         more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
-        longer = {}
-        for name in self.word_fields:
-            x = getattr(text, name)
-            longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
+        fields = {name: getattr(text, name) for name in self.word_fields}
+        longer = {
+            n: pad(x, (0, 0) * (x.ndim - 2) + (0, more)) for n, x in fields.items()
+        }
         return text._replace(**longer), video
 
     # --- what a search needs beside the scores --------------------------------------
@@ -235,12 +230,11 @@ class Retriever(nn.Module, ABC):
         of the model, so they can be kept while CLIP is.
         """
         B, F, *_ = check_shape(pixels, "B F 3 H W", "pixels").values()
-        images = pixels.flatten(0, 1)
-        if self.uses_patches:
-            features = self.backbone.encode_image_with_patches(images)
-        else:
-            features = self.backbone.encode_image(images)
-        return features.unflatten(0, (B, F))
+        clip = self.backbone
+        encode = (
+            clip.encode_image_with_patches if self.uses_patches else clip.encode_image
+        )
+        return encode(pixels.flatten(0, 1)).unflatten(0, (B, F))
 
     def encode_video(self, pixels: Tensor, frame_mask: Tensor) -> Any:
         """Features of videos from ``pixels`` (B, F, 3, H, W), ``frame_mask`` (B, F).

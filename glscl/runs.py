@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from glscl import evaluate
-from glscl.backbone import load_backbone
+from glscl.backbone import MINI, load_backbone
 from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
@@ -38,8 +38,6 @@ from glscl.train import History, RunOptions, fit
 from glscl.util import parallel
 from glscl.util.files import cache_folder
 from glscl.weights import read_directory
-
-MINI = "mini"
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,7 @@ def load_model(path: str | Path) -> Retriever:
 
 
 def train_on(
-    source: DataSource,
-    preset: Preset,
-    options: RunOptions,
-    method: str = "glscl",
+    source: DataSource, preset: Preset, options: RunOptions, method: str = "glscl"
 ) -> History:
     """Train on ``source`` with the model and recipe of ``preset``.
 
