@@ -7,7 +7,6 @@ local weights.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import re
@@ -92,9 +91,8 @@ def backbone_config(name: str) -> dict[str, Any]:
     Raises ``ValueError`` for an unknown name, or a model without CLIP's text tower.
     """
     if name == MINI:
-        config = copy.deepcopy(MINI_CONFIG)
-        config["text_cfg"]["vocab_size"] = mini_tokenizer().vocab_size
-        return config
+        text = {**MINI_CONFIG["text_cfg"], "vocab_size": mini_tokenizer().vocab_size}
+        return {**MINI_CONFIG, "text_cfg": text}
     config = open_clip().get_model_config(name)
     if config is None:
         raise ValueError(

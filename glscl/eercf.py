@@ -39,7 +39,6 @@ from glscl.util.numeric import (
 )
 from glscl.util.settings import check
 from glscl.util.shapes import check_shape
-from glscl.weights import authors_name
 
 #: What has a shortlist. For text to video search, every caption recalls videos. The
 #: release reads the same scores by columns for video to text, which ranks the captions
@@ -104,7 +103,6 @@ class EERCF(Retriever):
     """Coarse-to-fine retrieval by videos, frames and patches."""
 
     method = "eercf"
-    loss_type = EERCFLosses
     always_hides_padding = True
     chunk_elements = 2_000_000
 
@@ -126,7 +124,7 @@ class EERCF(Retriever):
 
         F is read from the file, as all sizes are.
         """
-        return cls._from_authors(path, (authors_name, ()), preset, backbone, settings)
+        return cls._from_authors(path, preset, backbone, settings)
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> EERCFText:
         (captions,) = to_common_float(

@@ -114,10 +114,8 @@ def caption_batches(
     device: torch.device | str = "cpu",
 ) -> Iterator[Any]:
     """Captions, encoded ``batch_size`` at a time; the caller drops what it has used."""
-    token_ids, token_mask = model.backbone.tokenize(texts, model.config.max_words)
-    for ids, mask in zip(
-        token_ids.split(batch_size), token_mask.split(batch_size), strict=True
-    ):
+    tokens = model.backbone.tokenize(texts, model.config.max_words)
+    for ids, mask in zip(*(x.split(batch_size) for x in tokens), strict=True):
         if model.config.mask_padding:
             ids, mask = trim(ids, mask)
         yield model.encode_text(ids.to(device), mask.to(device))

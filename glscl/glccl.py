@@ -95,7 +95,6 @@ class GLCCL(Retriever):
     """Retrieval by four scores of text-guided videos and frames."""
 
     method = "glccl"
-    loss_type = GLCCLLosses
     word_fields = ("tokens", "mask")
 
     def __init__(self, backbone: Backbone, config: GLCCLConfig):

@@ -38,7 +38,6 @@ class GLSCL(Retriever):
     """Text-video similarity from global and local interaction."""
 
     method = "glscl"
-    loss_type = Losses
     always_hides_padding = True
 
     def __init__(self, backbone: Backbone, config: ModelConfig):
@@ -184,4 +183,4 @@ class GLSCL(Retriever):
         name_of = weights.authors_shared_name if share else weights.authors_name
         unused = weights.UNUSED + (weights.UNUSED_WHEN_SHARED if share else ())
         settings = {"share_queries": share, "share_decoder": share, **settings}
-        return cls._from_authors(path, (name_of, unused), preset, backbone, settings)
+        return cls._from_authors(path, preset, backbone, settings, name_of, unused)

@@ -94,8 +94,6 @@ class Retriever(nn.Module, ABC):
 
     #: The name of the method in ``config.MODEL_CONFIGS``.
     method: ClassVar[str]
-    #: The named tuple of the loss.
-    loss_type: ClassVar[Any]
     #: Whether the features of a video include those of patches.
     uses_patches = False
     #: Whether weights that are not CLIP's start at random, so that scores mean nothing
@@ -309,12 +307,13 @@ class Retriever(nn.Module, ABC):
     def _from_authors(
         cls,
         path: str | Path,
-        names: tuple[Callable[[str], str], tuple[str, ...]],
         preset: str | None,
         backbone: str | None,
         settings: Mapping[str, Any],
+        name_of: Callable[[str], str] = weights.authors_name,
+        unused: tuple[str, ...] = (),
     ) -> Self:
-        """``from_authors`` of a method; ``names``: theirs of a weight, and what to skip."""
+        """``from_authors`` of a method; the rest as in ``copy_weights``."""
         source, state = str(path), read_state_dict(Path(path))
         name, clip_config, sizes = weights.authors_config(state, source, cls.method)
         if backbone is not None:
@@ -327,7 +326,7 @@ class Retriever(nn.Module, ABC):
         else:
             start = get_preset(preset, "released", cls.method).model
         model = cls(Backbone(name, clip_config), override(start, {**settings, **found}))
-        copy_weights(model, state, source, *names)
+        copy_weights(model, state, source, name_of, unused)
         return model.eval()
 
     def save(self, path: str | Path) -> None:

@@ -155,8 +155,8 @@ class _Run:
         self.folder = RunFolder(options.folder, self._settings(), parts)
         texts = self.train.split.texts
         self.tokens = model.backbone.tokenize(texts, model.config.max_words)
-        self.step = 0
-        self.history = History()
+        self.step, self.history = 0, History()
+        self.parts: tuple[str, ...] = ()  # names of those of the loss
         self.best: dict[str, Tensor] | None = None
         self.finite: dict[str, list[Tensor]] = {}  # by what may not be, of one step
         self.batch_size, self.steps_per_epoch = _batching(self.train, config, options)
@@ -236,13 +236,14 @@ class _Run:
         self.scaler.update()
         self.model.clamp_logit_scale()
         self.step += 1
+        self.parts = losses[0]._fields
         means = torch.stack([torch.stack(part) for part in losses]).double().mean(0)
         numbers = self._look(batch, *means, self.model.kappa, norm)
         groups = self.optimiser.param_groups
         return {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
-            **dict(zip(self.model.loss_type._fields, numbers, strict=False)),
+            **dict(zip(self.parts, numbers, strict=False)),
             **{f"lr {group['name']}": group["lr"] for group in groups},
             "kappa": numbers[-2],
             "gradient_norm": numbers[-1],
@@ -267,7 +268,7 @@ class _Run:
         return values[: len(numbers)]
 
     def _summary(self, record: dict[str, float]) -> str:
-        names = [name for name in self.model.loss_type._fields if name != "total"]
+        names = (name for name in self.parts if name != "total")
         parts = " + ".join(f"{name} {record[name]:.4f}" for name in names)
         rate = self.batch_size / record["seconds"]
         return f"loss {record['total']:.3f} = {parts}, {rate:.0f} pairs/s"

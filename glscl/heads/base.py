@@ -44,8 +44,6 @@ class Head(Retriever):
     them ``frames``, whose axis before the last counts the frames.
     """
 
-    loss_type = HeadLosses
-
     @abstractmethod
     def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
         """What is computed once for each of A captions, from CLIP's features.
