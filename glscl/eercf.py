@@ -136,10 +136,7 @@ class EERCF(Retriever):
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> EERCFVideo:
-        """``encode_video`` from what ``encode_frames`` gave.
-
-        (B, F, D), or with patches (B, F, 1 + P, D).
-        """
+        """``encode_video`` from (B, F, D), or with patches (B, F, 1 + P, D)."""
         frames, patches = frame_features, None
         if self.uses_patches:
             check_shape(frame_features, "B F N D", "frame_features")

@@ -211,16 +211,9 @@ def _row(
     scores: str, direction: str, captions: str, ranks: Ranks, groups: Tensor
 ) -> dict[str, Any]:
     low, high = bootstrap_interval(100 * ranks.hits(1), groups)
-    summary = ranks.summary()
-    return {
-        "scores": scores,
-        "direction": direction,
-        "captions": captions,
-        "R1": summary["R1"],
-        "low": low,
-        "high": high,
-        **{k: v for k, v in summary.items() if k != "R1"},
-    }
+    about = {"scores": scores, "direction": direction, "captions": captions}
+    summary = ranks.summary()  # has R1, too, which comes before its bounds
+    return {**about, "R1": summary["R1"], "low": low, "high": high, **summary}
 
 
 def worst_queries(result: Retrieval, count: int = 10) -> list[dict[str, Any]]:

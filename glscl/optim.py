@@ -172,8 +172,7 @@ def freeze(model: nn.Module, part: str) -> None:
     ``"nothing"``, as in the releases of X-Pool and DRL; ``"conv1"``: its patch
     convolution, as GLSCL's release; ``"embeddings"``: all layers before the residual
     blocks of both towers, as the releases of EERCF and GLCCL; ``"visual"``: its whole
-    visual tower.
-    Raises ``ValueError`` for another part.
+    visual tower. Raises ``ValueError`` for another part.
     """
     if part not in FROZEN:
         raise ValueError(f"Cannot freeze {part!r}: expected one of {sorted(FROZEN)}.")
