@@ -57,8 +57,8 @@ def evaluate(
     """
     training, split = model.training, videos.split
     model.to(device).eval()
-    (similarity,) = scores_by_block(
-        model, videos, [split.texts], batch_size, device, workers
+    similarity = scores_by_block(
+        model, videos, split.texts, batch_size, device, workers
     )
     model.train(training)
     found = retrieval_metrics(similarity, caption_to_video=split.caption_to_video)
@@ -69,28 +69,26 @@ def evaluate(
 def scores_by_block(
     model: Retriever,
     videos: Videos,
-    texts: Sequence[Sequence[Caption]],
+    texts: Sequence[Caption],
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     workers: int = 0,
-) -> list[Tensor]:
-    """Similarity (A, B) of each list of captions with all videos, encoded in blocks."""
+) -> Tensor:
+    """Similarity (A, B) of any captions with all videos, which are encoded in blocks."""
     one = encode_gallery(model, videos, 1, device, numbers=range(1))
     size = sum(field.nbytes for field in one if field is not None)
     numbers = range(len(videos.split.videos))
     block = max(1, GALLERY_BYTES // size)
-    columns: list[list[Tensor]] = [[] for _ in texts]
+    share, columns = [texts[i] for i in parallel.rows_of_rank(len(texts))], []
     for first in numbers[::block]:
         part = numbers[first : first + block]
         gallery = encode_gallery(model, videos, batch_size, device, workers, part)
-        for column, captions in zip(columns, texts, strict=True):
-            share = [captions[i] for i in parallel.rows_of_rank(len(captions))]
-            scores = caption_scores(model, share, gallery, batch_size)
-            if parallel.world_size() > 1:
-                scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
-            column.append(scores[: len(captions)])
+        scores = caption_scores(model, share, gallery, batch_size)
+        if parallel.world_size() > 1:
+            scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
+        columns.append(scores[: len(texts)])
         del gallery  # before the next block takes its room
-    return [torch.cat(column, dim=1) for column in columns]
+    return torch.cat(columns, dim=1)
 
 
 @torch.no_grad()

@@ -49,6 +49,7 @@ from glscl.util.numeric import (
 )
 from glscl.util.settings import check
 
+Method = Literal["folded", "direct"]
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
 GROUP_SIZE = 16  # captions of similar length that are scored together
 EPSILON = 1e-12  # the smallest length to divide by, as in ``normalize``
@@ -117,16 +118,13 @@ class GLCCL(Retriever):
         return glim_weights(text.captions[:, None], video.frames, mask, tau)[:, :, 0]
 
     def level_scores(
-        self,
-        text: TextFeatures,
-        video: VideoFeatures,
-        method: Literal["folded", "direct"] = "folded",
+        self, text: TextFeatures, video: VideoFeatures, method: Method = "folded"
     ) -> Tensor:
         """The four scores in the order of ``LEVELS``: (4, A, B).
 
         ``"folded"`` and ``"direct"`` are both exact; the second builds (A, B, L, D).
         """
-        check(Literal["folded", "direct"], method, "method")
+        check(Method, method, "method")
         products = self._folded if method == "folded" else self._direct
         with autocast_disabled(video.frames):
             captions, tokens, frames = to_common_float(

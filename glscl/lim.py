@@ -63,11 +63,7 @@ class LocalInteraction(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, num_layers)
 
     def forward(
-        self,
-        tokens: Tensor,
-        mask: Tensor | None = None,
-        *,
-        method: Method = "auto",
+        self, tokens: Tensor, mask: Tensor | None = None, *, method: Method = "auto"
     ) -> Tensor:
         """Concepts (N, Q, D), unit norm, of ``tokens`` (N, M, D).
 

@@ -36,9 +36,7 @@ def info_nce(logits: Tensor) -> Tensor:
 
 
 def concept_agreement(
-    video_concepts: Tensor,
-    text_concepts: Tensor,
-    normalise: Normalise = "released",
+    video_concepts: Tensor, text_concepts: Tensor, normalise: Normalise = "released"
 ) -> Tensor:
     """How similar each concept is within the pairs of a batch: c (Q,).
 

@@ -193,7 +193,7 @@ def evaluate_on(
     if with_qb_norm:
         given = {} if with_qb_norm is True else dict(with_qb_norm)
         texts = given.pop("bank", None) or data.split("train").texts
-        (bank,) = evaluate.scores_by_block(model, videos, [texts], device=device)
+        bank = evaluate.scores_by_block(model, videos, texts, device=device)
         normed = qb_norm(result.similarity, bank, **given)
         scores = [("QB-Norm, bank: training captions", normed)]
         table = evaluate.result_table(scores, chosen)
