@@ -117,19 +117,15 @@ def train_on(
     Raises ``ValueError`` for unknown settings, what ``DataSource.open`` and ``fit``
     raise.
     """
-    model_config, recipe = preset.model, preset.train
+    config, recipe = preset.model, preset.train
     chooser = "test" if recipe.select_on == "test" else "val"
     data = source.open(hold_out=chooser == "val")
     options = replace(options, device=process_device(options.device))
     torch.manual_seed(recipe.seed)
-    model = METHODS[method](
-        load_backbone(model_config.backbone, model_config.pretrained), model_config
-    )
+    model = METHODS[method](load_backbone(config.backbone, config.pretrained), config)
+    about = source, options.device, options.workers, recipe
     train, validation = (
-        _videos(
-            model, data.split(name), source, options.device, options.workers, recipe
-        )
-        for name in ("train", chooser)
+        _videos(model, data.split(name), *about) for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
 

@@ -203,9 +203,8 @@ class _Run:
             start = position * self.batch_size + parallel.rank() * share
             batches.append(order[start : start + share])
         seed = stable_seed("augment", self.config.seed, epoch)
-        yield from pair_batches(
-            self.train, self.tokens, seed, batches, self.options.workers
-        )
+        workers = self.options.workers
+        return pair_batches(self.train, self.tokens, seed, batches, workers)
 
     def train_step(self, batch: Pairs) -> dict[str, float]:
         """One update from this process's share of a batch; returns its record."""
