@@ -80,14 +80,11 @@ class Ranks(NamedTuple):
     def summary(self, ties: Ties = "expected") -> Direction:
         """Recalls, median and mean rank."""
         rank = self.rank(ties)
-        R1, R5, R10, R50 = (
-            100 * self.hits(k, ties).mean().item() for k in (1, 5, 10, 50)
-        )
+        recalls = {
+            f"R{k}": 100 * self.hits(k, ties).mean().item() for k in (1, 5, 10, 50)
+        }
         return Direction(
-            R1=R1,
-            R5=R5,
-            R10=R10,
-            R50=R50,
+            **recalls,  # type: ignore[typeddict-item]
             MdR=rank.quantile(0.5).item(),
             MnR=rank.mean().item(),
             queries=len(rank),
