@@ -8,7 +8,6 @@ and keeps the concepts with the features of an item, so that each is decoded onc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,17 +61,13 @@ class GLSCL(Retriever):
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
         text = super().encode_text(token_ids, token_mask)
-        if self.config.local:
-            text = text._replace(concepts=self.text_concepts(text))
-        return text
+        return text._replace(concepts=self.text_concepts(text))
 
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> VideoFeatures:
         video = super().encode_video_features(frame_features, frame_mask)
-        if self.config.local:
-            video = video._replace(concepts=self.video_concepts(video))
-        return video
+        return video._replace(concepts=self.video_concepts(video))
 
     def loss_features(
         self, text: TextFeatures, video: VideoFeatures
@@ -85,17 +80,17 @@ class GLSCL(Retriever):
         mask = torch.ones_like(token[..., 0], dtype=torch.bool)
         return text._replace(tokens=token, mask=mask), video
 
-    def text_concepts(self, text: TextFeatures) -> Tensor:
-        """Concepts (A, Q, D) of captions: those in ``text``, else decoded now."""
-        if text.concepts is not None:
-            return text.concepts
-        return self.lim_text(text.tokens, self.padding_mask(text.mask))
+    def text_concepts(self, text: TextFeatures) -> Any:
+        """Concepts (A, Q, D) of captions, decoded if not in ``text``; without LIM None."""
+        if text.concepts is None and self.config.local:
+            return self.lim_text(text.tokens, self.padding_mask(text.mask))
+        return text.concepts
 
-    def video_concepts(self, video: VideoFeatures) -> Tensor:
-        """Concepts (B, Q, D) of videos: those in ``video``, else decoded now."""
-        if video.concepts is not None:
-            return video.concepts
-        return self.lim_video(video.frames, self.padding_mask(video.mask))
+    def video_concepts(self, video: VideoFeatures) -> Any:
+        """Concepts (B, Q, D) of videos, decoded if not in ``video``; without LIM None."""
+        if video.concepts is None and self.config.local:
+            return self.lim_video(video.frames, self.padding_mask(video.mask))
+        return video.concepts
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).
@@ -115,19 +110,17 @@ class GLSCL(Retriever):
 
     def coarse_text(self, text: TextFeatures) -> Tensor:
         """The unit sentence; with a LIM the mean concept, by √local_weight, beside it."""
-        return self._beside(super().coarse_text(text), text, self.text_concepts)
+        return self._beside(super().coarse_text(text), self.text_concepts(text))
 
     def coarse_video(self, video: VideoFeatures) -> Tensor:
         """The unit mean frame; with a LIM the mean concept, as in ``coarse_text``."""
-        return self._beside(super().coarse_video(video), video, self.video_concepts)
+        return self._beside(super().coarse_video(video), self.video_concepts(video))
 
-    def _beside(
-        self, vectors: Tensor, items: Any, concepts: Callable[[Any], Tensor]
-    ) -> Tensor:
-        if not self.config.local:
+    def _beside(self, vectors: Tensor, concepts: Tensor | None) -> Tensor:
+        if concepts is None:
             return vectors
-        mean = concepts(items).mean(dim=1)
-        return torch.cat([vectors, self.config.local_weight**0.5 * mean], dim=-1)
+        weighted = self.config.local_weight**0.5 * concepts.mean(dim=1)
+        return torch.cat([vectors, weighted], dim=-1)
 
     def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> Tensor | None:
         """Those of the GIM."""
@@ -142,9 +135,8 @@ class GLSCL(Retriever):
         Without the LIM there are no concepts: ICL and IDL are 0.
         """
         config = self.config
-        if config.local:
-            text = text._replace(concepts=self.text_concepts(text))
-            video = video._replace(concepts=self.video_concepts(video))
+        text = text._replace(concepts=self.text_concepts(text))
+        video = video._replace(concepts=self.video_concepts(video))
         contrastive = info_nce(self.kappa * self.similarity(text, video))
         icl = idl = torch.zeros_like(contrastive)
         if config.local:
