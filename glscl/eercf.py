@@ -213,12 +213,8 @@ class EERCF(Retriever):
         x, frame_weak, patch_weak = self._weak_scores(text, video)
         mask, temperature = self.padding_mask(video.mask), self.config.gate_temperature
         strong = gated(gates(x, mask, temperature), video.frames)
-        return Levels(
-            self.coarse(text, video),
-            frame_weak,
-            torch.einsum("ad,abd->ab", text.captions, strong),
-            patch_weak,
-        )
+        frame_strong = torch.einsum("ad,abd->ab", text.captions, strong)
+        return Levels(self.coarse(text, video), frame_weak, frame_strong, patch_weak)
 
     def frame_weights(self, text: EERCFText, video: EERCFVideo) -> Tensor:
         """The gates of the strong score."""

@@ -221,14 +221,9 @@ class GLCCL(Retriever):
             mixed_weighted_mean(z.transpose(2, 3), W[2], grid), W[3], row
         )
         by_frames = mixed_weighted_mean(mixed_weighted_mean(z, W[4], grid), W[5], row)
-        return torch.stack(
-            [
-                video_sentence,
-                mixed_weighted_mean(video_word, W[0], row),
-                mixed_weighted_mean(sentence_frame, W[1], row),
-                (by_words + by_frames) / 2,
-            ]
-        )
+        words = mixed_weighted_mean(video_word, W[0], row)
+        frames = mixed_weighted_mean(sentence_frame, W[1], row)
+        return torch.stack([video_sentence, words, frames, (by_words + by_frames) / 2])
 
     def _groups(self, mask: Tensor) -> list[Tensor]:
         """Rows of captions of similar length: the work grows with L², without padding."""
