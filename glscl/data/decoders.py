@@ -166,7 +166,7 @@ class _PyAV:
 
         # One for all frames, since it takes long to set up; so do the threads that it
         # has from PyAV 17 on.
-        self.converter = VideoReformatter()
+        self.converter: Any = VideoReformatter()
         self.alone = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
         self.container = av.open(self.path)
         self.stream = video_stream(self.container)
