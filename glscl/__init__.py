@@ -5,6 +5,7 @@ a model or a module is first used.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,6 @@ def __getattr__(name: str) -> Any:
     """Load the three models and the submodules on first use."""
     if name in _MODELS:
         return getattr(import_module(_MODELS[name]), name)
-    if name.startswith("_"):
+    if name.startswith("_") or find_spec(f"glscl.{name}") is None:
         raise AttributeError(f"module 'glscl' has no attribute '{name}'")
-    try:
-        return import_module(f"glscl.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"glscl.{name}":
-            raise
-        raise AttributeError(f"module 'glscl' has no attribute '{name}'") from None
+    return import_module(f"glscl.{name}")

@@ -7,12 +7,12 @@ local weights.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,15 +52,12 @@ def _declare_torchvision_operators() -> None:
     their schemas is enough.
     """
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _declared:
+    if spec is None or spec.origin is None:
         return
-    binary = next(iter(sorted(Path(spec.origin).parent.glob("_C*"))), None)
-    try:
-        if binary is not None:
+    with suppress(OSError):
+        for binary in sorted(Path(spec.origin).parent.glob("_C*")):
             torch.ops.load_library(str(binary))
             return
-    except OSError:
-        pass
     fragment = torch.library.Library("torchvision", "FRAGMENT")
     fragment.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     fragment.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -94,16 +91,14 @@ def backbone_config(name: str) -> dict[str, Any]:
     Raises ``ValueError`` for an unknown name, or a model without CLIP's text tower.
     """
     if name == MINI:
-        config = copy.deepcopy(MINI_CONFIG)
-        config["text_cfg"]["vocab_size"] = mini_tokenizer().vocab_size
-        return config
+        text = {**MINI_CONFIG["text_cfg"], "vocab_size": mini_tokenizer().vocab_size}
+        return {**MINI_CONFIG, "text_cfg": text}
     config = open_clip().get_model_config(name)
     if config is None:
         raise ValueError(
             f"Unknown backbone {name!r}: expected 'mini' or a name of "
             "open_clip.list_models(), for example 'ViT-B-32-quickgelu'."
         )
-    config = copy.deepcopy(config)
     custom = config.pop("custom_text", False) or "multimodal_cfg" in config
     if custom or config["text_cfg"].get("hf_model_name"):
         raise ValueError(
@@ -126,15 +121,15 @@ class Backbone(nn.Module):
         self.config = json.loads(json.dumps(config))
         names = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
         sizes = {name: self.config[name] for name in names if name in self.config}
-        self.clip = open_clip().CLIP(**copy.deepcopy(sizes))
+        package = open_clip()
+        self.clip = package.CLIP(**sizes)
         self.embed_dim: int = sizes["embed_dim"]
         self.quick_gelu = bool(sizes.get("quick_gelu", False))
         self.context_length: int = self.clip.context_length
         side = self.clip.visual.image_size
         self.image_size: int = side if isinstance(side, int) else side[0]
-        constants = open_clip()
-        self.image_mean: tuple[float, ...] = constants.OPENAI_DATASET_MEAN
-        self.image_std: tuple[float, ...] = constants.OPENAI_DATASET_STD
+        self.image_mean: tuple[float, ...] = package.OPENAI_DATASET_MEAN
+        self.image_std: tuple[float, ...] = package.OPENAI_DATASET_STD
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -219,7 +214,7 @@ class Backbone(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Frame features (N, D) of ``pixels`` (N, 3, H, W): the projected CLS token."""
-        self._check_pixels(pixels)
+        check_shape(pixels, "N 3 H W", "pixels", H=self.image_size, W=self.image_size)
         return self._compute(self.clip.visual, pixels)
 
     def encode_image_with_patches(self, pixels: Tensor) -> Tensor:
@@ -227,7 +222,7 @@ class Backbone(nn.Module):
 
         Raises ``ValueError`` for a visual tower other than a plain ViT.
         """
-        self._check_pixels(pixels)
+        check_shape(pixels, "N 3 H W", "pixels", H=self.image_size, W=self.image_size)
         visual = self.clip.visual
         if not hasattr(visual, "ln_post") or visual.attn_pool is not None:
             raise ValueError(
@@ -271,10 +266,6 @@ class Backbone(nn.Module):
         with autocast_disabled(self.logit_scale):
             return functional_call(self, weights, (encode, *inputs))
 
-    def _check_pixels(self, pixels: Tensor) -> None:
-        side = self.image_size
-        check_shape(pixels, "N 3 H W", "pixels", H=side, W=side)
-
 
 @lru_cache(maxsize=4)
 def _tokenizer(name: str) -> Any:
@@ -313,12 +304,8 @@ def load_backbone(
         raise ValueError(
             f"OpenAI's weights need QuickGELU: use '{name}-quickgelu', not '{name}'."
         )
-    tags = [] if name == MINI else open_clip().list_pretrained_tags_by_model(name)
-    if str(pretrained) in tags:
-        state = _download(name, str(pretrained))
-    else:
-        file = _existing_file(name, Path(pretrained), tags)
-        state = read_state_dict(file, _published_archives(name))
+    file = _weights_file(name, str(pretrained))
+    state = read_state_dict(file, _published_archives(name))
     if all(key in state for key in _NOT_WEIGHTS) and not backbone.quick_gelu:
         raise ValueError(
             f"{pretrained} has the form of OpenAI's weights, which need QuickGELU: use "
@@ -328,27 +315,26 @@ def load_backbone(
     return backbone.eval()
 
 
-def _existing_file(name: str, path: Path, tags: Sequence[str]) -> Path:
-    if path.is_file():
-        return path
-    known = ", ".join(tags) if tags else "none"
-    raise FileNotFoundError(
-        f"No weights {str(path)!r} for backbone {name!r}: neither a file nor one of "
-        f"its open_clip tags ({known})."
-    )
-
-
-def _download(name: str, tag: str) -> dict[str, Tensor]:
+def _weights_file(name: str, pretrained: str) -> Path:
+    """The file ``pretrained``, or that of a tag of open_clip, downloaded once."""
     package = open_clip()
+    tags = package.list_pretrained_tags_by_model(name)
+    if pretrained not in tags:
+        if Path(pretrained).is_file():
+            return Path(pretrained)
+        raise FileNotFoundError(
+            f"No weights {pretrained!r} for backbone {name!r}: neither a file nor one of "
+            f"its open_clip tags ({', '.join(tags) or 'none'})."
+        )
     try:
-        file = package.download_pretrained(package.get_pretrained_cfg(name, tag))
+        config = package.get_pretrained_cfg(name, pretrained)
+        return Path(package.download_pretrained(config))
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise ConnectionError(
-            f"Could not download the weights {tag!r} of {name} "
+            f"Could not download the weights {pretrained!r} of {name} "
             f"({type(error).__name__}); without a network give the path of a local "
             "file as pretrained."
         ) from error
-    return read_state_dict(Path(file), _published_archives(name))
 
 
 def _published_archives(name: str) -> list[str]:

@@ -319,7 +319,7 @@ ADDED = {"sampling"}  # settings that models saved before them lack: their defau
 
 
 def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """The inverse of ``config_to_dict``; unknown and missing names are refused."""
+    """The inverse of ``asdict``; unknown and missing names are refused."""
     missing = {field.name for field in fields(kind)} - values.keys() - ADDED
     if missing:
         raise ValueError(f"{kind.__name__} lacks the settings {sorted(missing)}.")
@@ -329,11 +329,5 @@ def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def identity(config: EncoderConfig) -> dict[str, Any]:
     """A dictionary for JSON without ``ADDED`` settings that have their defaults, so that
     it equals one from before they were added."""
-    plain = asdict(type(config)())
-    given = asdict(config).items()
-    return {n: x for n, x in given if n not in ADDED or x != plain[n]}
-
-
-def config_to_dict(config: EncoderConfig | TrainConfig) -> dict[str, Any]:
-    """A plain dictionary for JSON."""
-    return asdict(config)
+    plain, given = type(config)(), asdict(config).items()
+    return {n: x for n, x in given if n not in ADDED or x != getattr(plain, n)}

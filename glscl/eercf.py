@@ -20,7 +20,7 @@ frame transformer and in V alone, which is what ``mask_padding=False`` does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ from glscl.util.numeric import (
     masked_softmax,
     to_common_float,
 )
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
-from glscl.weights import authors_name
 
 #: What has a shortlist. For text to video search, every caption recalls videos. The
 #: release reads the same scores by columns for video to text, which ranks the captions
@@ -77,10 +77,7 @@ class Levels(NamedTuple):
 
 
 class EERCFLosses(NamedTuple):
-    """Scalars; ``total`` is the sum of the others, which carry their weights already.
-
-    ``pearson`` is the constraint of videos and frames together.
-    """
+    """See ``Retriever.loss``; ``pearson``: the constraint of videos and of frames."""
 
     total: Tensor
     weak: Tensor
@@ -106,7 +103,7 @@ class EERCF(Retriever):
     """Coarse-to-fine retrieval by videos, frames and patches."""
 
     method = "eercf"
-    loss_type = EERCFLosses
+    always_hides_padding = True
     chunk_elements = 2_000_000
 
     def __init__(self, backbone: Backbone, config: EERCFConfig):
@@ -127,27 +124,26 @@ class EERCF(Retriever):
 
         F is read from the file, as all sizes are.
         """
-        return cls._from_authors(path, (authors_name, ()), preset, backbone, settings)
+        return cls._from_authors(path, preset, backbone, settings)
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> EERCFText:
-        (captions,) = to_common_float(self._read_text(token_ids, token_mask).captions)
+        (captions,) = to_common_float(
+            super().encode_text(token_ids, token_mask).captions
+        )
         t = normalize(captions, dim=-1)
         return EERCFText(t, t @ self.video_map)
 
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> EERCFVideo:
-        """``encode_video`` from what ``encode_frames`` gave.
-
-        (B, F, D), or with patches (B, F, 1 + P, D).
-        """
+        """``encode_video`` from (B, F, D), or with patches (B, F, 1 + P, D)."""
         frames, patches = frame_features, None
         if self.uses_patches:
             check_shape(frame_features, "B F N D", "frame_features")
             frames = frame_features[:, :, 0]
             (patches,) = to_common_float(frame_features[:, :, 1:].flatten(1, 2))
             patches = normalize(patches, dim=-1)
-        context, mask = self.contextualize_frames(frames, frame_mask)
+        context, mask, _ = super().encode_video_features(frames, frame_mask)
         u, f = (normalize(x, dim=-1) for x in to_common_float(context, frames))
         V = torch.einsum("bfd,bf->bd", u, mask.to(u.dtype))
         return EERCFVideo(normalize(V, dim=-1), u, f, mask, patches)
@@ -160,10 +156,9 @@ class EERCF(Retriever):
         not finite.
         """
         rows = 0 if video.patches is None else video.patches.shape[1]
+        elements = len(text.captions) * (rows + video.frames.shape[2])
         scores = self._by_chunks(
-            lambda part: reranking_score(self.levels(text, part)),
-            video,
-            len(text.captions) * (rows + video.frames.shape[2]),
+            lambda part: reranking_score(self.levels(text, part)), video, elements
         )
         check_finite(
             scores, captions=text.captions, frames=video.frames, videos=video.videos
@@ -218,12 +213,8 @@ class EERCF(Retriever):
         x, frame_weak, patch_weak = self._weak_scores(text, video)
         mask, temperature = self.padding_mask(video.mask), self.config.gate_temperature
         strong = gated(gates(x, mask, temperature), video.frames)
-        return Levels(
-            self.coarse(text, video),
-            frame_weak,
-            torch.einsum("ad,abd->ab", text.captions, strong),
-            patch_weak,
-        )
+        frame_strong = torch.einsum("ad,abd->ab", text.captions, strong)
+        return Levels(self.coarse(text, video), frame_weak, frame_strong, patch_weak)
 
     def frame_weights(self, text: EERCFText, video: EERCFVideo) -> Tensor:
         """The gates of the strong score."""
@@ -274,9 +265,7 @@ def recalled(
     """Which pairs (A, B) are among the ``shortlist`` best of their caption or video."""
     if shortlist < 1:
         raise ValueError(f"shortlist must be at least 1, got {shortlist}.")
-    if recall not in get_args(Recall):
-        of = " or ".join(map(repr, get_args(Recall)))
-        raise ValueError(f"recall must be {of}, got {recall!r}.")
+    check(Recall, recall, "recall")
     dim = 1 if recall == "videos of captions" else 0
     best = coarse.topk(min(shortlist, coarse.shape[dim]), dim=dim).indices
     return torch.zeros_like(coarse, dtype=torch.bool).scatter(dim, best, 1)

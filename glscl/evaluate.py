@@ -57,8 +57,8 @@ def evaluate(
     """
     training, split = model.training, videos.split
     model.to(device).eval()
-    (similarity,) = scores_by_block(
-        model, videos, [split.texts], batch_size, device, workers
+    similarity = scores_by_block(
+        model, videos, split.texts, batch_size, device, workers
     )
     model.train(training)
     found = retrieval_metrics(similarity, caption_to_video=split.caption_to_video)
@@ -69,28 +69,26 @@ def evaluate(
 def scores_by_block(
     model: Retriever,
     videos: Videos,
-    texts: Sequence[Sequence[Caption]],
+    texts: Sequence[Caption],
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     workers: int = 0,
-) -> list[Tensor]:
-    """Similarity (A, B) of each list of captions with all videos, encoded in blocks."""
+) -> Tensor:
+    """Similarity (A, B) of any captions with all videos, which are encoded in blocks."""
     one = encode_gallery(model, videos, 1, device, numbers=range(1))
     size = sum(field.nbytes for field in one if field is not None)
     numbers = range(len(videos.split.videos))
     block = max(1, GALLERY_BYTES // size)
-    columns: list[list[Tensor]] = [[] for _ in texts]
+    share, columns = [texts[i] for i in parallel.rows_of_rank(len(texts))], []
     for first in numbers[::block]:
         part = numbers[first : first + block]
         gallery = encode_gallery(model, videos, batch_size, device, workers, part)
-        for column, captions in zip(columns, texts, strict=True):
-            share = [captions[i] for i in parallel.rows_of_rank(len(captions))]
-            scores = caption_scores(model, share, gallery, batch_size)
-            if parallel.world_size() > 1:
-                scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
-            column.append(scores[: len(captions)])
+        scores = caption_scores(model, share, gallery, batch_size)
+        if parallel.world_size() > 1:
+            scores = parallel.gather(scores.to(gallery.frames.device)).cpu()
+        columns.append(scores[: len(texts)])
         del gallery  # before the next block takes its room
-    return [torch.cat(column, dim=1) for column in columns]
+    return torch.cat(columns, dim=1)
 
 
 @torch.no_grad()
@@ -114,10 +112,8 @@ def caption_batches(
     device: torch.device | str = "cpu",
 ) -> Iterator[Any]:
     """Captions, encoded ``batch_size`` at a time; the caller drops what it has used."""
-    token_ids, token_mask = model.backbone.tokenize(texts, model.config.max_words)
-    for ids, mask in zip(
-        token_ids.split(batch_size), token_mask.split(batch_size), strict=True
-    ):
+    tokens = model.backbone.tokenize(texts, model.config.max_words)
+    for ids, mask in zip(*(x.split(batch_size) for x in tokens), strict=True):
         if model.config.mask_padding:
             ids, mask = trim(ids, mask)
         yield model.encode_text(ids.to(device), mask.to(device))
@@ -213,16 +209,9 @@ def _row(
     scores: str, direction: str, captions: str, ranks: Ranks, groups: Tensor
 ) -> dict[str, Any]:
     low, high = bootstrap_interval(100 * ranks.hits(1), groups)
-    summary = ranks.summary()
-    return {
-        "scores": scores,
-        "direction": direction,
-        "captions": captions,
-        "R1": summary["R1"],
-        "low": low,
-        "high": high,
-        **{k: v for k, v in summary.items() if k != "R1"},
-    }
+    about = {"scores": scores, "direction": direction, "captions": captions}
+    summary = ranks.summary()  # has R1, too, which comes before its bounds
+    return {**about, "R1": summary["R1"], "low": low, "high": high, **summary}
 
 
 def worst_queries(result: Retrieval, count: int = 10) -> list[dict[str, Any]]:

@@ -8,15 +8,10 @@ No parameters. With features that are not normalised and a temperature τ,
 
 Source: GLSCL (arXiv 2405.12710), Global Interaction Module, as released.
 
-Two ways to the same numbers: two functions of the package choose their computation by
-whether a gradient is wanted. Both ways agree up to rounding (tests compare them in
-float64), so the last digits of a score may differ.
-
-- ``global_similarity(method="gram")``: when gradients are enabled and a feature requires
-  one, chunks of videos are recomputed in the backward pass, which saves memory; otherwise
-  blocks of videos are computed in place, which saves time (``glscl.util.gram_blocks``).
-- ``LocalInteraction(method="auto")``: in training mode or when gradients are enabled, the
-  decoder as it is defined; otherwise the folded decoder, with fewer multiply-adds.
+Where a feature requires a gradient, ``global_similarity(method="gram")`` recomputes chunks
+of videos in the backward pass, which saves memory; otherwise it computes blocks of videos
+in place, which saves time (``glscl.util.gram_blocks``). Both ways agree up to rounding
+(tests compare them in float64), so the last digits of a score may differ.
 """
 
 from typing import Literal
@@ -33,6 +28,7 @@ from glscl.util.numeric import (
     to_common_float,
     validate_mask,
 )
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
 
 
@@ -113,8 +109,7 @@ def global_similarity(
     not finite.
     """
     captions, frames, frame_mask = _checked(captions, frames, frame_mask, temperature)
-    if method not in ("gram", "direct"):
-        raise ValueError(f"method must be 'gram' or 'direct', got {method!r}.")
+    check(Literal["gram", "direct"], method, "method")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 video, got {chunk}.")
     with autocast_disabled(frames):

@@ -39,7 +39,7 @@ from glscl.backbone import Backbone
 from glscl.config import GLCCLConfig
 from glscl.data.pairs import trim
 from glscl.losses import contrastive_score_consistency, info_nce
-from glscl.retriever import Retriever, TextFeatures, VideoFeatures
+from glscl.retriever import Retriever, TextFeatures, VideoFeatures, map_features
 from glscl.util.means import mixed_weighted_mean
 from glscl.util.numeric import (
     autocast_disabled,
@@ -47,15 +47,16 @@ from glscl.util.numeric import (
     masked_softmax,
     to_common_float,
 )
+from glscl.util.settings import check
 
+Method = Literal["folded", "direct"]
 LEVELS = ("video-sentence", "video-word", "sentence-frame", "frame-word")
 GROUP_SIZE = 16  # captions of similar length that are scored together
-NUM_MIXES = 6  # W_1 … W_6
 EPSILON = 1e-12  # the smallest length to divide by, as in ``normalize``
 
 
 class GLCCLLosses(NamedTuple):
-    """Scalars; ``total`` is the sum of the others, which carry their weights already."""
+    """See ``Retriever.loss``; ``csc``: of the contrastive score consistency."""
 
     total: Tensor
     info_nce: Tensor
@@ -74,17 +75,9 @@ class Queries(NamedTuple):
     mapped: Tensor
 
 
-class Products(NamedTuple):
-    """Every inner product that the four scores are made of.
-
-    ``video_sentence``: (A, B), ``video_word``, ``sentence_frame``: (A, B, L),
-    ``frame_word``: (A, B, L, L), z, words before frames.
-    """
-
-    video_sentence: Tensor
-    video_word: Tensor
-    sentence_frame: Tensor
-    frame_word: Tensor
+#: Every inner product that the four scores are made of, in the order of ``LEVELS``:
+#: (A, B), twice (A, B, L), and z (A, B, L, L), words before frames.
+Products = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def glim_weights(
@@ -96,11 +89,6 @@ def glim_weights(
     ``mask``: (B, F), or ``None`` where all frames are real.
     """
     scores = torch.einsum("ald,bfd->ablf", queries, frames)
-    return _frame_softmax(scores, mask, temperature)
-
-
-def _frame_softmax(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-    """The weights of ``glim_weights`` from its inner products (A, B, L, F)."""
     return masked_softmax(scores / temperature, None if mask is None else mask[:, None])
 
 
@@ -108,7 +96,6 @@ class GLCCL(Retriever):
     """Retrieval by four scores of text-guided videos and frames."""
 
     method = "glccl"
-    loss_type = GLCCLLosses
     word_fields = ("tokens", "mask")
 
     def __init__(self, backbone: Backbone, config: GLCCLConfig):
@@ -116,16 +103,7 @@ class GLCCL(Retriever):
         D, L = backbone.embed_dim, config.max_words
         self.sentence_map = nn.Parameter(torch.eye(D))  # M_g
         self.word_map = nn.Parameter(torch.eye(D))  # M_l
-        self.mixes = nn.ParameterList(torch.eye(L) for _ in range(NUM_MIXES))
-
-    def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
-        return self._read_text(token_ids, token_mask, self.config.mask_padding)
-
-    def encode_video_features(
-        self, frame_features: Tensor, frame_mask: Tensor
-    ) -> VideoFeatures:
-        """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
-        return VideoFeatures(*self.contextualize_frames(frame_features, frame_mask))
+        self.mixes = nn.ParameterList(torch.eye(L) for _ in range(6))  # W_1 … W_6
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """The mean of the four scores of every caption and video: (A, B).
@@ -136,51 +114,41 @@ class GLCCL(Retriever):
 
     def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """Those of the sentence."""
-        mask = video.mask if self.config.mask_padding else None
-        queries, tau = text.captions[:, None], self.config.temperature
-        return glim_weights(queries, video.frames, mask, tau)[:, :, 0]
+        mask, tau = self.padding_mask(video.mask), self.config.temperature
+        return glim_weights(text.captions[:, None], video.frames, mask, tau)[:, :, 0]
 
     def level_scores(
-        self,
-        text: TextFeatures,
-        video: VideoFeatures,
-        method: Literal["folded", "direct"] = "folded",
+        self, text: TextFeatures, video: VideoFeatures, method: Method = "folded"
     ) -> Tensor:
         """The four scores in the order of ``LEVELS``: (4, A, B).
 
         ``"folded"`` and ``"direct"`` are both exact; the second builds (A, B, L, D).
         """
-        if method not in ("folded", "direct"):
-            raise ValueError(f"method must be 'folded' or 'direct', got {method!r}.")
+        check(Method, method, "method")
         products = self._folded if method == "folded" else self._direct
         with autocast_disabled(video.frames):
             captions, tokens, frames = to_common_float(
                 text.captions, text.tokens, video.frames
             )
+            text = text._replace(captions=captions, tokens=tokens)
             video, groups = video._replace(frames=frames), self._groups(text.mask)
-            scored = [
-                self._of_group(
-                    products, captions[rows], tokens[rows], text.mask[rows], video
-                )
-                for rows in groups
-            ]
+            parts = [map_features(lambda x, i=i: x[i], text) for i in groups]
+            scored = [self._of_group(products, part, video) for part in parts]
             scores = torch.cat(scored, dim=1)[:, torch.cat(groups).argsort()]
         check_finite(scores, captions=captions, tokens=tokens, frames=frames)
         return scores
 
     def _of_group(
         self,
-        products: Callable[[Queries, Tensor, Tensor | None], Products],
-        captions: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
+        products: Callable[..., Products],
+        text: TextFeatures,
         video: VideoFeatures,
     ) -> Tensor:
         """The four scores of captions of similar length, without their padding."""
-        words = None
+        tokens, words = text.tokens, None
         if self.config.mask_padding:
-            tokens, words = trim(tokens, mask)
-        queries = self._queries(captions, tokens)
+            tokens, words = trim(tokens, text.mask)
+        queries = self._queries(text.captions, tokens)
 
         def score(part: VideoFeatures) -> Tensor:
             found = products(queries, part.frames, self.padding_mask(part.mask))
@@ -209,7 +177,8 @@ class GLCCL(Retriever):
     ) -> Products:
         """From inner products with frames (b, F, D) alone; ``real``: (b, F) or None."""
         scores = torch.einsum("ald,bfd->ablf", queries.raw, frames)
-        weights = _frame_softmax(scores, real, self.config.temperature)
+        hidden = None if real is None else real[:, None]
+        weights = masked_softmax(scores / self.config.temperature, hidden)
         G = frames @ frames.transpose(1, 2)  # (b, F, F)
         Gw = torch.einsum("bfg,ablg->ablf", G, weights)
         square = torch.einsum("ablf,ablf->abl", weights, Gw)
@@ -219,7 +188,7 @@ class GLCCL(Retriever):
         plain = scores / queries.norms[:, None, :, None]
         mapped = torch.einsum("ald,bfd->ablf", queries.mapped, frames)
         video, frame = weights[:, :, 0], weights[:, :, 1:]
-        return Products(
+        return (
             torch.einsum("abf,abf->ab", video, mapped[:, :, 0]),
             torch.einsum("abf,ablf->abl", video, plain[:, :, 1:]),
             torch.einsum("ablf,abf->abl", frame, plain[:, :, 0]),
@@ -234,7 +203,7 @@ class GLCCL(Retriever):
         pooled = normalize(torch.einsum("ablf,bfd->abld", weights, frames), dim=-1)
         video, frame = pooled[:, :, 0], pooled[:, :, 1:]  # (A, b, D), (A, b, L, D)
         unit = queries.raw / queries.norms[..., None]
-        return Products(
+        return (
             torch.einsum("ad,abd->ab", queries.mapped[:, 0], video),
             torch.einsum("ald,abd->abl", unit[:, 1:], video),
             torch.einsum("ad,abld->abl", unit[:, 0], frame),
@@ -243,23 +212,18 @@ class GLCCL(Retriever):
 
     def _levels(self, products: Products, mask: Tensor | None) -> Tensor:
         """Softmax-weighted means over words and word-conditioned frames: (4, A, b)."""
-        L = products.video_word.shape[-1]
+        video_sentence, video_word, sentence_frame, z = products
+        L = z.shape[-1]
         W = [self.mixing_matrix(mix, L, "words") for mix in self.mixes]
         row = None if mask is None else mask[:, None]  # (A, 1, L)
         grid = None if mask is None else mask[:, None, None]  # (A, 1, 1, L)
-        z = products.frame_word
         by_words = mixed_weighted_mean(
             mixed_weighted_mean(z.transpose(2, 3), W[2], grid), W[3], row
         )
         by_frames = mixed_weighted_mean(mixed_weighted_mean(z, W[4], grid), W[5], row)
-        return torch.stack(
-            [
-                products.video_sentence,
-                mixed_weighted_mean(products.video_word, W[0], row),
-                mixed_weighted_mean(products.sentence_frame, W[1], row),
-                (by_words + by_frames) / 2,
-            ]
-        )
+        words = mixed_weighted_mean(video_word, W[0], row)
+        frames = mixed_weighted_mean(sentence_frame, W[1], row)
+        return torch.stack([video_sentence, words, frames, (by_words + by_frames) / 2])
 
     def _groups(self, mask: Tensor) -> list[Tensor]:
         """Rows of captions of similar length: the work grows with L², without padding."""

@@ -6,7 +6,8 @@ decoded once; two items are compared concept by concept, which is one matrix pro
 
     local_ab = (1/Q) Σ_q text_concepts_aq · video_concepts_bq.
 
-Training and evaluation decode in two ways to the same numbers, see ``glscl.gim``.
+Where no gradient is wanted, a folded decoder takes fewer multiply-adds to the same concepts
+up to rounding, see ``LocalInteraction.forward``.
 
 Source: GLSCL (arXiv 2405.12710), Local Interaction Module, as released.
 """
@@ -23,8 +24,10 @@ from glscl.util.numeric import (
     to_common_float,
     validate_mask,
 )
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
 
+Method = Literal["auto", "decoder", "folded"]
 FEEDFORWARD = 2048  # width of the decoder's feed-forward layers, PyTorch's default
 # Items that ``decode_folded`` takes at a time: on a CPU they should fit into its cache.
 DECODED_AT_ONCE = {"cpu": 64, "other": 4096}
@@ -60,11 +63,7 @@ class LocalInteraction(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, num_layers)
 
     def forward(
-        self,
-        tokens: Tensor,
-        mask: Tensor | None = None,
-        *,
-        method: Literal["auto", "decoder", "folded"] = "auto",
+        self, tokens: Tensor, mask: Tensor | None = None, *, method: Method = "auto"
     ) -> Tensor:
         """Concepts (N, Q, D), unit norm, of ``tokens`` (N, M, D).
 
@@ -77,20 +76,16 @@ class LocalInteraction(nn.Module):
         ``"folded"`` while gradients are enabled or dropout acts.
         """
         hidden = self._hidden(tokens, mask)
-        if method not in ("auto", "decoder", "folded"):
-            raise ValueError(
-                f"method must be 'auto', 'decoder' or 'folded', got {method!r}."
-            )
+        check(Method, method, "method")
         gradients = torch.is_grad_enabled()
+        dropout = self.training and self.decoder.layers[0].dropout.p > 0
+        if method == "folded" and (gradients or dropout):
+            raise ValueError(
+                "method='folded' has neither dropout nor gradients: call eval() and "
+                "use torch.no_grad(), or take method='decoder'."
+            )
         if method == "auto":
             method = "decoder" if self.training or gradients else "folded"
-        elif method == "folded":
-            dropout = self.training and self.decoder.layers[0].dropout.p > 0
-            if gradients or dropout:
-                raise ValueError(
-                    "method='folded' has neither dropout nor gradients: call eval() and "
-                    "use torch.no_grad(), or take method='decoder'."
-                )
         if method == "decoder":
             queries = self.queries.expand(len(tokens), -1, -1)
             concepts = self.decoder(queries, tokens, memory_key_padding_mask=hidden)
@@ -147,10 +142,10 @@ class LocalInteraction(nn.Module):
     def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
         """The positions to ignore (N, M), True = padding, from a mask of real ones."""
         D = self.queries.shape[1]
-        sizes = check_shape(tokens, "N M D", "tokens", D=D)
+        N, M, _ = check_shape(tokens, "N M D", "tokens", D=D).values()
         if mask is None:
             return None
-        return ~validate_mask(mask, "N M", "mask", "item", N=sizes["N"], M=sizes["M"])
+        return ~validate_mask(mask, "N M", "mask", "item", N=N, M=M)
 
 
 def cross_attention_folded(

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from glscl.util.numeric import autocast_disabled, to_common_float
+from glscl.util.settings import check
 from glscl.util.shapes import check_shape
+
+Normalise = Literal["released", "batch"]
+Sides = Literal["video", "both"]
 
 
 def info_nce(logits: Tensor) -> Tensor:
@@ -32,9 +36,7 @@ def info_nce(logits: Tensor) -> Tensor:
 
 
 def concept_agreement(
-    video_concepts: Tensor,
-    text_concepts: Tensor,
-    normalise: Literal["released", "batch"] = "released",
+    video_concepts: Tensor, text_concepts: Tensor, normalise: Normalise = "released"
 ) -> Tensor:
     """How similar each concept is within the pairs of a batch: c (Q,).
 
@@ -43,8 +45,7 @@ def concept_agreement(
     """
     sizes = check_shape(text_concepts, "A Q D", "text_concepts")
     check_shape(video_concepts, "A Q D", "video_concepts", **sizes)
-    if normalise not in ("released", "batch"):
-        raise ValueError(f"normalise must be 'released' or 'batch', got {normalise!r}.")
+    check(Normalise, normalise, "normalise")
     N = sizes["Q"] if normalise == "released" else sizes["A"]
     with autocast_disabled(text_concepts):
         text_concepts, video_concepts = to_common_float(text_concepts, video_concepts)
@@ -56,7 +57,7 @@ def inter_consistency(
     text_concepts: Tensor,
     beta: float = 0.005,
     target: float = 0.75,
-    normalise: Literal["released", "batch"] = "released",
+    normalise: Normalise = "released",
 ) -> Tensor:
     """ICL makes the paired concepts of both modalities more similar; a scalar.
 
@@ -74,7 +75,7 @@ def intra_diversity(
     video_concepts: Tensor,
     text_concepts: Tensor | None = None,
     margin: float = 0.1,
-    sides: Literal["video", "both"] = "video",
+    sides: Sides = "video",
 ) -> Tensor:
     """IDL makes the concepts of one item less similar; a scalar, before its weight α.
 
@@ -83,8 +84,7 @@ def intra_diversity(
     of ``text_concepts``, which ``"video"`` (the released code) does not use. With a
     single concept there is no pair of concepts, and the loss is 0.
     """
-    if sides not in ("video", "both"):
-        raise ValueError(f"sides must be 'video' or 'both', got {sides!r}.")
+    check(Sides, sides, "sides")
     video = _diversity(video_concepts, margin, "video_concepts")
     if sides == "video":
         return video
@@ -100,15 +100,15 @@ def contrastive_score_consistency(scores: Tensor) -> Tensor:
     pairs on the diagonal. With the unbiased variance over S of every entry: the mean
     over the pairs ÷ the mean over all A² entries with the pairs' set to zero.
     """
-    sizes = check_shape(scores, "S A A", "scores")
-    if sizes["S"] < 2 or sizes["A"] < 2:
+    S, A = check_shape(scores, "S A A", "scores").values()
+    if S < 2 or A < 2:
         raise ValueError(
             "scores needs at least two levels and two pairs (axes 0 and 1), got shape "
             f"{tuple(scores.shape)}."
         )
     with autocast_disabled(scores):
         variance = to_common_float(scores)[0].var(dim=0)  # (A, A)
-        pairs = torch.eye(sizes["A"], dtype=torch.bool, device=scores.device)
+        pairs = torch.eye(A, dtype=torch.bool, device=scores.device)
         others = variance.masked_fill(pairs, 0.0)
         return variance.diagonal().mean() / others.mean()
 
@@ -157,12 +157,11 @@ def channel_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _diversity(concepts: Tensor, margin: float, name: str) -> Tensor:
-    sizes = check_shape(concepts, "B Q D", name)
-    Q = sizes["Q"]
+    B, Q, _ = check_shape(concepts, "B Q D", name).values()
     with autocast_disabled(concepts):
         (concepts,) = to_common_float(concepts)
         # C_qr = (1/B) Σ_b concepts_bq · concepts_br
-        C = torch.einsum("bqd,brd->qr", concepts, concepts) / sizes["B"]
+        C = torch.einsum("bqd,brd->qr", concepts, concepts) / B
         hinge = (C - (1 - margin)).clamp_min(0)
         same = torch.eye(Q, dtype=torch.bool, device=C.device)
         return 2 * hinge.masked_fill(same, 0.0).sum() / max(1, Q * (Q - 1))

@@ -7,7 +7,7 @@ ranks count from 1, and every result carries its numbers of queries and gallery 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from glscl.util.shapes import check_shape
 
 Ties = Literal["expected", "optimistic", "pessimistic"]
-CUTOFFS = (1, 5, 10, 50)
 
 
 class Direction(TypedDict):
@@ -38,23 +37,15 @@ class Metrics(TypedDict):
     v2t: Direction
 
 
-class Rule(NamedTuple):
-    """How metrics of a validation compare, and whether the ``later`` of equal ones wins."""
-
-    score: Callable[[Metrics], tuple[float, ...]]
-    later: bool
-
-
-#: Which weights a training keeps, by ``TrainConfig.keep``; all read text→video.
-#: ``"released"``: GLSCL and GLCCL, ``"recalls"``: EERCF.
+#: Which weights a training keeps, by ``TrainConfig.keep``: what is compared of text→video
+#: on a validation, and whether the later of equal ones wins. ``"released"``: GLSCL and
+#: GLCCL, ``"recalls"``: EERCF.
 #:
 #: :meta hide-value:
-RULES = {
-    "best": Rule(lambda m: (m["t2v"]["R1"], -m["t2v"]["MnR"]), later=False),
-    "released": Rule(lambda m: (m["t2v"]["R1"],), later=True),
-    "recalls": Rule(
-        lambda m: (m["t2v"]["R1"] + m["t2v"]["R5"] + m["t2v"]["R10"],), later=True
-    ),
+RULES: dict[str, tuple[Callable[[Direction], Any], bool]] = {
+    "best": (lambda m: (m["R1"], -m["MnR"]), False),
+    "released": (lambda m: m["R1"], True),
+    "recalls": (lambda m: m["R1"] + m["R5"] + m["R10"], True),
 }
 
 
@@ -71,16 +62,10 @@ class Ranks(NamedTuple):
 
     def rank(self, ties: Ties = "expected") -> Tensor:
         """Rank (N,) from 1 by the given tie rule; the expected one may be fractional."""
-        if ties == "expected":
-            return 1 + self.better + self.ties / 2
-        if ties == "optimistic":
-            return 1.0 + self.better
-        if ties == "pessimistic":
-            return 1.0 + self.better + self.ties
-        raise ValueError(
-            f"Unknown tie rule {ties!r}: expected 'expected', 'optimistic' or "
-            "'pessimistic'."
-        )
+        before = {"expected": 0.5, "optimistic": 0.0, "pessimistic": 1.0}
+        if ties not in before:
+            raise ValueError(f"Unknown tie rule {ties!r}: expected one of {[*before]}.")
+        return 1 + self.better + before[ties] * self.ties
 
     def hits(self, k: int, ties: Ties = "expected") -> Tensor:
         """Chance (N,) that the right item is among the first k.
@@ -94,18 +79,23 @@ class Ranks(NamedTuple):
 
     def summary(self, ties: Ties = "expected") -> Direction:
         """Recalls, median and mean rank."""
-        recall = {k: 100 * self.hits(k, ties).mean().item() for k in CUTOFFS}
         rank = self.rank(ties)
+        recalls = {
+            f"R{k}": 100 * self.hits(k, ties).mean().item() for k in (1, 5, 10, 50)
+        }
         return Direction(
-            R1=recall[1],
-            R5=recall[5],
-            R10=recall[10],
-            R50=recall[50],
+            **recalls,  # type: ignore[typeddict-item]
             MdR=rank.quantile(0.5).item(),
             MnR=rank.mean().item(),
             queries=len(rank),
             gallery=self.gallery,
         )
+
+
+def _ranks(scores: Tensor, right: Tensor, dim: int) -> Ranks:
+    """Ranks of the ``right`` scores, broadcast, among all those along ``dim``."""
+    better, ties = (scores > right).sum(dim), (scores == right).sum(dim) - 1
+    return Ranks(better.double(), ties.double(), scores.shape[dim])
 
 
 def _checked(similarity: Tensor, caption_to_video: Tensor | None) -> Tensor:
@@ -139,10 +129,7 @@ def text_to_video_ranks(
 ) -> Ranks:
     """Every caption queries the videos; the right item is its own video."""
     caption_to_video = _checked(similarity, caption_to_video)
-    right = similarity.gather(1, caption_to_video[:, None])  # (A, 1)
-    better = (similarity > right).sum(dim=1)
-    ties = (similarity == right).sum(dim=1) - 1
-    return Ranks(better.double(), ties.double(), similarity.shape[1])
+    return _ranks(similarity, similarity.gather(1, caption_to_video[:, None]), dim=1)
 
 
 def video_to_text_ranks(
@@ -163,16 +150,11 @@ def video_to_text_ranks(
     described = torch.zeros(B, dtype=torch.bool, device=groups.device)
     described[caption_to_video] = True
     groups = groups[described][:, described]
-    right = groups.diagonal()
-    better = (groups > right).sum(dim=0)
-    ties = (groups == right).sum(dim=0) - 1
-    return Ranks(better.double(), ties.double(), groups.shape[0])
+    return _ranks(groups, groups.diagonal(), dim=0)
 
 
 def retrieval_metrics(
-    similarity: Tensor,
-    ties: Ties = "expected",
-    caption_to_video: Tensor | None = None,
+    similarity: Tensor, ties: Ties = "expected", caption_to_video: Tensor | None = None
 ) -> Metrics:
     """R@{1,5,10,50} in %, median and mean rank, in both directions.
 

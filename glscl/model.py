@@ -8,7 +8,7 @@ and keeps the concepts with the features of an item, so that each is decoded onc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,49 +37,37 @@ class GLSCL(Retriever):
     """Text-video similarity from global and local interaction."""
 
     method = "glscl"
-    loss_type = Losses
+    always_hides_padding = True
 
     def __init__(self, backbone: Backbone, config: ModelConfig):
         super().__init__(backbone, config)
-        if config.local:
-            self.lim_video = self._local_interaction()
-            self.lim_text = self._text_interaction()
-
-    def _local_interaction(self) -> LocalInteraction:
-        config = self.config
-        return LocalInteraction(
-            self.backbone.embed_dim,
+        if not config.local:
+            return
+        new_lim = partial(
+            LocalInteraction,
+            backbone.embed_dim,
             config.num_queries,
             config.num_decoder_layers,
             config.num_heads,
             config.dropout,
         )
-
-    def _text_interaction(self) -> LocalInteraction:
-        """The text side of the LIM, which uses what is shared from the video side."""
-        if self.config.share_queries and self.config.share_decoder:
-            return self.lim_video
-        lim = self._local_interaction()
-        if self.config.share_queries:
-            lim.queries = self.lim_video.queries
-        if self.config.share_decoder:
-            lim.decoder = self.lim_video.decoder
-        return lim
+        self.lim_video = self.lim_text = new_lim()
+        if not (config.share_queries and config.share_decoder):
+            self.lim_text = new_lim()
+        if config.share_queries:
+            self.lim_text.queries = self.lim_video.queries
+        if config.share_decoder:
+            self.lim_text.decoder = self.lim_video.decoder
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> TextFeatures:
-        text = self._read_text(token_ids, token_mask)
-        if self.config.local:
-            text = text._replace(concepts=self.text_concepts(text))
-        return text
+        text = super().encode_text(token_ids, token_mask)
+        return text._replace(concepts=self.text_concepts(text))
 
     def encode_video_features(
         self, frame_features: Tensor, frame_mask: Tensor
     ) -> VideoFeatures:
-        """``encode_video`` from what ``encode_frames`` gave: (B, F, D)."""
-        video = VideoFeatures(*self.contextualize_frames(frame_features, frame_mask))
-        if self.config.local:
-            video = video._replace(concepts=self.video_concepts(video))
-        return video
+        video = super().encode_video_features(frame_features, frame_mask)
+        return video._replace(concepts=self.video_concepts(video))
 
     def loss_features(
         self, text: TextFeatures, video: VideoFeatures
@@ -92,17 +80,17 @@ class GLSCL(Retriever):
         mask = torch.ones_like(token[..., 0], dtype=torch.bool)
         return text._replace(tokens=token, mask=mask), video
 
-    def text_concepts(self, text: TextFeatures) -> Tensor:
-        """Concepts (A, Q, D) of captions: those in ``text``, else decoded now."""
-        if text.concepts is not None:
-            return text.concepts
-        return self.lim_text(text.tokens, self.padding_mask(text.mask))
+    def text_concepts(self, text: TextFeatures) -> Any:
+        """Concepts (A, Q, D) of captions, decoded if not in ``text``; without LIM None."""
+        if text.concepts is None and self.config.local:
+            return self.lim_text(text.tokens, self.padding_mask(text.mask))
+        return text.concepts
 
-    def video_concepts(self, video: VideoFeatures) -> Tensor:
-        """Concepts (B, Q, D) of videos: those in ``video``, else decoded now."""
-        if video.concepts is not None:
-            return video.concepts
-        return self.lim_video(video.frames, self.padding_mask(video.mask))
+    def video_concepts(self, video: VideoFeatures) -> Any:
+        """Concepts (B, Q, D) of videos, decoded if not in ``video``; without LIM None."""
+        if video.concepts is None and self.config.local:
+            return self.lim_video(video.frames, self.padding_mask(video.mask))
+        return video.concepts
 
     def similarity(self, text: TextFeatures, video: VideoFeatures) -> Tensor:
         """S = global + local_weight · local, of every caption and video: (A, B).
@@ -110,12 +98,11 @@ class GLSCL(Retriever):
         Raises ``ValueError`` for sizes that do not fit and features that are not finite.
         """
         config = self.config
+        features = text.captions, video.frames, video.mask
         if config.pooling == "gim":
-            scores = global_similarity(
-                text.captions, video.frames, video.mask, config.temperature
-            )
+            scores = global_similarity(*features, config.temperature)
         else:
-            scores = mean_similarity(text.captions, video.frames, video.mask)
+            scores = mean_similarity(*features)
         if not config.local:
             return scores
         local = local_similarity(self.text_concepts(text), self.video_concepts(video))
@@ -123,21 +110,17 @@ class GLSCL(Retriever):
 
     def coarse_text(self, text: TextFeatures) -> Tensor:
         """The unit sentence; with a LIM the mean concept, by √local_weight, beside it."""
-        vectors = super().coarse_text(text)
-        return self._with_concept(vectors, text, self.text_concepts)
+        return self._beside(super().coarse_text(text), self.text_concepts(text))
 
     def coarse_video(self, video: VideoFeatures) -> Tensor:
         """The unit mean frame; with a LIM the mean concept, as in ``coarse_text``."""
-        vectors = super().coarse_video(video)
-        return self._with_concept(vectors, video, self.video_concepts)
+        return self._beside(super().coarse_video(video), self.video_concepts(video))
 
-    def _with_concept(
-        self, vectors: Tensor, items: Any, concepts: Callable[[Any], Tensor]
-    ) -> Tensor:
-        if not self.config.local:
+    def _beside(self, vectors: Tensor, concepts: Tensor | None) -> Tensor:
+        if concepts is None:
             return vectors
-        mean = concepts(items).mean(dim=1)
-        return torch.cat([vectors, self.config.local_weight**0.5 * mean], dim=-1)
+        weighted = self.config.local_weight**0.5 * concepts.mean(dim=1)
+        return torch.cat([vectors, weighted], dim=-1)
 
     def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> Tensor | None:
         """Those of the GIM."""
@@ -152,20 +135,18 @@ class GLSCL(Retriever):
         Without the LIM there are no concepts: ICL and IDL are 0.
         """
         config = self.config
-        if config.local:
-            text = text._replace(concepts=self.text_concepts(text))
-            video = video._replace(concepts=self.video_concepts(video))
+        text = text._replace(concepts=self.text_concepts(text))
+        video = video._replace(concepts=self.video_concepts(video))
         contrastive = info_nce(self.kappa * self.similarity(text, video))
-        if not config.local:
-            zero = torch.zeros_like(contrastive)
-            return Losses(contrastive, contrastive, zero, zero)
-        concepts = self.video_concepts(video), self.text_concepts(text)
-        icl = config.icl_weight * inter_consistency(
-            *concepts, beta=config.beta, normalise=config.icl_normalise
-        )
-        idl = config.alpha * intra_diversity(
-            *concepts, margin=config.idl_margin, sides=config.idl_sides
-        )
+        icl = idl = torch.zeros_like(contrastive)
+        if config.local:
+            concepts = self.video_concepts(video), self.text_concepts(text)
+            icl = config.icl_weight * inter_consistency(
+                *concepts, beta=config.beta, normalise=config.icl_normalise
+            )
+            idl = config.alpha * intra_diversity(
+                *concepts, margin=config.idl_margin, sides=config.idl_sides
+            )
         return Losses(contrastive + icl + idl, contrastive, icl, idl)
 
     @classmethod
@@ -191,10 +172,7 @@ class GLSCL(Retriever):
         included), that lacks a weight, has one of unknown name, or holds another
         backbone, and for unknown settings; ``FileNotFoundError`` for a missing file.
         """
-        names = (
-            (weights.authors_shared_name, weights.UNUSED + weights.UNUSED_WHEN_SHARED)
-            if share
-            else (weights.authors_name, weights.UNUSED)
-        )
-        shared = {"share_queries": share, "share_decoder": share}
-        return cls._from_authors(path, names, preset, backbone, {**shared, **settings})
+        name_of = weights.authors_shared_name if share else weights.authors_name
+        unused = weights.UNUSED + (weights.UNUSED_WHEN_SHARED if share else ())
+        settings = {"share_queries": share, "share_decoder": share, **settings}
+        return cls._from_authors(path, preset, backbone, settings, name_of, unused)

@@ -172,8 +172,7 @@ def freeze(model: nn.Module, part: str) -> None:
     ``"nothing"``, as in the releases of X-Pool and DRL; ``"conv1"``: its patch
     convolution, as GLSCL's release; ``"embeddings"``: all layers before the residual
     blocks of both towers, as the releases of EERCF and GLCCL; ``"visual"``: its whole
-    visual tower.
-    Raises ``ValueError`` for another part.
+    visual tower. Raises ``ValueError`` for another part.
     """
     if part not in FROZEN:
         raise ValueError(f"Cannot freeze {part!r}: expected one of {sorted(FROZEN)}.")
@@ -191,11 +190,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     members: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (
-                name.startswith(CLIP_PREFIX),
-                is_decayed(name, parameter, config.decay),
-            )
-            members.setdefault(key, []).append(parameter)
+            clip = name.startswith(CLIP_PREFIX)
+            decayed = is_decayed(name, parameter, config.decay)
+            members.setdefault((clip, decayed), []).append(parameter)
     groups = []
     for (clip, decayed), parameters in sorted(members.items()):
         peak = config.learning_rate * (config.clip_lr_scale if clip else 1.0)

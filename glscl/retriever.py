@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
+from typing_extensions import Self
 
 from glscl import weights
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
@@ -32,7 +34,6 @@ from glscl.config import (
     EncoderConfig,
     Tag,
     config_from_dict,
-    config_to_dict,
     get_preset,
     override,
 )
@@ -43,11 +44,6 @@ from glscl.util.hub import download, model_card, upload
 from glscl.util.numeric import autocast_disabled, validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-MAX_LOGIT_SCALE = math.log(100)
 
 
 class TextFeatures(NamedTuple):
@@ -98,8 +94,6 @@ class Retriever(nn.Module, ABC):
 
     #: The name of the method in ``config.MODEL_CONFIGS``.
     method: ClassVar[str]
-    #: The named tuple of the loss.
-    loss_type: ClassVar[Any]
     #: Whether the features of a video include those of patches.
     uses_patches = False
     #: Whether weights that are not CLIP's start at random, so that scores mean nothing
@@ -107,6 +101,9 @@ class Retriever(nn.Module, ABC):
     starts_at_random = False
     #: Elements of the largest intermediate tensor of a chunk of videos.
     chunk_elements = 1_000_000
+    #: Whether padded tokens are hidden from the others in CLIP also where the method
+    #: masks nothing (``mask_padding=False``), as some releases do.
+    always_hides_padding = False
     #: The fields of a text whose second axis counts the words; ``mask`` is one.
     word_fields: ClassVar[tuple[str, ...]] = ()
     #: See ``TrainConfig.gradient_divisor``, which training sets it to.
@@ -121,23 +118,18 @@ class Retriever(nn.Module, ABC):
         self.temporal = self._frame_transformer() if config.temporal_layers else None
 
     def _frame_transformer(self) -> FrameTransformer:
-        clip = self.backbone.clip
-        D, width = self.backbone.embed_dim, clip.positional_embedding.shape[1]
+        blocks = self.backbone.clip.transformer.resblocks
+        positions = self.backbone.clip.positional_embedding
+        (context, width), D = positions.shape, self.backbone.embed_dim
         if width != D:
             raise ValueError(
                 f"The frame transformer starts as CLIP's text transformer, but that of "
                 f"{self.backbone.name} has {width} channels and its features {D}; use "
                 "temporal_layers=0."
             )
-        transformer = FrameTransformer(
-            D,
-            clip.transformer.resblocks[0].attn.num_heads,
-            self.config.temporal_layers,
-            self.backbone.context_length,
-        )
-        transformer.copy_from_text(
-            clip.transformer.resblocks, clip.positional_embedding
-        )
+        heads, layers = blocks[0].attn.num_heads, self.config.temporal_layers
+        transformer = FrameTransformer(D, heads, layers, context)
+        transformer.copy_from_text(blocks, positions)
         if self.config.position_std is not None:
             nn.init.normal_(transformer.positions, std=self.config.position_std)
         return transformer
@@ -150,20 +142,35 @@ class Retriever(nn.Module, ABC):
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
         """Keep κ ≤ 100; to be called after every optimiser step."""
-        self.backbone.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        self.backbone.logit_scale.clamp_(max=math.log(100))
 
     # --- what a method defines ----------------------------------------------------
 
-    @abstractmethod
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
         """Features of captions from their ``token_ids`` and ``token_mask``, both (A, L).
 
-        Raises ``ValueError`` for sizes that do not fit and a mask row that is all False.
+        Here: CLIP's. Raises ``ValueError`` for sizes that do not fit and a mask row that
+        is all False.
         """
+        A, L = check_shape(token_ids, "A L", "token_ids").values()
+        mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
+        hides = self.config.mask_padding or self.always_hides_padding
+        encoded = self.backbone.encode_text(token_ids, mask if hides else None)
+        captions, tokens = map(self._divide_gradient, encoded)
+        return TextFeatures(captions, tokens, mask)
 
-    @abstractmethod
     def encode_video_features(self, frame_features: Tensor, frame_mask: Tensor) -> Any:
-        """``encode_video`` from what ``encode_frames`` gave."""
+        """``encode_video`` from what ``encode_frames`` gave: (B, F, D).
+
+        Here: the frames after the frame transformer, where the real frames of a video
+        attend to each other.
+        """
+        D = self.backbone.embed_dim
+        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
+        mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
+        if self.temporal is not None:
+            frame_features = self.temporal(frame_features, mask)
+        return VideoFeatures(self._divide_gradient(frame_features), mask)
 
     @abstractmethod
     def similarity(self, text: Any, video: Any) -> Tensor:
@@ -186,10 +193,10 @@ class Retriever(nn.Module, ABC):
         if not self.word_fields:
             return text, video
         more = parallel.max_over_ranks(text.mask.shape[1]) - text.mask.shape[1]
-        longer = {}
-        for name in self.word_fields:
-            x = getattr(text, name)
-            longer[name] = pad(x, (0, 0) * (x.ndim - 2) + (0, more))
+        fields = {name: getattr(text, name) for name in self.word_fields}
+        longer = {
+            n: pad(x, (0, 0) * (x.ndim - 2) + (0, more)) for n, x in fields.items()
+        }
         return text._replace(**longer), video
 
     # --- what a search needs beside the scores --------------------------------------
@@ -221,12 +228,11 @@ class Retriever(nn.Module, ABC):
         of the model, so they can be kept while CLIP is.
         """
         B, F, *_ = check_shape(pixels, "B F 3 H W", "pixels").values()
-        images = pixels.flatten(0, 1)
-        if self.uses_patches:
-            features = self.backbone.encode_image_with_patches(images)
-        else:
-            features = self.backbone.encode_image(images)
-        return features.unflatten(0, (B, F))
+        clip = self.backbone
+        encode = (
+            clip.encode_image_with_patches if self.uses_patches else clip.encode_image
+        )
+        return encode(pixels.flatten(0, 1)).unflatten(0, (B, F))
 
     def encode_video(self, pixels: Tensor, frame_mask: Tensor) -> Any:
         """Features of videos from ``pixels`` (B, F, 3, H, W), ``frame_mask`` (B, F).
@@ -244,20 +250,6 @@ class Retriever(nn.Module, ABC):
         """
         encode = self.encode_video if video.ndim == 5 else self.encode_video_features
         return self.encode_text(token_ids, token_mask), encode(video, frame_mask)
-
-    def contextualize_frames(
-        self, frame_features: Tensor, frame_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Frames (B, F, D) after the frame transformer, and the checked mask (B, F).
-
-        In the frame transformer the real frames of a video attend to each other.
-        """
-        D = self.backbone.embed_dim
-        B, F, _ = check_shape(frame_features, "B F D", "frame_features", D=D).values()
-        mask = validate_mask(frame_mask, "B F", "frame_mask", "video", B=B, F=F)
-        if self.temporal is not None:
-            frame_features = self.temporal(frame_features, mask)
-        return self._divide_gradient(frame_features), mask
 
     def _by_chunks(
         self, score: Callable[[Any], Tensor], video: Any, elements: int
@@ -281,18 +273,6 @@ class Retriever(nn.Module, ABC):
             features.register_hook(lambda gradient: gradient / self.gradient_divisor)
         return features
 
-    def _read_text(
-        self, token_ids: Tensor, token_mask: Tensor, hide_padding: bool = True
-    ) -> TextFeatures:
-        """CLIP's sentence and token features; ``hide_padding``: not as keys."""
-        A, L = check_shape(token_ids, "A L", "token_ids").values()
-        mask = validate_mask(token_mask, "A L", "token_mask", "caption", A=A, L=L)
-        captions, tokens = self.backbone.encode_text(
-            token_ids, mask if hide_padding else None
-        )
-        captions, tokens = map(self._divide_gradient, (captions, tokens))
-        return TextFeatures(captions, tokens, mask)
-
     def padding_mask(self, mask: Tensor) -> Tensor | None:
         """``mask``, or ``None`` where the release masks nothing and so does this."""
         return mask if self.config.mask_padding else None
@@ -312,12 +292,7 @@ class Retriever(nn.Module, ABC):
         return matrix[:size, :size]
 
     @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        tag: Tag = "recommended",
-        **changes: Any,
-    ) -> Self:
+    def from_preset(cls, name: str, tag: Tag = "recommended", **changes: Any) -> Self:
         """The model of a benchmark's preset, ready for training, in evaluation mode.
 
         ``changes``: settings of the model that differ, such as ``backbone`` and
@@ -332,12 +307,13 @@ class Retriever(nn.Module, ABC):
     def _from_authors(
         cls,
         path: str | Path,
-        names: tuple[Callable[[str], str], tuple[str, ...]],
         preset: str | None,
         backbone: str | None,
         settings: Mapping[str, Any],
+        name_of: Callable[[str], str] = weights.authors_name,
+        unused: tuple[str, ...] = (),
     ) -> Self:
-        """``from_authors`` of a method; ``names``: theirs of a weight, and what to skip."""
+        """``from_authors`` of a method; the rest as in ``copy_weights``."""
         source, state = str(path), read_state_dict(Path(path))
         name, clip_config, sizes = weights.authors_config(state, source, cls.method)
         if backbone is not None:
@@ -350,7 +326,7 @@ class Retriever(nn.Module, ABC):
         else:
             start = get_preset(preset, "released", cls.method).model
         model = cls(Backbone(name, clip_config), override(start, {**settings, **found}))
-        copy_weights(model, state, source, *names)
+        copy_weights(model, state, source, name_of, unused)
         return model.eval()
 
     def save(self, path: str | Path) -> None:
@@ -358,8 +334,9 @@ class Retriever(nn.Module, ABC):
 
         Takes effect as a whole or not at all, also where an older model is replaced.
         """
-        own = weights.own_weights(self)
-        weights.save_directory(Path(path), self.description(), own)
+        weights.save_directory(
+            Path(path), self.description(), weights.own_weights(self)
+        )
 
     def description(self) -> dict[str, Any]:
         """What ``config.json`` says of the model."""
@@ -370,7 +347,7 @@ class Retriever(nn.Module, ABC):
                 "quick_gelu": self.backbone.quick_gelu,
                 "config": self.backbone.config,
             },
-            "model": config_to_dict(self.config),
+            "model": asdict(self.config),
             "record": dict(self.record),
         }
 

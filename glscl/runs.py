@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from glscl import evaluate
-from glscl.backbone import load_backbone
+from glscl.backbone import MINI, load_backbone
 from glscl.config import DataOptions, Preset, TrainConfig
 from glscl.data import benchmarks
 from glscl.data.loader import FrameCache, VideoDataset
@@ -38,8 +38,6 @@ from glscl.train import History, RunOptions, fit
 from glscl.util import parallel
 from glscl.util.files import cache_folder
 from glscl.weights import read_directory
-
-MINI = "mini"
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,7 @@ def load_model(path: str | Path) -> Retriever:
 
 
 def train_on(
-    source: DataSource,
-    preset: Preset,
-    options: RunOptions,
-    method: str = "glscl",
+    source: DataSource, preset: Preset, options: RunOptions, method: str = "glscl"
 ) -> History:
     """Train on ``source`` with the model and recipe of ``preset``.
 
@@ -122,19 +117,15 @@ def train_on(
     Raises ``ValueError`` for unknown settings, what ``DataSource.open`` and ``fit``
     raise.
     """
-    model_config, recipe = preset.model, preset.train
+    config, recipe = preset.model, preset.train
     chooser = "test" if recipe.select_on == "test" else "val"
     data = source.open(hold_out=chooser == "val")
     options = replace(options, device=process_device(options.device))
     torch.manual_seed(recipe.seed)
-    model = METHODS[method](
-        load_backbone(model_config.backbone, model_config.pretrained), model_config
-    )
+    model = METHODS[method](load_backbone(config.backbone, config.pretrained), config)
+    about = source, options.device, options.workers, recipe
     train, validation = (
-        _videos(
-            model, data.split(name), source, options.device, options.workers, recipe
-        )
-        for name in ("train", chooser)
+        _videos(model, data.split(name), *about) for name in ("train", chooser)
     )
     return fit(model, train, recipe, validation, options)
 
@@ -198,7 +189,7 @@ def evaluate_on(
     if with_qb_norm:
         given = {} if with_qb_norm is True else dict(with_qb_norm)
         texts = given.pop("bank", None) or data.split("train").texts
-        (bank,) = evaluate.scores_by_block(model, videos, [texts], device=device)
+        bank = evaluate.scores_by_block(model, videos, texts, device=device)
         normed = qb_norm(result.similarity, bank, **given)
         scores = [("QB-Norm, bank: training captions", normed)]
         table = evaluate.result_table(scores, chosen)

@@ -29,14 +29,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glscl import optim
-from glscl.config import RunOptions, TrainConfig, config_to_dict, identity
-from glscl.data.pairs import (
-    Pairs,
-    Videos,
-    epoch_order,
-    pair_batches,
-    stable_seed,
-)
+from glscl.config import RunOptions, TrainConfig, identity
+from glscl.data.pairs import Pairs, Videos, epoch_order, pair_batches, stable_seed
 from glscl.evaluate import evaluate
 from glscl.metrics import RULES, Metrics
 from glscl.optim import BertAdam
@@ -46,8 +40,6 @@ from glscl.util.numeric import validate_mask, values_unchecked
 from glscl.util.run_folder import RunFolder, best_model
 
 __all__ = ["BertAdam", "History", "NonFiniteError", "RunOptions", "fit"]
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
@@ -86,8 +78,9 @@ class History:
     def wins(self, metrics: Metrics, keep: str) -> bool:
         """Whether an epoch that ends with ``metrics`` is kept by the rule ``keep``."""
         score, later = RULES[keep]
-        before = [score(look["validation"]) for look in self.looks + self.epochs]
-        new = score(metrics)
+        seen = self.looks + self.epochs
+        before = [score(look["validation"]["t2v"]) for look in seen]
+        new = score(metrics["t2v"])
         return not before or new > max(before) or (later and new == max(before))
 
 
@@ -125,25 +118,21 @@ def fit(
         return _Run(model, train, config, validation, options, on_step).complete()
 
 
+@dataclass(eq=False)
 class _Run:
     """The state of one run: weights, optimiser, step, history."""
 
-    def __init__(
-        self,
-        model: Retriever,
-        train: Videos,
-        config: TrainConfig,
-        validation: Videos | None,
-        options: RunOptions,
-        on_step: Callable[[dict[str, float]], None] | None = None,
-    ):
-        self.on_step = on_step
+    model: Retriever
+    train: Videos
+    config: TrainConfig
+    validation: Videos | None
+    options: RunOptions
+    on_step: Callable[[dict[str, float]], None] | None = None
+
+    def __post_init__(self) -> None:
+        model, config, options = self.model, self.config, self.options
         self.device = torch.device(options.device)
-        self.model = model.to(self.device)
-        self.train = train
-        self.config = config
-        self.validation = validation
-        self.options = options
+        model.to(self.device)
         if config.clip_arithmetic == "released":
             if config.optimiser != "bertadam" or options.precision == "fp16":
                 raise ValueError(
@@ -164,12 +153,13 @@ class _Run:
         )
         parts = {"model": model, "optimiser": self.optimiser, "scaler": self.scaler}
         self.folder = RunFolder(options.folder, self._settings(), parts)
-        self.tokens = model.backbone.tokenize(train.split.texts, model.config.max_words)
-        self.step = 0
-        self.history = History()
+        texts = self.train.split.texts
+        self.tokens = model.backbone.tokenize(texts, model.config.max_words)
+        self.step, self.history = 0, History()
+        self.parts: tuple[str, ...] = ()  # names of those of the loss
         self.best: dict[str, Tensor] | None = None
         self.finite: dict[str, list[Tensor]] = {}  # by what may not be, of one step
-        self.batch_size, self.steps_per_epoch = _batching(train, config, options)
+        self.batch_size, self.steps_per_epoch = _batching(self.train, config, options)
         self.total = self.steps_per_epoch * config.epochs
 
     # --- the loop -----------------------------------------------------------------
@@ -213,9 +203,8 @@ class _Run:
             start = position * self.batch_size + parallel.rank() * share
             batches.append(order[start : start + share])
         seed = stable_seed("augment", self.config.seed, epoch)
-        yield from pair_batches(
-            self.train, self.tokens, seed, batches, self.options.workers
-        )
+        workers = self.options.workers
+        return pair_batches(self.train, self.tokens, seed, batches, workers)
 
     def train_step(self, batch: Pairs) -> dict[str, float]:
         """One update from this process's share of a batch; returns its record."""
@@ -246,13 +235,14 @@ class _Run:
         self.scaler.update()
         self.model.clamp_logit_scale()
         self.step += 1
+        self.parts = losses[0]._fields
         means = torch.stack([torch.stack(part) for part in losses]).double().mean(0)
         numbers = self._look(batch, *means, self.model.kappa, norm)
         groups = self.optimiser.param_groups
         return {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
-            **dict(zip(self.model.loss_type._fields, numbers, strict=False)),
+            **dict(zip(self.parts, numbers, strict=False)),
             **{f"lr {group['name']}": group["lr"] for group in groups},
             "kappa": numbers[-2],
             "gradient_norm": numbers[-1],
@@ -277,7 +267,7 @@ class _Run:
         return values[: len(numbers)]
 
     def _summary(self, record: dict[str, float]) -> str:
-        names = [name for name in self.model.loss_type._fields if name != "total"]
+        names = (name for name in self.parts if name != "total")
         parts = " + ".join(f"{name} {record[name]:.4f}" for name in names)
         rate = self.batch_size / record["seconds"]
         return f"loss {record['total']:.3f} = {parts}, {rate:.0f} pairs/s"
@@ -299,9 +289,7 @@ class _Run:
         chunks = batch.split(size)
         with torch.no_grad():
             encoded = [self._encode(c, part, i) for i, c in enumerate(chunks)]
-        text, video = (
-            map_features(_leaf, *side) for side in zip(*encoded, strict=True)
-        )
+        text, video = (map_features(_leaf, *x) for x in zip(*encoded, strict=True))
         losses = self._loss(text, video)
         self.scaler.scale(weight * losses.total).backward()
         for i, chunk in enumerate(chunks):
@@ -340,23 +328,19 @@ class _Run:
         self.finite.setdefault(what, []).append(x.detach().isfinite().all())
 
     def _autocast(self) -> Any:
-        dtype = AUTOCAST_DTYPES.get(self.options.precision)
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = kinds.get(self.options.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _evaluated(self, validation: Videos) -> dict[str, Any]:
         """A record with the metrics of now."""
         started = time.perf_counter()
-        metrics = evaluate(
-            self.model,
-            validation,
-            batch_size=self.config.eval_batch_size,
-            device=self.device,
-            workers=self.options.workers,
-        ).metrics
+        size, workers = self.config.eval_batch_size, self.options.workers
+        found = evaluate(self.model, validation, size, self.device, workers)
         return {
             "epoch": (self.step - 1) // self.steps_per_epoch,
             "after": self.step,
-            "validation": metrics,
+            "validation": found.metrics,
             "seconds": time.perf_counter() - started,
         }
 
@@ -387,7 +371,7 @@ class _Run:
         return {
             "method": self.model.method,
             "model": identity(self.model.config),
-            "recipe": config_to_dict(self.config),
+            "recipe": asdict(self.config),
             "precision": options.precision,
             "accumulate": options.accumulate,
             "max_grad_norm": options.max_grad_norm,

@@ -178,7 +178,8 @@ def authors_config(
     else:
         sizes["num_queries"] = shape("spatial_queries")[0]
         sizes["num_decoder_layers"] = _count(state, "transformer_decoder_noun.layers.")
-    return _known_name(config), config, sizes
+    known = (n for n in KNOWN_BACKBONES if _same_sizes(config, backbone_config(n)))
+    return next(known, "authors-clip"), config, sizes
 
 
 def authors_backbone(name: str, config: Mapping[str, Any], source: str) -> str:
@@ -205,14 +206,6 @@ def _count(keys: Iterable[str], prefix: str) -> int:
     """How many numbered blocks ``keys`` has below ``prefix``."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return len({found[1] for key in keys if (found := pattern.match(key))})
-
-
-def _known_name(config: Mapping[str, Any]) -> str:
-    """The open_clip model of exactly these sizes, or a name for an unknown one."""
-    for name in KNOWN_BACKBONES:
-        if _same_sizes(config, backbone_config(name)):
-            return name
-    return "authors-clip"
 
 
 def _same_sizes(config: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

@@ -45,12 +45,12 @@ def load(parameters: Mapping[str, Any], *splits: str) -> Chapter:
     name alike; ``device`` must be decided. Clips that are not there are made, features
     are kept on disk. Raises what ``DataSource.open`` and ``load_backbone`` raise.
     """
-    from glscl.backbone import load_backbone
+    from glscl.backbone import MINI, load_backbone
     from glscl.config import EncoderConfig
     from glscl.data.loader import FrameCache
     from glscl.evaluate import cached_videos, frame_spec
     from glscl.mini.synthetic import make_benchmark
-    from glscl.runs import MINI, DataSource
+    from glscl.runs import DataSource
 
     p = parameters
     train, val, test = (p[name] for name in SIZES)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from book.builder.imports import digest, files_behind
 from book.kit.provenance import PROJECT, versions
-from glscl.config import RunOptions, TrainConfig, config_to_dict
+from glscl.config import RunOptions, TrainConfig
 from glscl.data.loader import weights_digest
 from glscl.data.pairs import CachedVideos
 from glscl.optim import freeze
@@ -101,8 +101,8 @@ def key(
     cuda = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name if cuda else torch.backends.cpu.get_cpu_capability
     about = {
-        "model": [model.method, config_to_dict(model.config), weights_digest(model)],
-        "recipe": config_to_dict(recipe),
+        "model": [model.method, asdict(model.config), weights_digest(model)],
+        "recipe": asdict(recipe),
         "videos": [_videos_digest(train), validation and _videos_digest(validation)],
         "code": _code_digest(type(model).__module__),
         "versions": versions(("torch", "numpy")),

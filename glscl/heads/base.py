@@ -44,11 +44,6 @@ class Head(Retriever):
     them ``frames``, whose axis before the last counts the frames.
     """
 
-    loss_type = HeadLosses
-    #: Whether padded tokens are hidden from the others in CLIP where the head masks
-    #: nothing; only DiCoSA's release does so.
-    always_hides_padding = False
-
     @abstractmethod
     def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
         """What is computed once for each of A captions, from CLIP's features.
@@ -75,8 +70,7 @@ class Head(Retriever):
         return text[0].new_zeros(())
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Any:
-        hide = self.config.mask_padding or self.always_hides_padding
-        captions, tokens, mask, _ = self._read_text(token_ids, token_mask, hide)
+        captions, tokens, mask, _ = super().encode_text(token_ids, token_mask)
         with autocast_disabled(captions):
             captions, tokens = to_common_float(captions, tokens)
             text = TextFeatures(captions, tokens, mask)
@@ -87,7 +81,7 @@ class Head(Retriever):
 
         Folded in evaluation mode where gradients are off.
         """
-        frames, mask = self.contextualize_frames(frame_features, frame_mask)
+        frames, mask, _ = super().encode_video_features(frame_features, frame_mask)
         clip_frames = self._divide_gradient(frame_features)
         with autocast_disabled(frames):
             frames, clip_frames = to_common_float(frames, clip_frames)

@@ -1,7 +1,7 @@
 """Settings are checked wherever they come from, and refused in one sentence."""
 
 import json
-from dataclasses import MISSING, FrozenInstanceError, fields, replace
+from dataclasses import MISSING, FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -14,7 +14,6 @@ from glscl.config import (
     RunOptions,
     TrainConfig,
     config_from_dict,
-    config_to_dict,
     get_preset,
     identity,
     override,
@@ -158,7 +157,7 @@ def test_every_preset_passes_and_survives_json(method):
     for name in preset_names(method):
         preset = get_preset(name, method=method)
         for config in (preset.model, preset.train):
-            assert config_from_dict(type(config), config_to_dict(config)) == config
+            assert config_from_dict(type(config), asdict(config)) == config
 
 
 def test_a_whole_number_may_stand_for_a_number():
@@ -173,7 +172,7 @@ def test_a_changed_setting_is_checked_again():
 
 
 def test_a_saved_model_with_a_wrong_value_is_refused():
-    values = {**config_to_dict(ModelConfig()), "pooling": "max"}
+    values = {**asdict(ModelConfig()), "pooling": "max"}
     with pytest.raises(ValueError, match="pooling must be 'gim' or 'mean', got 'max'"):
         config_from_dict(ModelConfig, values)
 
@@ -190,7 +189,7 @@ def test_settings_of_a_model_saved_before_they_were_checked_still_load():
     }"""
     config = config_from_dict(ModelConfig, json.loads(text))
     assert config == get_preset("mini").model
-    written = config_to_dict(config)
+    written = asdict(config)
     assert written.pop("sampling") == "stride"  # a setting from after that time
     assert identity(config) == written  # so that a run of that time can be resumed
     assert identity(replace(config, sampling="seconds"))["sampling"] == "seconds"
@@ -205,7 +204,7 @@ def test_settings_of_stored_runs_fit_and_are_written_as_they_were():
         kinds = MODEL_CONFIGS[record.get("method", "glscl")], TrainConfig
         for kind, name in zip(kinds, ("model", "recipe"), strict=True):
             # A run from before a setting was added has its default.
-            written = config_to_dict(override(kind(), record[name]))
+            written = asdict(override(kind(), record[name]))
             stored = {key: written[key] for key in record[name]}
             assert json.dumps(stored) == json.dumps(record[name])
 
