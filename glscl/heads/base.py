@@ -126,14 +126,7 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
 
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
     """The mean of the real frames: (B, F, D) and (B, F) to (B, D)."""
-    weights = mask.to(frames.dtype)
-    total = (frames * weights[..., None]).sum(1)
-    return total / weights.sum(1, keepdim=True)
-
-
-def gram(rows: Tensor) -> Tensor:
-    """Inner products of the rows (..., N, D) of every item with each other."""
-    return rows @ rows.transpose(-1, -2)
+    return (frames * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
@@ -149,9 +142,3 @@ def inner(x: Tensor, y: Tensor) -> Tensor:
 def quadratic(w: Tensor, G: Tensor) -> Tensor:
     """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
     return inner(w, G @ w)
-
-
-def frame_scores(queries: Tensor, frames: Tensor) -> Tensor:
-    """queries_a · frames_bf in the layout (B, F, A): one plain matrix product."""
-    B, F, D = frames.shape
-    return (frames.reshape(B * F, D) @ queries.T).view(B, F, -1)

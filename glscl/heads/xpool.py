@@ -24,17 +24,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XPoolConfig
-from glscl.heads.base import Head, frame_scores, gram, inner, quadratic
+from glscl.heads.base import Head, inner, quadratic
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
 
 
 class XPoolText(NamedTuple):
-    """``captions``: (A, D), unit; ``queries``: (A, D).
+    """``captions``: (A, D), unit; ``queries``: (A, D), over √D.
 
     ``fixed``: (A, 2), folded: products with the last two rows of every table.
     """
@@ -83,7 +83,7 @@ class XPool(Head):
 
     def text_state(self, text: TextFeatures, fold: bool = False) -> XPoolText:
         captions = normalize(text.captions, dim=-1)
-        queries = self.q(self.norm_in(text.captions))
+        queries = self.q(self.norm_in(text.captions)) / math.sqrt(captions.shape[-1])
         return XPoolText(captions, queries, self._fixed(captions) if fold else None)
 
     def video_state(
@@ -99,7 +99,7 @@ class XPool(Head):
         x = _centred(x + x @ self.linear.weight.T)
         x = torch.cat([x, self._bias().expand(len(x), 1, -1)], dim=1)  # (B, F + 1, D)
         U = torch.cat([x * last.weight, last.bias.expand(len(x), 1, -1)], dim=1)
-        return XPoolTables(keys, mask, U, gram(z), gram(x), gram(U))
+        return XPoolTables(keys, mask, U, z @ z.mT, x @ x.mT, U @ U.mT)
 
     def scores(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
         if isinstance(video, XPoolTables):
@@ -111,15 +111,15 @@ class XPool(Head):
         return torch.einsum("ad,abd->ab", text.captions, y)
 
     def frame_weights(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
-        w = torch.einsum("ad,bfd->abf", _scaled(text), video.frames)
+        w = torch.einsum("ad,bfd->abf", text.queries, video.frames)
         return masked_softmax(w, self.padding_mask(video.mask))
 
     def _folded(self, text: XPoolText, video: XPoolTables) -> Tensor:
         F = video.frames.shape[1]
-        w = frame_scores(_scaled(text), video.frames)  # (B, F, A)
+        w = linear(video.frames, text.queries)  # (B, F, A)
         w = masked_softmax(w, self.padding_mask(video.mask[..., None]), dim=1)
         c = self._coefficients(w, video)
-        t = frame_scores(text.captions, video.table[:, :F])
+        t = linear(video.table[:, :F].contiguous(), text.captions)
         fixed = self._fixed(text.captions) if text.fixed is None else text.fixed
         t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
         return (inner(c, t) * quadratic(c, video.gram_table).rsqrt()).T
@@ -137,7 +137,7 @@ class XPool(Head):
 
     def coarse_video(self, video: XPoolTables) -> Tensor:
         """y of equal weights, of features that were made without gradients."""
-        w = video.mask / video.mask.sum(dim=1, keepdim=True)
+        w = video.mask.to(video.frames) / video.mask.sum(dim=1, keepdim=True)
         c = self._coefficients(w[..., None], video)
         return normalize((c * video.table).sum(dim=1), dim=-1)
 
@@ -153,10 +153,6 @@ class XPool(Head):
         bias = self.norm_attention.bias
         mapped = (self.linear.weight * bias).sum(-1) + self.linear.bias
         return _centred(bias + mapped)
-
-
-def _scaled(text: XPoolText) -> Tensor:
-    return text.queries / math.sqrt(text.queries.shape[-1])
 
 
 def _identity(D: int) -> nn.Linear:
