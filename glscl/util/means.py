@@ -13,34 +13,24 @@ from torch import Tensor
 SOFTMAX_TEMPERATURE = 0.01
 
 
-def softmax_weighted_mean(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scores (..., N) averaged with their softmax as weights: (...).
-
-    ``mask``: (..., N), broadcast, True = real; the others have weight 0.
-    """
-    return (scores * _weights(scores, mask, SOFTMAX_TEMPERATURE)).sum(-1)
-
-
 def mixed_weighted_mean(
     scores: Tensor,
-    mix: Tensor,
+    mix: Tensor | None = None,
     mask: Tensor | None = None,
     temperature: float = SOFTMAX_TEMPERATURE,
 ) -> Tensor:
-    """``softmax_weighted_mean`` with its weights mixed by ``mix`` (N, N) first.
+    """Scores (..., N) averaged with their softmax as weights: (...).
 
-    Masked scores that get weight by the mixing are set to weight 0 again.
+    ``mix``: (N, N), W, by which the weights are mixed. ``mask``: (..., N), broadcast,
+    True = real; the others have weight 0, also where the mixing gives them some.
     """
-    weights = _weights(scores, mask, temperature) @ mix
-    if mask is not None:
-        weights = weights * mask
-    return (scores * weights).sum(-1)
-
-
-def _weights(scores: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     if mask is None:
-        return (scores / temperature).softmax(-1)
-    # One pass over the scores; a row that is all masked has equal weights, not NaN.
-    hidden = torch.zeros_like(mask, dtype=scores.dtype)
-    hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
-    return torch.add(hidden, scores, alpha=1 / temperature).softmax(-1)
+        weights = (scores / temperature).softmax(-1)
+    else:
+        # One pass over the scores; a row that is all masked has equal weights, not NaN.
+        hidden = torch.zeros_like(mask, dtype=scores.dtype)
+        hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
+        weights = torch.add(hidden, scores, alpha=1 / temperature).softmax(-1)
+    if mix is not None:
+        weights = weights @ mix if mask is None else weights @ mix * mask
+    return (scores * weights).sum(-1)
