@@ -30,11 +30,11 @@ from glscl.backbone import Backbone
 from glscl.config import EERCFConfig
 from glscl.losses import info_nce, pearson_constraint
 from glscl.retriever import Retriever, map_features
-from glscl.util.means import mixed_weighted_mean
 from glscl.util.numeric import (
     autocast_disabled,
     check_finite,
     masked_softmax,
+    mixed_weighted_mean,
     to_common_float,
 )
 from glscl.util.shapes import check_shape

@@ -1,7 +1,7 @@
 """X-CLIP: four scores of video or frames with sentence or words, averaged. Head only.
 
 With s, w the unit sentence and words, x the unit frames BEFORE the frame transformer, v
-the mean of the unit frames after it, and the softmax-weighted mean R of ``util.means``,
+the mean of the unit frames after it, and the means R of ``mixed_weighted_mean``,
 
     video-sentence  (s M_s) · v
     video-word      R_l(w · v; W_1)
@@ -23,7 +23,7 @@ from glscl.backbone import Backbone
 from glscl.config import XCLIPConfig
 from glscl.heads.base import Head, masked_mean
 from glscl.retriever import TextFeatures
-from glscl.util.means import mixed_weighted_mean
+from glscl.util.numeric import mixed_weighted_mean
 
 
 class XCLIPText(NamedTuple):

@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 SIDE = 64
@@ -104,6 +105,7 @@ def draw_shot(rng: random.Random, start: int, stop: int, **fixed: str) -> Shot:
         for name in ("colour", "shape", "size", "pattern", "tone")
     }
     motion = fixed.get("motion") or rng.choice(motions_of(values["shape"]))
+    shade = partial(rng.randint, -12, 12)
     # Movers cross the middle of their axis; the rest may be anywhere.
     x = rng.uniform(29, 35) if motion in ("left", "right") else rng.uniform(16, 48)
     y = rng.uniform(29, 35) if motion in ("up", "down") else rng.uniform(16, 48)
@@ -118,12 +120,8 @@ def draw_shot(rng: random.Random, start: int, stop: int, **fixed: str) -> Shot:
         turn=rng.choice((-1, 1)),
         phase_x=round(rng.uniform(0, 16), 2),
         phase_y=round(rng.uniform(0, 16), 2),
-        object_shade=(
-            rng.randint(-12, 12),
-            rng.randint(-12, 12),
-            rng.randint(-12, 12),
-        ),
-        background_shade=rng.randint(-12, 12),
+        object_shade=(shade(), shade(), shade()),
+        background_shade=shade(),
     )
 
 

@@ -67,10 +67,8 @@ class Benchmark:
 
     def split(self, name: str) -> Split:
         """Videos and captions of ``"train"``, ``"val"`` or ``"test"``."""
-        items = self.items(name)
-        videos = tuple(
-            VideoItem(clip.id, clip_path(self.root, clip)) for clip, _ in items
-        )
+        clips, items = self.clips(name), self.items(name)
+        videos = tuple(VideoItem(clip.id, clip_path(self.root, clip)) for clip in clips)
         captions = tuple(
             CaptionItem(caption.text, video, caption.kind)
             for video, (_, texts) in enumerate(items)

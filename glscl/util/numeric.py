@@ -1,4 +1,4 @@
-"""Checks of masks and scores, and float32 or better for all arithmetic."""
+"""Checks and softmaxes of masked scores; float32 or better for all arithmetic."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glscl.util.shapes import check_shape
 
+SOFTMAX_TEMPERATURE = 0.01  # of ``mixed_weighted_mean``
 _values_checked = True
 
 
@@ -43,6 +44,30 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim)
+
+
+def mixed_weighted_mean(
+    scores: Tensor,
+    mix: Tensor | None = None,
+    mask: Tensor | None = None,
+    temperature: float = SOFTMAX_TEMPERATURE,
+) -> Tensor:
+    """Σ_i x_i (softmax(x / τ) W)_i of scores x (..., N): (...), almost their maximum.
+
+    ``mix``: W (N, N), which X-CLIP, EERCF and GLCCL learn, from the identity on; None:
+    weights are not mixed. ``mask``: (..., N), broadcast, True = real; the others have
+    weight 0, also where the mixing gives them some. ``temperature``: τ.
+    """
+    if mask is None:
+        weights = (scores / temperature).softmax(-1)
+    else:
+        # One pass over the scores; a row that is all masked has equal weights, not NaN.
+        hidden = torch.zeros_like(mask, dtype=scores.dtype)
+        hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
+        weights = torch.add(hidden, scores, alpha=1 / temperature).softmax(-1)
+    if mix is not None:
+        weights = weights @ mix if mask is None else weights @ mix * mask
+    return (scores * weights).sum(-1)
 
 
 def validate_mask(
