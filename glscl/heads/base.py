@@ -127,18 +127,3 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
     """The mean of the real frames: (B, F, D) and (B, F) to (B, D)."""
     return (frames * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-def inner(x: Tensor, y: Tensor) -> Tensor:
-    """Σ_n x_bna y_bna for every pair: (B, A).
-
-    Summed by a product with ones, which tools count and which writes less memory than
-    the many tiny products that einsum makes of it.
-    """
-    B, N, _ = x.shape
-    return (x.new_ones(1, 1, N).expand(B, 1, N) @ (x * y)).squeeze(1)
-
-
-def quadratic(w: Tensor, G: Tensor) -> Tensor:
-    """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
-    return inner(w, G @ w)

@@ -28,7 +28,7 @@ from torch.nn.functional import linear, normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XPoolConfig
-from glscl.heads.base import Head, inner, quadratic
+from glscl.heads.base import Head
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
 
@@ -122,16 +122,16 @@ class XPool(Head):
         t = linear(video.table[:, :F].contiguous(), text.captions)
         fixed = self._fixed(text.captions) if text.fixed is None else text.fixed
         t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
-        return (inner(c, t) * quadratic(c, video.gram_table).rsqrt()).T
+        return (_inner(c, t) * _quadratic(c, video.gram_table).rsqrt()).T
 
     def _coefficients(self, w: Tensor, video: XPoolTables) -> Tensor:
         """c (B, F + 2, A), with c · U in the direction of y, of weights w (B, F, A)."""
         D = video.frames.shape[-1]
         one = torch.ones_like(w[:, :1])
-        variance = quadratic(w, video.gram_z) / D
+        variance = _quadratic(w, video.gram_z) / D
         w = w / (variance + self.norm_attention.eps).sqrt()[:, None]
         c = torch.cat([w, one], dim=1)  # (B, F + 1, A)
-        variance = quadratic(c, video.gram_x) / D
+        variance = _quadratic(c, video.gram_x) / D
         sigma = (variance + self.norm_out.eps).sqrt()[:, None]
         return torch.cat([c, sigma], dim=1)
 
@@ -153,6 +153,21 @@ class XPool(Head):
         bias = self.norm_attention.bias
         mapped = (self.linear.weight * bias).sum(-1) + self.linear.bias
         return _centred(bias + mapped)
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """Σ_n x_bna y_bna for every pair: (B, A).
+
+    Summed by a product with ones, which tools count and which writes less memory than
+    the many tiny products that einsum makes of it.
+    """
+    ones = x.new_ones(len(x), 1, x.shape[1])
+    return (ones @ (x * y)).squeeze(1)
+
+
+def _quadratic(w: Tensor, G: Tensor) -> Tensor:
+    """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
+    return _inner(w, G @ w)
 
 
 def _identity(D: int) -> nn.Linear:

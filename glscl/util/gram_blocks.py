@@ -87,13 +87,12 @@ def inner_products(
     ``captions``: (A, D), divided by τ; ``frames``: (b, F, D); ``frame_mask``: (b, F);
     ``out``: (b F, A), where to write it.
     """
-    b, F, D = frames.shape
-    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=out)
+    s = torch.matmul(frames.flatten(0, 1), captions.T, out=out)
     padded = (~frame_mask).flatten().nonzero().flatten()
     if len(padded):
         # The lowest finite number: times its weight, which is zero, it is zero.
         s.index_fill_(0, padded, torch.finfo(s.dtype).min)
-    return s.view(b, F, -1)
+    return s.view(*frames.shape[:2], -1)
 
 
 def gram_sums(
@@ -195,7 +194,7 @@ def _without_gradient(
     chunk = min(chunk, B)
     size = min(chunk, _videos(BLOCK_NUMBERS, scaled, frames))
     products, scores = scaled.new_empty(chunk * F, A), scaled.new_empty(B, A)
-    others = scaled.new_empty(2, chunk, A)
+    norms = scaled.new_empty(2, chunk, A)  # squared, and their bounds
     w, Gw = scaled.new_empty(size, F, A), scaled.new_empty(size, F + 1, A)
     longest = scaled.norm(dim=-1).max()
     doubtful = [torch.empty(0, 2, dtype=torch.long, device=frames.device)]
@@ -205,7 +204,7 @@ def _without_gradient(
         gram = gram_matrices(part, mask)
         s = inner_products(scaled, part, mask, products[: b * F])
         bound = float(longest * gram[:, -1].max())
-        dot, (squared_norm, norm_bound) = scores[first : first + b], others[:, :b]
+        dot, (squared_norm, norm_bound) = scores[first : first + b], norms[:, :b]
         blocks = (x.split(size) for x in (s, gram, dot, squared_norm, norm_bound))
         for s_block, G_block, *out in zip(*blocks, strict=True):
             workspace = w[: len(s_block)], Gw[: len(s_block)]
