@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from glscl.losses import info_nce
 from glscl.retriever import Retriever, TextFeatures
@@ -49,12 +50,13 @@ class Head(Retriever):
     #: nothing; only DiCoSA's release does so.
     always_hides_padding = False
 
-    @abstractmethod
     def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
         """What is computed once for each of A captions, from CLIP's features.
 
-        ``fold``: for the folded form of ``scores``, if there is one.
+        ``fold``: for the folded form of ``scores``, if there is one. Here: the unit
+        sentence.
         """
+        return SentenceText(normalize(text.captions, dim=-1))
 
     @abstractmethod
     def video_state(
@@ -124,6 +126,7 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
-def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the real frames: (B, F, D) and (B, F) to (B, D)."""
-    return (frames * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+def unit_mean(frames: Tensor, mask: Tensor) -> Tensor:
+    """unit(mean of the unit real frames): (B, F, D) and (B, F) to (B, D)."""
+    unit = normalize(frames, dim=-1) * mask[..., None]
+    return normalize(unit.sum(1) / mask.sum(1, keepdim=True), dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor, einsum
 from torch.nn.functional import normalize
 
 from glscl.heads.base import Head, SentenceText
-from glscl.retriever import TextFeatures, VideoFeatures
+from glscl.retriever import VideoFeatures
 from glscl.util.numeric import masked_softmax
 
 
@@ -20,9 +20,6 @@ class TS2Net(Head):
     """Cosines of frames, weighted by their own softmax; no shift, no selection."""
 
     method = "ts2net"
-
-    def text_state(self, text: TextFeatures, fold: bool = False) -> SentenceText:
-        return SentenceText(normalize(text.captions, dim=-1))
 
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False

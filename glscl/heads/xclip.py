@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XCLIPConfig
-from glscl.heads.base import Head, masked_mean
+from glscl.heads.base import Head, unit_mean
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import mixed_weighted_mean
 
@@ -65,8 +65,8 @@ class XCLIP(Head):
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
     ) -> XCLIPVideo:
-        v = normalize(masked_mean(normalize(frames, dim=-1), mask), dim=-1)
-        return XCLIPVideo(normalize(clip_frames, dim=-1), v, mask)
+        x = normalize(clip_frames, dim=-1)
+        return XCLIPVideo(x, unit_mean(frames, mask), mask)
 
     def scores(self, text: XCLIPText, video: XCLIPVideo) -> Tensor:
         x, v = video.frames, video.videos
