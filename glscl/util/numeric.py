@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glscl.util.shapes import check_shape
 
-SOFTMAX_TEMPERATURE = 0.01  # of ``mixed_weighted_mean``
+SOFTMAX_TEMPERATURE = 0.01  #: of ``mixed_weighted_mean``
 _values_checked = True
 
 
@@ -50,21 +50,23 @@ def mixed_weighted_mean(
     scores: Tensor,
     mix: Tensor | None = None,
     mask: Tensor | None = None,
-    temperature: float = SOFTMAX_TEMPERATURE,
+    temperature: float | None = None,
 ) -> Tensor:
     """Σ_i x_i (softmax(x / τ) W)_i of scores x (..., N): (...), almost their maximum.
 
     ``mix``: W (N, N), which X-CLIP, EERCF and GLCCL learn, from the identity on; None:
     weights are not mixed. ``mask``: (..., N), broadcast, True = real; the others have
-    weight 0, also where the mixing gives them some. ``temperature``: τ.
+    weight 0, also where the mixing gives them some. ``temperature``: τ, by default
+    ``SOFTMAX_TEMPERATURE``.
     """
+    tau = SOFTMAX_TEMPERATURE if temperature is None else temperature
     if mask is None:
-        weights = (scores / temperature).softmax(-1)
+        weights = (scores / tau).softmax(-1)
     else:
         # One pass over the scores; a row that is all masked has equal weights, not NaN.
         hidden = torch.zeros_like(mask, dtype=scores.dtype)
         hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
-        weights = torch.add(hidden, scores, alpha=1 / temperature).softmax(-1)
+        weights = torch.add(hidden, scores, alpha=1 / tau).softmax(-1)
     if mix is not None:
         weights = weights @ mix if mask is None else weights @ mix * mask
     return (scores * weights).sum(-1)
