@@ -112,6 +112,5 @@ class DRL(Head):
 
 def correlation(x: Tensor, y: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """(1/A) Σ_al weights x̂ ŷᵀ over the real rows of x, y (A, N, D): (D, D)."""
-    real = mask.flatten()
-    rows = [standardise(part.flatten(0, 1)[real]) for part in (x, y)]
-    return (rows[0] * weights.flatten()[real][:, None]).T @ rows[1] / len(mask)
+    x, y = standardise(x[mask]), standardise(y[mask])
+    return (x * weights[mask][:, None]).T @ y / len(mask)
