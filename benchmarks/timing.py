@@ -28,18 +28,23 @@ def finish() -> None:
 
 
 def rounds(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warm: bool = True,
+    wall: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds (see ``clock_name``) of ``repeats`` runs of each function.
 
     The functions take turns, so other work on the machine affects all of them. Each is
     run once before, without timing, unless ``warm`` is False (for long runs, in which a
-    cold start does not matter).
+    cold start does not matter). ``wall``: always by wall time, where other processes
+    work for a function.
     """
     if warm:
         for function in functions.values():
             function()
-    clock = time.process_time if clock_name() == "CPU time" else time.perf_counter
+    alone = clock_name() == "CPU time" and not wall
+    clock = time.process_time if alone else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():

@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from glscl.data import decoders
+
 SIZE = (48, 64)  # height, width
 CLOCK = Fraction(1, 1000)
 
@@ -171,3 +173,10 @@ KINDS = [
         for t in (90, 180, 270)
     ),
 ]
+
+
+def as_large(path, monkeypatch):
+    """A video opened in this process, as one that is too large for PyAV alone."""
+    monkeypatch.setattr(decoders, "SMALL", 0)
+    monkeypatch.setattr(decoders.Watch, "_end_after", lambda *_: None)
+    return decoders.OpenVideo(str(path), decoders.Watch(io.BytesIO()))

@@ -17,6 +17,7 @@ from book.kit.intervals import prediction_margin
 from book.kit.provenance import provenance
 from glscl.config import Tag, get_preset
 from glscl.data.benchmarks import Dataset
+from glscl.data.formats import Size
 from glscl.data.split import Caption
 from glscl.runs import DataSource, evaluate_on, train_on
 from glscl.train import RunOptions
@@ -115,12 +116,12 @@ def video_counts(source: DataSource) -> dict[str, dict[str, int | None]]:
     if not isinstance(data, Dataset):
         raise ValueError(f"{source.name!r} has no published results to reproduce.")
     return {
-        count.split: {
-            "published": count.expected.videos,
-            "used": count.used.videos,
-            "left_out": len(data.left_out[count.split]),
+        split: {
+            "published": data.sizes.get(split, Size()).videos,
+            "used": len(captions) - len(data.left_out[split]),
+            "left_out": len(data.left_out[split]),
         }
-        for count in data.counts
+        for split, captions in data.annotated.items()
     }
 
 

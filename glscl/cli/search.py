@@ -141,15 +141,14 @@ def search(
 
     os.environ.setdefault(*IDLE)
 
-    from glscl.data.annotations import read_text
+    from glscl.data.annotations import read_lines
     from glscl.search.index import VideoIndex, Where
     from glscl.search.page import clock, write_page
     from glscl.util.files import printable
 
     sentences = [*(texts or [])]
     if batch is not None:
-        lines = read_text(batch).splitlines()
-        sentences += [line.strip() for line in lines if line.strip()]
+        sentences += [line for _, line in read_lines(batch)]
     if not sentences:
         raise ValueError("Type a sentence, or name a file of sentences with --batch.")
     opened = VideoIndex.open(path)

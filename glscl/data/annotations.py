@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Captions = dict[str, list[str]]
+T = TypeVar("T")
 
 
 class AnnotationError(ValueError):
@@ -20,17 +21,22 @@ class AnnotationError(ValueError):
 def read_text(path: Path) -> str:
     """The UTF-8 text of an annotation file; a byte order mark is no part of it."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise AnnotationError(f"{path} is missing.") from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise AnnotationError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
             "convert the file to UTF-8."
         ) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, without blanks around them, each after its number."""
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if line.strip():
+            yield number, line.strip()
 
 
 def read_rows(
@@ -44,59 +50,56 @@ def read_rows(
     """
     # Lines end at line feeds only, not at the other separators of Unicode.
     lines = io.StringIO(read_text(path), newline="")
-    names = list(columns)
-    if not header:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
+    names, done = list(columns), 0
+    if header:
         reader = csv.reader(lines, strict=True)  # refuses a quote that is not closed
-        names = [name.strip() for name in next(_rows(reader, path), [])]
-        for name in columns:
-            if names.count(name) != 1:
-                number = "two columns" if name in names else "no column"
-                raise AnnotationError(
-                    f"{path}, line 1: {number} {name!r}, found {names}; expected "
-                    f"{list(columns)}."
-                )
-    for values in _rows(reader, path):
-        if not values:
-            continue
-        where = f"{path}, line {reader.line_num}"
-        if len(values) != len(names):
-            raise AnnotationError(
-                f"{where}: {len(values)} values, expected {len(names)}: "
-                f"{', '.join(names)}."
-            )
-        stripped = (value.strip() for value in values)
-        yield where, dict(zip(names, stripped, strict=True))
-
-
-def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
-    """The rows of a reader of the module csv, whose errors say where they are."""
-    start = reader.line_num + 1
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
-        for row in reader:
-            yield row
-            start = reader.line_num + 1
+        if header:
+            names = [name.strip() for name in next(reader, [])]
+            done = reader.line_num
+            for name in columns:
+                if names.count(name) != 1:
+                    number = "two columns" if name in names else "no column"
+                    raise AnnotationError(
+                        f"{path}, line 1: {number} {name!r}, found {names}; expected "
+                        f"{list(columns)}."
+                    )
+        for values in reader:
+            done = reader.line_num
+            if values and len(values) != len(names):
+                raise AnnotationError(
+                    f"{path}, line {done}: {len(values)} values, expected "
+                    f"{len(names)}: {', '.join(names)}."
+                )
+            if values:
+                stripped = (value.strip() for value in values)
+                yield f"{path}, line {done}", dict(zip(names, stripped, strict=True))
     except csv.Error as error:
         raise AnnotationError(
-            f"{path}, line {start}: a quote is not closed, or a value is too long: "
+            f"{path}, line {done + 1}: a quote is not closed, or a value is too long: "
             f"{error}."
         ) from error
 
 
 def read_ids(path: Path) -> list[str]:
     """One id a line, none twice."""
-    first: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        name = line.strip()
-        if name in first:
-            raise AnnotationError(
-                f"{path}, line {number}: id {name!r} is there twice, first in line "
-                f"{first[name]}."
-            )
-        if name:
-            first[name] = number
-    return list(first)
+    lines = read_lines(path)
+    return list(unique((f"{path}, line {n}: id", name, n) for n, name in lines))
+
+
+def unique(entries: Iterable[tuple[str, str, T]]) -> dict[str, T]:
+    """Values by name. An entry: what errors call it and where it is, name, value.
+
+    Raises ``AnnotationError`` for a name that is there twice.
+    """
+    found: dict[str, T] = {}
+    for what, name, value in entries:
+        if name in found:
+            raise AnnotationError(f"{what} {name!r} is there twice.")
+        found[name] = value
+    return found
 
 
 def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
@@ -107,17 +110,13 @@ def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a file, or of a line of it; its keys occur once."""
     where = str(path) if line is None else f"{path}, line {line}"
+    what = f"{where}: the entry"
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise AnnotationError(f"{where}: the entry {twice!r} is there twice.")
-        return found
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return unique((what, name, value) for name, value in pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=checked)
     except AnnotationError:
         raise
     except json.JSONDecodeError as error:
@@ -128,12 +127,12 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
         raise AnnotationError(f"{where}: not read as JSON: {error}.") from error
 
 
-def expect(value: Any, kind: type | tuple[type, ...], where: str) -> Any:
+def expect(value: Any, kind: type, where: str) -> Any:
     """``value``, if it is of ``kind``."""
     if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join(one.__name__ for one in kinds)
-        raise AnnotationError(f"{where}: expected a {names}, found {value!r:.80}.")
+        raise AnnotationError(
+            f"{where}: expected a {kind.__name__}, found {value!r:.80}."
+        )
     return value
 
 
@@ -157,21 +156,16 @@ def caption(text: Any, where: str) -> str:
 
 
 def read_captions(path: Path) -> Captions:
-    """A JSON file ``{id: [sentence, ...]}``."""
-    return _captions(path, read_json(path, dict), lambda text, where: text)
-
-
-def _captions(
-    path: Path, content: dict, sentence: Callable[[Any, str], Any]
-) -> Captions:
-    """Captions by id; ``sentence``: of an entry and its place."""
+    """A file ``{id: [sentence, ...]}``, JSON or a pickle; a sentence may be tokens."""
+    content = _read_pickle(path) if path.suffix == ".pkl" else read_json(path, dict)
     result: Captions = {}
-    for name, texts in content.items():
-        where = f"{path}, {name}"
-        places = numbered(expect(texts, list, where), f"{where}, caption")
-        result[expect(name, str, str(path))] = [
-            caption(sentence(text, place), place) for place, text in places
-        ]
+    for name, texts in expect(content, dict, str(path)).items():
+        where = f"{path}, {expect(name, str, str(path))}"
+        result[name] = []
+        for place, text in numbered(expect(texts, list, where), f"{where}, caption"):
+            if isinstance(text, list):
+                text = " ".join(expect(token, str, place) for token in text)
+            result[name].append(caption(text, place))
     return result
 
 
@@ -182,19 +176,11 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-def read_pickled_captions(path: Path) -> Captions:
-    """A pickle ``{id: [[token, ...], ...]}``, read without ever running code from it."""
+def _read_pickle(path: Path) -> Any:
+    """The value of a pickle, read without ever running code from it."""
     try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file, encoding="utf-8").load()
-    except FileNotFoundError as error:
-        raise AnnotationError(f"{path} is missing.") from error
+        return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
     except Exception as error:  # a broken pickle raises nearly anything
         raise AnnotationError(
             f"{path} is not a pickle of dictionaries, lists and texts: {error}."
         ) from error
-
-    def sentence(tokens: Any, where: str) -> str:
-        return " ".join(expect(t, str, where) for t in expect(tokens, list, where))
-
-    return _captions(path, expect(content, dict, str(path)), sentence)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,7 @@ from glscl.data.formats import (
 )
 from glscl.data.split import CaptionItem, Split, VideoItem
 from glscl.data.videofiles import by_file_name, first_of
+from glscl.util.settings import check
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,32 +42,66 @@ SEED = "glscl validation"
 
 
 @dataclass(frozen=True)
-class Count:
-    """Videos and captions of a split: published, in the files, and with a video."""
-
-    split: str
-    expected: Size
-    annotated: Size
-    used: Size
-
-
-@dataclass(frozen=True)
 class Dataset:
     """A benchmark as found on this machine.
 
-    ``splits``: train, val, test, those that have a usable video; val is held out of
-    train where the benchmark has none (``held_out`` of them). ``left_out``: ids of each
-    split that have no usable video, which ``split`` refuses unless ``missing`` is
-    ``"drop"``.
+    ``videos``: the folder of the files. ``annotated``: the captions of each split by
+    video id, and ``sizes``: what was published. ``found``: the videos that can be used,
+    by id. ``missing`` and ``hold_out`` are those of ``load``.
+
+    Raises ``ValueError`` for another ``missing``, ``AnnotationError`` for a split
+    without a video.
     """
 
     name: str
     videos: Path
-    splits: Mapping[str, Split]
-    counts: tuple[Count, ...]
-    left_out: Mapping[str, tuple[str, ...]]
+    annotated: Mapping[str, Captions]
+    sizes: Mapping[str, Size]
+    found: Mapping[str, VideoItem]
     missing: Missing
-    held_out: int
+    hold_out: bool
+
+    def __post_init__(self) -> None:
+        check(Missing, self.missing, "missing")
+        for split, captions in self._captions.items():
+            if not captions:
+                raise AnnotationError(
+                    f"{self.name}: too few videos, none is left for {split}."
+                )
+
+    @property
+    def held_out(self) -> int:
+        """How many videos of train are val."""
+        return 0 if "val" in self.annotated else len(self._captions.get("val", ()))
+
+    @cached_property
+    def _captions(self) -> dict[str, Captions]:
+        """The captions of train, val and test, those that there are."""
+        splits = dict(self.annotated)
+        if self.hold_out and "val" not in splits and "train" in splits:
+            splits["train"], splits["val"] = _hold_out(splits["train"])
+        return splits
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """Train, val and test: those that have a usable video."""
+        splits = {}
+        for name, captions in self._captions.items():
+            used = {v: texts for v, texts in captions.items() if v in self.found}
+            if used:
+                about = enumerate(used.values())
+                texts = [CaptionItem(text, i) for i, texts in about for text in texts]
+                videos = tuple(self.found[video] for video in used)
+                splits[name] = Split(name, videos, tuple(texts))
+        return splits
+
+    @cached_property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """The ids of each split that have no usable video."""
+        return {
+            split: tuple(video for video in captions if video not in self.found)
+            for split, captions in self._captions.items()
+        }
 
     def split(self, name: str) -> Split:
         """Videos and captions of one split.
@@ -95,35 +131,39 @@ class Dataset:
 
     def every_video(self) -> list[VideoItem]:
         """The videos of all splits; missing ones with the path they should have."""
-        items = [video for split in self.splits.values() for video in split.videos]
         absent = [name for names in self.left_out.values() for name in names]
-        return items + [VideoItem(name, self.videos / name) for name in absent]
+        missing = (VideoItem(name, self.videos / name) for name in absent)
+        return [*self.found.values(), *missing]
 
     def table(self) -> list[dict[str, object]]:
         """A row a split: published, annotated and usable videos and captions."""
-        return [
-            {
-                "split": count.split,
-                "videos published": count.expected.videos or "",
-                "annotated": count.annotated.videos,
-                "usable": count.used.videos,
-                "captions published": count.expected.captions or "",
-                "annotated captions": count.annotated.captions,
-                "usable captions": count.used.captions,
-            }
-            for count in self.counts
-        ]
+        rows: list[dict[str, object]] = []
+        for split, captions in self.annotated.items():
+            published = self.sizes.get(split, Size())
+            used = [texts for v, texts in captions.items() if v in self.found]
+            rows.append(
+                {
+                    "split": split,
+                    "videos published": published.videos or "",
+                    "annotated": len(captions),
+                    "usable": len(used),
+                    "captions published": published.captions or "",
+                    "annotated captions": sum(map(len, captions.values())),
+                    "usable captions": sum(map(len, used)),
+                }
+            )
+        return rows
 
     def differences(self) -> list[str]:
         """One sentence for each way in which this is not the published benchmark."""
         sentences = []
-        for count in self.counts:
-            for what in ("videos", "captions"):
-                expected = getattr(count.expected, what)
-                found = getattr(count.annotated, what)
-                if expected not in (None, found):
+        columns = ("videos", "annotated"), ("captions", "annotated captions")
+        for row in self.table():
+            for what, column in columns:
+                expected, found = row[f"{what} published"], row[column]
+                if expected not in ("", found):
                     sentences.append(
-                        f"{count.split}: {found} {what} are annotated, published: "
+                        f"{row['split']}: {found} {what} are annotated, published: "
                         f"{expected}."
                     )
         for split, names in self.left_out.items():
@@ -172,16 +212,14 @@ def load(
     benchmark, variant = find_benchmark(name, variant)
     annotated = read_benchmark(name, root, variant)
     folder = Path(root) / "videos" if videos is None else Path(videos)
-    files, end = by_file_name(folder), benchmark.seconds
-    start = None if end is None else 0.0
-    items: dict[str, VideoItem] = {}
-    for captions in annotated.values():
-        for video in captions:
-            path = first_of(benchmark.names(video), files)
-            if path is not None and video not in unreadable:
-                items[video] = VideoItem(video, path, start, end)
+    files = by_file_name(folder)
+    found = {}
+    for video in (video for captions in annotated.values() for video in captions):
+        path = first_of(benchmark.names(video), files)
+        if path is not None and video not in unreadable:
+            found[video] = VideoItem(video, path, *benchmark.segment)
     sizes = benchmark.sizes[variant]
-    return _dataset(name, folder, annotated, sizes, items, missing, hold_out)
+    return Dataset(name, folder, annotated, sizes, found, missing, hold_out)
 
 
 def load_table(
@@ -202,77 +240,20 @@ def load_table(
     annotated = read_table(table, root)
     if ALL in annotated:
         annotated["train"], annotated["test"] = _hold_out(annotated.pop(ALL))
-    items: dict[str, VideoItem] = {}
+    found = {}
     for video in (video for captions in annotated.values() for video in captions):
         names = (Path(root, video), Path(root, f"{video}.mp4"))
         path = next((path for path in names if path.is_file()), None)
         if path is not None and video not in unreadable:
-            items[video] = VideoItem(video, path)
-    sizes = dict.fromkeys(annotated, Size(None, None))
-    return _dataset(
-        table_name(table), Path(root), annotated, sizes, items, missing, hold_out
-    )
-
-
-def _dataset(
-    name: str,
-    folder: Path,
-    annotated: Mapping[str, Captions],
-    sizes: Mapping[str, Size],
-    items: Mapping[str, VideoItem],
-    missing: Missing,
-    hold_out: bool,
-) -> Dataset:
-    """What ``load`` returns, from the captions of each split and the videos found."""
-    if missing not in ("refuse", "drop"):
-        raise ValueError(f"missing must be 'refuse' or 'drop', got {missing!r}.")
-    splits, held_out = dict(annotated), 0
-    if hold_out and "val" not in splits and "train" in splits:
-        splits["train"], splits["val"] = _hold_out(splits["train"])
-        held_out = len(splits["val"])
-    for split, captions in splits.items():
-        if not captions:
-            raise AnnotationError(f"{name}: too few videos, none is left for {split}.")
-    return Dataset(
-        name,
-        folder,
-        {k: _split(k, c, items) for k, c in splits.items() if items.keys() & c.keys()},
-        tuple(
-            Count(k, sizes[k], _size(c, c), _size(c, items))
-            for k, c in annotated.items()
-        ),
-        {k: tuple(v for v in c if v not in items) for k, c in splits.items()},
-        missing,
-        held_out,
-    )
-
-
-def _size(captions: Captions, usable: Collection[str]) -> Size:
-    chosen = [texts for video, texts in captions.items() if video in usable]
-    return Size(len(chosen), sum(map(len, chosen)))
+            found[video] = VideoItem(video, path)
+    name = table_name(table)
+    return Dataset(name, Path(root), annotated, {}, found, missing, hold_out)
 
 
 def _hold_out(train: Captions) -> tuple[Captions, Captions]:
     """What remains and a tenth, at most ``HELD_OUT``, the same on every machine."""
-
-    def order(video: str) -> str:
-        return hashlib.sha256(f"{SEED} {video}".encode()).hexdigest()
-
+    digests = {v: hashlib.sha256(f"{SEED} {v}".encode()).hexdigest() for v in train}
     count = min(HELD_OUT, max(1, len(train) // 10))
-    chosen = set(sorted(train, key=order)[:count])
-    remain = {k: v for k, v in train.items() if k not in chosen}
-    return remain, {k: v for k, v in train.items() if k in chosen}
-
-
-def _split(name: str, captions: Captions, items: Mapping[str, VideoItem]) -> Split:
-    """Those videos of a split that have a file, with their captions."""
-    videos = [video for video in captions if video in items]
-    return Split(
-        name,
-        tuple(items[video] for video in videos),
-        tuple(
-            CaptionItem(text, index)
-            for index, video in enumerate(videos)
-            for text in captions[video]
-        ),
-    )
+    chosen = set(sorted(digests, key=digests.__getitem__)[:count])
+    remain = {v: texts for v, texts in train.items() if v not in chosen}
+    return remain, {v: texts for v, texts in train.items() if v in chosen}

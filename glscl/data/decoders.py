@@ -1,8 +1,9 @@
 """The decoders of videos, in a process of their own that may hang or crash.
 
 decord reads constant-rate H.264 and the like in MP4, MOV, Matroska and WebM, where its
-frames are provably the same and its seeking is fast; PyAV reads every other file, and
-all files where decord has no wheel. ``video.VideoReader`` starts the process and asks.
+frames are provably the same and its seeking is fast; PyAV reads every other file, small
+ones, for which it takes less time, and all files where decord has no wheel.
+``video.VideoReader`` starts the process and asks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from glscl.data.timeline import SLACK, Axis, Timeline, read_axis, video_stream
 SEEKABLE = ("mov", "matroska")
 JUMP = 5.0  # seconds ahead from which a seek is tried instead of decoding on
 PART_BYTES = 1 << 25  # of frames that are sent together
+#: Bytes of all frames of a small file: to start threads takes longer than to decode it.
+SMALL = 1 << 24
 SLOWEST = 50.0  # frames a second that any machine decodes
 #: Errors of the system that are none of the file.
 MACHINE = {errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -78,7 +81,8 @@ class OpenVideo:
     @cached_property
     def source(self) -> _Decord | _PyAV:
         """What decodes: decord where it counts the frames that a player shows."""
-        decord = _decord() if self.axis.trusted and self.timeline.constant else None
+        able = self.axis.trusted and self.timeline.constant and not _small(self.axis)
+        decord = _decord() if able else None
         if decord is not None:
             try:
                 reader = decord.VideoReader(
@@ -120,7 +124,7 @@ class OpenVideo:
         try:
             with av.open(self.path) as container:
                 stream = video_stream(container)
-                stream.thread_type = _threads(stream)
+                stream.thread_type = _threads(stream, self.axis)
                 stream.codec_context.options = {"err_detect": "explode"}
                 for frame in container.decode(stream):
                     if frame.is_corrupt:
@@ -151,18 +155,23 @@ class _PyAV:
     name = "PyAV"
 
     def __init__(self, path: str, axis: Axis, watch: Watch):
-        self.path, self.times, self.watch = path, axis.timeline.times, watch
-        self.stamps = axis.stamps
+        self.path, self.axis, self.watch = path, axis, watch
+        self.times, self.stamps = axis.timeline.times, axis.stamps
         self.middles = (self.times[1:] + self.times[:-1]) / 2
         self._open()
 
     def _open(self) -> None:
         import av
+        from av.video.reformatter import VideoReformatter
 
+        # One for all frames, since it takes long to set up; so do the threads that it
+        # has from PyAV 17 on.
+        self.converter: Any = VideoReformatter()
+        self.alone = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
         self.container = av.open(self.path)
         self.stream = video_stream(self.container)
         self.size = self.stream.width, self.stream.height  # may change in between
-        self.stream.thread_type = _threads(self.stream)
+        self.stream.thread_type = _threads(self.stream, self.axis)
         kind = self.container.format.name.split(",")[0]
         self.seekable = kind in SEEKABLE and len(self.stamps) > 0
         self.start = (self.container.start_time or 0) / av.time_base
@@ -219,7 +228,8 @@ class _PyAV:
     def _upright(self, frame: Any) -> NDArray[np.uint8]:
         """A frame as RGB in the size of the video, turned as the file says."""
         width, height = self.size
-        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        rgb = self.converter.reformat(frame, width, height, "rgb24", **self.alone)
+        pixels = rgb.to_ndarray()
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
@@ -236,11 +246,17 @@ class _PyAV:
         self.at = -1
 
 
-def _threads(stream: Any) -> str:
+def _small(axis: Axis) -> bool:
+    return len(axis.timeline.times) * axis.frame_bytes <= SMALL
+
+
+def _threads(stream: Any, axis: Axis) -> str:
     """How threads share the decoding so that FFmpeg tells of errors that it conceals.
 
     Where they share a picture, damage of H.264 is not told; elsewhere that of VP8.
     """
+    if _small(axis):
+        return "NONE"
     return "SLICE" if stream.codec_context.codec.canonical_name == "vp8" else "FRAME"
 
 

@@ -7,8 +7,9 @@ in which they are distributed. ``book/datasets.md`` has the folders and the sour
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +24,9 @@ from glscl.data.annotations import (
     read_captions,
     read_ids,
     read_json,
-    read_pickled_captions,
+    read_lines,
     read_rows,
-    read_text,
+    unique,
 )
 from glscl.data.videofiles import without_suffix
 
@@ -44,8 +45,8 @@ ALL = "all"  # of a table that names no splits
 class Size(NamedTuple):
     """How many videos and captions a split has; None: not checked."""
 
-    videos: int | None
-    captions: int | None
+    videos: int | None = None
+    captions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,15 @@ class Benchmark:
 
     ``read``: from the root and the variant to the captions of each split, by video id.
     ``sizes``: what was published, by variant; the first variant is the default.
-    ``names``: the file names, without suffix, that a video id may have. ``seconds``: the
-    annotated part of a video, from its start, where that is not all of it.
+    ``names``: the file names, without suffix, that a video id may have. ``segment``: the
+    seconds of a video that are annotated, where that is not all of it.
     """
 
     title: str
     read: Callable[[Path, str], dict[str, Captions]]
     sizes: Mapping[str, Mapping[str, Size]]
     names: Callable[[str], Iterable[str]] = lambda video: (video,)
-    seconds: float | None = None
+    segment: tuple[float, float] | tuple[()] = ()
 
 
 def _captions_of(ids: Iterable[str], captions: Captions, where: Path) -> Captions:
@@ -86,15 +87,13 @@ def _msrvtt(root: Path, variant: str) -> dict[str, Captions]:
         everything.setdefault(name, []).append(text)
     if variant == "full":
         return _msrvtt_official(path, content, everything)
-    train: dict[str, str] = {}
-    for where, row in read_rows(root / f"MSRVTT_train.{variant}.csv", ["video_id"]):
-        _refuse_second(row["video_id"], train, where)
-        train[row["video_id"]] = where
-    test: Captions = {}
-    table = root / "MSRVTT_JSFUSION_test.csv"
-    for where, row in read_rows(table, ["video_id", "sentence"]):
-        _refuse_second(row["video_id"], test, where)
-        test[row["video_id"]] = [caption(row["sentence"], where)]
+    rows = read_rows(root / f"MSRVTT_train.{variant}.csv", ["video_id"])
+    train = unique((f"{where}: id", row["video_id"], where) for where, row in rows)
+    rows = read_rows(root / "MSRVTT_JSFUSION_test.csv", ["video_id", "sentence"])
+    test = unique(
+        (f"{where}: id", row["video_id"], [caption(row["sentence"], where)])
+        for where, row in rows
+    )
     return {"train": _captions_of(train, everything, path), "test": test}
 
 
@@ -104,44 +103,33 @@ def _msrvtt_official(
     """The splits that the annotation file itself names."""
     names = {"train": "train", "validate": "val", "test": "test"}
     splits: dict[str, Captions] = {name: {} for name in names.values()}
-    videos = field(content, "videos", list, str(path))
-    for where, entry in numbered(videos, f"{path}, video"):
-        split = field(entry, "split", str, where)
+    videos = numbered(field(content, "videos", list, str(path)), f"{path}, video")
+    entries = unique(
+        (f"{where}: id", field(entry, "video_id", str, where).strip(), entry)
+        for where, entry in videos
+    )
+    for video, entry in entries.items():
+        split = field(entry, "split", str, f"{path}, {video}")
         if split not in names:
             raise AnnotationError(
-                f"{where}: split {split!r}, expected one of {list(names)}."
+                f"{path}, {video}: split {split!r}, expected one of {list(names)}."
             )
-        video = field(entry, "video_id", str, where).strip()
-        _refuse_second(video, splits[names[split]], where)
         splits[names[split]] |= _captions_of([video], everything, path)
     return splits
 
 
-def _refuse_second(name: str, seen: Collection[str], where: str) -> None:
-    if name in seen:
-        raise AnnotationError(f"{where}: id {name!r} is there twice.")
-
-
-def _lists(root: Path, captions: Captions, source: Path) -> dict[str, Captions]:
-    """Splits by ``train_list.txt``, ``val_list.txt`` if it exists, ``test_list.txt``."""
-    splits = {}
+def _lists(files: Sequence[str], root: Path, variant: str) -> dict[str, Captions]:
+    """Captions from the first of ``files`` that exists; splits by ``train_list.txt``,
+    ``val_list.txt`` if it exists, ``test_list.txt``.
+    """
+    sources = [root / file for file in files]
+    source = next((path for path in sources if path.is_file()), sources[0])
+    captions, splits = read_captions(source), {}
     for split in ("train", "val", "test"):
         path = root / f"{split}_list.txt"
         if split != "val" or path.is_file():
             splits[split] = _captions_of(read_ids(path), captions, source)
     return splits
-
-
-def _msvd(root: Path, variant: str) -> dict[str, Captions]:
-    source, pickled = root / "captions_msvd.json", root / "raw-captions.pkl"
-    if source.is_file() or not pickled.is_file():
-        return _lists(root, read_captions(source), source)
-    return _lists(root, read_pickled_captions(pickled), pickled)
-
-
-def _vatex(root: Path, variant: str) -> dict[str, Captions]:
-    source = root / "ref_captions.json"
-    return _lists(root, read_captions(source), source)
 
 
 def _didemo(root: Path, variant: str) -> dict[str, Captions]:
@@ -219,14 +207,14 @@ BENCHMARKS = {
     ),
     "msvd": Benchmark(
         "MSVD",
-        _msvd,
+        partial(_lists, ("captions_msvd.json", "raw-captions.pkl")),
         {"": _sizes(train=(1200, 48774), val=(100, 4290), test=(670, 27763))},
     ),
     "didemo": Benchmark(
         "DiDeMo",
         _didemo,
         {"": _sizes(train=(8392, 8392), val=(1065, 1065), test=(1004, 1004))},
-        seconds=31.0,  # as the release has it: the first 30 are annotated
+        segment=(0.0, 31.0),  # as the release has it: the first 30 are annotated
     ),
     "lsmdc": Benchmark(
         "LSMDC",
@@ -241,7 +229,9 @@ BENCHMARKS = {
         names=lambda video: (video, video.removeprefix("v_")),
     ),
     "vatex": Benchmark(
-        "VATEX", _vatex, {"": _sizes(train=(None, None), test=(1500, 15000))}
+        "VATEX",
+        partial(_lists, ("ref_captions.json",)),
+        {"": _sizes(train=(None, None), test=(1500, 15000))},
     ),
 }
 
@@ -259,12 +249,11 @@ def read_benchmark(
     seen: dict[str, str] = {}
     for split, captions in splits.items():
         for video in captions:
-            if video in seen:
+            if seen.setdefault(video, split) != split:
                 raise AnnotationError(
                     f"{benchmark.title} under {root}: id {video!r} is in {split} and "
                     f"in {seen[video]}; splits must not overlap."
                 )
-            seen[video] = split
     return splits
 
 
@@ -301,7 +290,7 @@ def read_table(table: str | Path | DataFrame, root: str | Path) -> dict[str, Cap
     path outside ``root``, an unknown split, a row that is there twice, a video that is
     in two splits, and a table without a row.
     """
-    rows = list(_rows(table))
+    rows = [(where, expect(row, dict, where)) for where, row in _rows(table)]
     if not rows:
         raise AnnotationError(f"{table_name(table)}: there is no row.")
     with_split = any("split" in row for _, row in rows)
@@ -343,16 +332,11 @@ def _rows(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if kind == ".json":
         return numbered(read_json(path, list), f"{path}, entry")
     if kind == ".jsonl":
-        return _json_lines(path)
+        lines = read_lines(path)
+        return ((f"{path}, line {n}", parse_json(line, path, n)) for n, line in lines)
     raise AnnotationError(
         f"{path}: a table is one of {', '.join(TABLE_SUFFIXES)}, or a pandas DataFrame."
     )
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", parse_json(line, path, number)
 
 
 def _below(root: str | Path, path: str, where: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from glscl.data.timeline import Timeline
 from glscl.data.video import VideoError, VideoReader
+from glscl.util.settings import check
 
 
 def sample_indices(
@@ -36,18 +38,15 @@ def sample_indices(
 
     Raises ``ValueError`` for impossible numbers or a segment outside the video.
     """
-    if num_frames < 1 or max_frames < 1 or not fps > 0 or not sample_fps > 0:
-        raise ValueError(
-            "num_frames, max_frames, fps and sample_fps must be positive, got "
-            f"{num_frames}, {max_frames}, {fps}, {sample_fps}."
-        )
+    _check_positive(
+        num_frames=num_frames, max_frames=max_frames, fps=fps, sample_fps=sample_fps
+    )
     first = 0 if start is None else int(start * fps)
     last = num_frames - 1 if end is None else min(int(end * fps), num_frames - 1)
     if not 0 <= first <= last:
         raise _no_frame(start, end, num_frames / fps)
-    return _thinned(
-        np.arange(first, last + 1, max(1, round(fps / sample_fps))), max_frames
-    )
+    step = max(1, round(fps / sample_fps))
+    return _thinned(np.arange(first, last + 1, step), max_frames)
 
 
 def second_indices(
@@ -63,11 +62,7 @@ def second_indices(
     ``end``, both included: at 29.97 frames a second they come ever earlier. Thinned as
     in ``sample_indices``, with the same errors.
     """
-    if num_frames < 1 or max_frames < 1 or not fps >= 1:
-        raise ValueError(
-            "num_frames, max_frames and the whole frames a second must be positive, got "
-            f"{num_frames}, {max_frames}, {fps}."
-        )
+    _check_positive(num_frames=num_frames, max_frames=max_frames, whole_fps=fps // 1)
     rate = int(fps)
     last = -(-num_frames // rate) if end is None else int(end)
     candidates = np.arange(int(start or 0), last + 1) * rate
@@ -91,18 +86,13 @@ def sample_timeline(
     and every 1 / ``sample_fps`` seconds after it, each frame once. ``rule="seconds"``:
     ``second_indices`` at the mean rate.
     """
-    if rule not in ("stride", "seconds"):
-        raise ValueError(f"rule must be 'stride' or 'seconds', got {rule!r}.")
+    check(Literal["stride", "seconds"], rule, "rule")
+    count = len(timeline.times)
     if rule == "seconds":
-        count = len(timeline.times)
         return second_indices(count, timeline.fps, max_frames, start, end)
     if timeline.constant:
-        count = len(timeline.times)
         return sample_indices(count, timeline.fps, max_frames, sample_fps, start, end)
-    if max_frames < 1 or not sample_fps > 0:
-        raise ValueError(
-            f"max_frames and sample_fps must be positive, got {max_frames}, {sample_fps}."
-        )
+    _check_positive(max_frames=max_frames, sample_fps=sample_fps)
     first, last = start or 0.0, timeline.end if end is None else min(end, timeline.end)
     if not 0 <= first <= last or first >= timeline.end:
         raise _no_frame(start, end, timeline.end)
@@ -110,6 +100,12 @@ def sample_timeline(
     seconds = first + steps / sample_fps
     within = seconds[seconds < timeline.end]
     return _thinned(np.unique(timeline.index_at(within)), max_frames)
+
+
+def _check_positive(**numbers: float) -> None:
+    if not all(number > 0 for number in numbers.values()):
+        given = ", ".join(f"{name} = {number}" for name, number in numbers.items())
+        raise ValueError(f"All must be positive: {given}.")
 
 
 def _no_frame(start: float | None, end: float | None, length: float) -> ValueError:
@@ -203,8 +199,7 @@ def normalise(
 ) -> Tensor:
     """uint8 (n, S, S, 3) to fp32 pixels (n, 3, S, S), standardised per channel."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    shift = torch.tensor(mean).view(1, 3, 1, 1)
-    scale = torch.tensor(std).view(1, 3, 1, 1)
+    shift, scale = (torch.tensor(value).view(1, 3, 1, 1) for value in (mean, std))
     return ((x - shift) / scale).contiguous()
 
 

@@ -81,8 +81,7 @@ class FrameCache:
         """At most about ``gigabytes`` for the videos of a split, 0: none; the size is
         announced where it is more than a gigabyte.
         """
-        frame = 3 * spec.image_size**2
-        needed = len(split.videos) * spec.max_frames * frame / 1e9
+        needed = len(split.videos) * spec.max_frames * 3 * spec.image_size**2 / 1e9
         share = min(1.0, gigabytes / needed)
         if needed > 1 and parallel.rank() == 0:
             tqdm.write(
@@ -94,14 +93,14 @@ class FrameCache:
 
     def get(self, item: VideoItem, spec: FrameSpec) -> np.ndarray:
         """Frames (n, S, S, 3), n <= F, from the cache or else from the video."""
-        sampling = spec.max_frames, spec.sample_fps, spec.sampling
-        key = _digest([_file_state(item), *sampling, spec.image_size])
+        rule = spec.max_frames, spec.sample_fps, spec.sampling, spec.image_size
+        key = _digest([_file_state(item), *rule])
         if int(key[:8], 16) >= self.share * 2**32:
             return decode(item, spec)
         path = self.folder / key[:2] / f"{key}.npy"
         try:
             return np.load(path, allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError, OSError):
+        except (ValueError, EOFError, OSError):
             frames = decode(item, spec)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, frames)
@@ -118,6 +117,7 @@ def _sampled(item: VideoItem, spec: FrameSpec) -> np.ndarray:
     return read_frames(item.path, *sampling)
 
 
+@dataclass(eq=False, repr=False)
 class VideoDataset(Dataset):
     """The videos of a split as padded pixels, decoded when needed.
 
@@ -126,19 +126,11 @@ class VideoDataset(Dataset):
     are ``"decoded"``, which no cache keeps, or ``"resized"``.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        spec: FrameSpec,
-        cache: FrameCache | None = None,
-        augment: Callable[[np.ndarray, int], np.ndarray] | None = None,
-        augment_on: Literal["decoded", "resized"] = "resized",
-    ):
-        self.split = split
-        self.spec = spec
-        self.cache = cache
-        self.augment = augment
-        self.augment_on = augment_on
+    split: Split
+    spec: FrameSpec
+    cache: FrameCache | None = None
+    augment: Callable[[np.ndarray, int], np.ndarray] | None = None
+    augment_on: Literal["decoded", "resized"] = "resized"
 
     def __len__(self) -> int:
         return len(self.split.videos)
@@ -149,13 +141,12 @@ class VideoDataset(Dataset):
     def load(self, video: int, seed: int) -> PaddedVideo:
         """Video number ``video``; ``seed``: of the augmentation."""
         item, spec = self.split.videos[video], self.spec
-        if self.augment is not None and self.augment_on == "decoded":
+        if self.augment and self.augment_on == "decoded":
             frames = self.augment(_sampled(item, spec), seed)
             frames = resize_crop(frames, spec.image_size)
         else:
             frames = self.cache.get(item, spec) if self.cache else decode(item, spec)
-            if self.augment is not None:
-                frames = self.augment(frames, seed)
+            frames = self.augment(frames, seed) if self.augment else frames
         pixels = normalise(frames, spec.mean, spec.std)
         return PaddedVideo(*pad_frames(pixels, spec.max_frames))
 
@@ -196,15 +187,13 @@ def encode_frames(
     ``Backbone.encode_image``, or of more axes. Only real frames are encoded.
     """
     loader = video_loader(dataset, batch_size, workers)
-    chunks, masks = [], []
-    for batch in tqdm(loader, desc="encoding videos", unit="batch", leave=False):
-        mask = batch.frame_mask
-        real = encode(batch.pixels[mask].to(device)).float().cpu()
+    parts = []
+    for pixels, mask in tqdm(loader, "encoding videos", unit="batch", leave=False):
+        real = encode(pixels[mask].to(device)).float().cpu()
         padded = real.new_zeros((*mask.shape, *real.shape[1:]))
         padded[mask] = real
-        chunks.append(padded)
-        masks.append(mask)
-    return FrameFeatures(torch.cat(chunks), torch.cat(masks))
+        parts.append(FrameFeatures(padded, mask))
+    return FrameFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -235,16 +224,15 @@ def stored_features(
     """
     if dataset.augment is not None:
         raise ValueError("Features of augmented frames must not be cached.")
-    weights, spec = weights_digest(encoder), asdict(dataset.spec)
+    about = [weights_digest(encoder), asdict(dataset.spec)]
     encode = encoder.encode_image_with_patches if patches else encoder.encode_image
-    kind = ["patches"] if patches else []
     shard = SHARD["patches" if patches else "frames"]
     numbers = range(len(dataset))
     paths = {}
     for first in numbers[::shard]:
         part = numbers[first : first + shard]
         files = [_file_state(dataset.split.videos[i]) for i in part]
-        key = _digest([weights, spec, files, *kind])
+        key = _digest([*about, files, *(["patches"] if patches else [])])
         paths[Path(folder) / f"features-{key}.safetensors"] = part
     for path in list(paths)[parallel.rank() :: parallel.world_size()]:
         if not _is_whole(path):
@@ -261,5 +249,5 @@ def _is_whole(path: Path) -> bool:
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys()) == set(FrameFeatures._fields)
-    except (FileNotFoundError, SafetensorError, OSError):
+    except (SafetensorError, OSError):
         return False

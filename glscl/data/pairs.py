@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from glscl.config import TrainConfig
 from glscl.data.loader import FrameFeatures
@@ -50,10 +49,11 @@ class CachedVideos:
 
     def __init__(self, split: Split, *features: FrameFeatures):
         axes = "B F D" if features[0].frames.ndim == 3 else "B F N D"
-        ends = np.cumsum([len(part.frames) for part in features])
-        rest = len(split.videos) - int(ends[-1]) + len(features[-1].frames)
-        check_shape(features[-1].frames, axes, "frames", B=rest)
-        self.split, self.parts, self.ends = split, features, ends
+        before = sum(len(part.frames) for part in features[:-1])
+        last, rest = features[-1].frames, len(split.videos) - before
+        check_shape(last, axes, "frames", B=rest)
+        self.split, self.parts = split, features
+        self.rows: ConcatDataset = ConcatDataset([TensorDataset(*x) for x in features])
 
     @property
     def features(self) -> FrameFeatures:
@@ -64,31 +64,16 @@ class CachedVideos:
 
     def load(self, video: int, seed: int) -> tuple[Tensor, Tensor]:
         """Features of the frames, never augmented, and ``frame_mask`` (F,)."""
-        number = int(np.searchsorted(self.ends, video, side="right"))
-        part = self.parts[number]
-        row = video - int(self.ends[number])  # from the end of the part
-        return part.frames[row], part.frame_mask[row]
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators timm draws from, and give them back as they were."""
-    before, before_numpy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(before_numpy)
+        return self.rows[video]
 
 
 def rand_augment(policy: str) -> Callable[[np.ndarray, int], np.ndarray]:
     """timm's RandAugment for videos: frames (n, H, W, 3) and a seed to the same shape.
 
-    All frames of a video get the same operations. ``policy`` as in the released recipe,
-    for example ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are grey and interpolation
-    is bicubic, as released.
+    All frames of a video get the same operations, and the generators that timm draws
+    from are left as they were. ``policy`` as in the released recipe, for example
+    ``rand-m7-n4-mstd0.5-inc1``. Pixels moved in are grey and interpolation is bicubic,
+    as released.
     """
     from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
@@ -97,10 +82,16 @@ def rand_augment(policy: str) -> Callable[[np.ndarray, int], np.ndarray]:
     transform = rand_augment_transform(policy, fixed)
 
     def augment(frames: np.ndarray, seed: int) -> np.ndarray:
+        before, before_numpy = random.getstate(), np.random.get_state()
         changed = []
-        for frame in frames:
-            with _seeded(seed):
+        try:
+            for frame in frames:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
                 changed.append(np.asarray(transform(Image.fromarray(frame))))
+        finally:
+            random.setstate(before)
+            np.random.set_state(before_numpy)
         return np.stack(changed)
 
     return augment
@@ -180,9 +171,11 @@ def epoch_order(split: Split, config: TrainConfig, epoch: int) -> list[int]:
     return [caption for group in groups for caption in group]
 
 
-def _load(videos: Videos, numbers: Sequence[int]) -> tuple[Tensor, ...]:
-    items = (videos.load(video, 0) for video in numbers)
-    return tuple(torch.stack(values) for values in zip(*items, strict=True))
+def _load(videos: Videos, chosen: Iterable[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Content and ``frame_mask`` of videos from their numbers and seeds."""
+    items = (videos.load(video, seed) for video, seed in chosen)
+    content, frame_mask = map(torch.stack, zip(*items, strict=True))
+    return content, frame_mask
 
 
 def video_batches(
@@ -190,7 +183,7 @@ def video_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The videos of ``numbers``: content (N, F, ...) and ``frame_mask`` (N, F)."""
     yield from DataLoader(
-        list(numbers),  # type: ignore[arg-type]
+        [(number, 0) for number in numbers],  # type: ignore[arg-type]
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=partial(_load, videos),
@@ -200,15 +193,12 @@ def video_batches(
 def _load_pairs(
     videos: Videos, tokens: tuple[Tensor, Tensor], seed: int, captions: Sequence[int]
 ) -> Pairs:
-    rows, every = torch.tensor(captions), videos.split.captions
-    numbers = [every[caption].video for caption in captions]
-    loaded = [
-        videos.load(video, stable_seed(seed, caption))
-        for video, caption in zip(numbers, captions, strict=True)
-    ]
-    content, frame_mask = map(torch.stack, zip(*loaded, strict=True))
-    token_ids, mask = (x[rows] for x in tokens)
-    return Pairs(rows, torch.tensor(numbers), token_ids, mask, content, frame_mask)
+    rows = torch.tensor(captions)
+    numbers = videos.split.caption_to_video[rows]
+    seeds = (stable_seed(seed, caption) for caption in captions)
+    content, mask = _load(videos, zip(numbers.tolist(), seeds, strict=True))
+    token_ids, token_mask = (x[rows] for x in tokens)
+    return Pairs(rows, numbers, token_ids, token_mask, content, mask)
 
 
 def pair_batches(

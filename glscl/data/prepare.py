@@ -45,7 +45,7 @@ class Prepared:
 
     def summary(self) -> str:
         """One sentence."""
-        rate = self.written / self.seconds if self.seconds else 0.0
+        rate = self.written / self.seconds
         share = self.bytes_after / self.bytes_before if self.bytes_before else 0.0
         return (
             f"{self.written} videos written ({rate:.1f} a second), {self.kept} kept, "
@@ -66,14 +66,20 @@ def prepare(
 
     Raises ``ValueError`` for a folder that was prepared with other settings.
     """
-    folder = Path(folder)
-    _same_settings(folder, {"fps": fps, "size": size})
+    folder, settings = Path(folder), {"fps": fps, "size": size}
+    noted = folder / SETTINGS
+    if not noted.exists():
+        write_json(noted, settings)
+    elif (found := read_json(noted, dict)) != settings:
+        raise ValueError(
+            f"{folder} holds videos prepared with {found}, not {settings}: choose "
+            "another folder."
+        )
     started = time.perf_counter()
     todo = [item for item in items if not _is_done(item, folder)]
-    copy = partial(_copy, folder, fps, size)
-    copied = streams(copy, todo, workers)
-    found = tqdm(copied, total=len(todo), desc="preparing", unit="video")
-    problems = {item.id: problem for item, problem in found if problem}
+    copied = streams(partial(_copy, folder, fps, size), todo, workers)
+    said = tqdm(copied, total=len(todo), desc="preparing", unit="video")
+    problems = {name: problem for name, problem in said if problem}
     readable = [item for item in items if item.id not in problems]
     return Prepared(
         written=len(todo) - len(problems),
@@ -89,20 +95,6 @@ def _target(item: VideoItem, folder: Path) -> Path:
     return folder / f"{item.id}.mp4"
 
 
-def _same_settings(folder: Path, settings: dict[str, float]) -> None:
-    """Note how the copies of ``folder`` are made, or find it noted alike."""
-    path = folder / SETTINGS
-    if path.exists():
-        found = read_json(path, dict)
-        if found != settings:
-            raise ValueError(
-                f"{folder} holds videos prepared with {found}, not {settings}: choose "
-                "another folder."
-            )
-        return
-    write_json(path, settings)
-
-
 def _is_done(item: VideoItem, folder: Path) -> bool:
     """Copies appear whole or not at all, so a newer file is a finished one."""
     files = _target(item, folder), item.path
@@ -112,8 +104,8 @@ def _is_done(item: VideoItem, folder: Path) -> bool:
 
 def _copy(
     folder: Path, fps: float, size: int, item: VideoItem
-) -> Iterator[tuple[VideoItem, str]]:
-    """Copy a video; the video, and why it cannot be read or an empty text."""
+) -> Iterator[tuple[str, str]]:
+    """Copy a video; its id, and why it cannot be read or an empty text."""
 
     def frames() -> Iterator[np.ndarray]:
         for chunk in resampled(item.path, fps):
@@ -130,7 +122,6 @@ def _copy(
         with atomic_path(_target(item, folder)) as temporary:
             # Absolute, since FFmpeg takes a colon in a relative name for a protocol.
             write_mp4(str(temporary.absolute()), frames(), rate, options)
+        yield item.id, ""
     except VideoError as error:
-        yield item, str(error)
-    else:
-        yield item, ""
+        yield item.id, str(error)

@@ -7,7 +7,6 @@ edit list hides is not there. A frame is shown from its own timestamp until the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +70,7 @@ def read_axis(path: str, watch: Callable[[], None]) -> Axis:
     """
     import av
 
-    with _demuxed(path) as container:
+    with av.open(path) as container:
         stream = video_stream(container)
         frame_bytes = max(1, 3 * stream.width * stream.height)
         container_name = container.format.name.split(",")[0]
@@ -86,7 +85,7 @@ def read_axis(path: str, watch: Callable[[], None]) -> Axis:
         # A file without a length, as recorders pipe it, and one of which an edit list
         # hides a part, are none that decord understands.
         trusted &= container.duration is not None
-        stamps, coded, last = [], [], None
+        stamps, coded, last = [], [], 0
         for packet in container.demux(stream):
             watch()
             if packet.is_discard:
@@ -103,18 +102,17 @@ def read_axis(path: str, watch: Callable[[], None]) -> Axis:
     raw = np.array(stamps, dtype=np.float64) * unit - start
     if container_name not in JOINED:
         # Frames with the same timestamp are one: no time is left for the others.
-        timeline = _measured(np.unique(raw), unit, (last or 0) * unit, rate)
+        timeline = _measured(np.unique(raw), unit, last * unit, rate)
         return Axis(timeline, timeline.times, trusted, frame_bytes)
-    shown = _on_one_clock(
-        raw, np.array(coded, np.float64) * unit, WRAP * unit, 1 / rate
-    )
+    decoded = np.array(coded, np.float64) * unit
+    shown = _on_one_clock(raw, decoded, WRAP * unit, 1 / rate)
     order = np.argsort(shown, kind="stable")
     times = shown[order]
     if container_name == "mpeg":
         # Its stamps are those of packets, not frames, and wrong by a frame or two.
         smooth = np.linspace(times[0], times[-1], len(times))
         times = smooth if np.abs(times - smooth).max() < SLACK else times
-    timeline = _measured(times, unit, (last or 0) * unit, rate)
+    timeline = _measured(times, unit, last * unit, rate)
     return Axis(timeline, raw[order], False, frame_bytes)
 
 
@@ -154,16 +152,6 @@ def _on_one_clock(
     return np.concatenate(shown)
 
 
-def _demuxed(path: str) -> Any:
-    """The container of a file. Where the suffix says which one, it is not looked for."""
-    import av
-
-    if path.lower().endswith((".mp4", ".m4v", ".mov")):
-        with suppress(av.InvalidDataError):
-            return av.open(path, format="mov")
-    return av.open(path)
-
-
 def _constant_index(container: Any, stream: Any) -> Timeline | None:
     """The time axis of an MP4 whose own index says that its rate is constant."""
     entries = getattr(stream, "index_entries", ())  # of PyAV 17 and later
@@ -171,10 +159,8 @@ def _constant_index(container: Any, stream: Any) -> Timeline | None:
     if n < 2 or n != stream.frames or container.start_time or stream.start_time:
         return None
     clock = np.array([entry.timestamp for entry in entries])
-    steps = np.diff(clock)
-    if (steps != steps[0]).any() or steps[0] <= 0:
-        return None
-    if any(entry.is_discard for entry in entries):
+    steps, hidden = np.diff(clock), any(entry.is_discard for entry in entries)
+    if (steps != steps[0]).any() or steps[0] <= 0 or hidden:
         return None
     step = int(steps[0]) * stream.time_base
     # An edit list that cuts shows in a duration that is not that of all frames.
@@ -196,16 +182,10 @@ def _measured(
     if n < 2:
         end = float(times[-1]) + (last or 1 / rate) if n else 0.0
         return Timeline(times, end, n / max(end, GRACE), False)
-    if abs(times[0]) < 1e-3 and _agrees(times, unit, rate):
-        return Timeline.regular(n, rate)
     fps = (n - 1) / float(times[-1] - times[0])
-    if abs(times[0]) < 1e-3 and _agrees(times, unit, fps):
-        return Timeline.regular(n, fps)
+    for even in (rate, fps) if abs(times[0]) < 1e-3 else ():
+        off = np.abs(times - (times[0] + np.arange(n) / even))
+        if off.max() <= 1.01 * unit:
+            return Timeline.regular(n, even)
     end = float(times[-1]) + (last or 1 / fps)
     return Timeline(times, end, n / end, False)
-
-
-def _agrees(times: NDArray[np.float64], unit: float, fps: float) -> bool:
-    """Whether ``times`` are those of a constant rate, rounded to a clock of ``unit``."""
-    even = times[0] + np.arange(len(times)) / fps
-    return bool(np.abs(times - even).max() <= 1.01 * unit)

@@ -56,10 +56,9 @@ class Report:
 
     def summary(self) -> str:
         """One sentence."""
-        rate = len(self.videos) / self.seconds if self.seconds else 0.0
         return (
             f"{len(self.videos)} videos checked, {len(self.bad)} unreadable, "
-            f"{rate:.1f} videos/s."
+            f"{len(self.videos) / self.seconds:.1f} videos/s."
         )
 
     def write(self, path: Path) -> None:
@@ -97,16 +96,15 @@ def verify(
 
 
 def _check(thorough: bool, item: VideoItem) -> Iterator[Checked]:
+    which = item.id, str(item.path)
     try:
         reader = VideoReader(item.path)
         indices = sample_video(reader, start=item.start, end=item.end)
         _, height, width, _ = reader.read(indices[[0, -1]]).shape
         if thorough:
             reader.decode_all()
+        frames, fps = len(reader.timeline.times), reader.timeline.fps
+        yield Checked(*which, "ok", "", frames, fps, width, height, reader.decoder)
     except VideoError as error:
         status = "unreadable" if error.kind == "error" else error.kind
-        yield Checked(item.id, str(item.path), status, str(error))
-        return
-    frames, fps = len(reader.timeline.times), reader.timeline.fps
-    about = frames, fps, width, height, reader.decoder
-    yield Checked(item.id, str(item.path), "ok", "", *about)
+        yield Checked(*which, status, str(error))

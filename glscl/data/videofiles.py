@@ -89,11 +89,10 @@ def first_of(names: Iterable[str], files: Mapping[str, list[Path]]) -> Path | No
 
     Raises ``ValueError`` where two ``files`` have that name.
     """
-    for name in names:
-        if paths := files.get(name):
-            if len(paths) > 1:
-                raise ValueError(
-                    f"Two files are named {name}: {paths[0]} and {paths[1]}; leave one."
-                )
-            return paths[0]
-    return None
+    name = next((name for name in names if name in files), "")
+    paths = files.get(name, [None])
+    if len(paths) > 1:
+        raise ValueError(
+            f"Two files are named {name}: {paths[0]} and {paths[1]}; leave one."
+        )
+    return paths[0]

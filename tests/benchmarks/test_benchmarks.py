@@ -206,3 +206,14 @@ def test_the_benchmark_of_a_device_runs_and_can_be_read(monkeypatch):
     assert product["bytes"] == 4 * numbers
     text = device.markdown(json.loads(json.dumps(data)))
     assert "| 5 | GIM | tf32 |" in text
+
+
+def test_decoding_is_compared_on_small_files_and_large_ones(tmp_path):
+    pytest.importorskip("decord")
+    from benchmarks import decode
+
+    small, large = decode.ratios(tmp_path, clips=1, seconds=4, repeats=1)
+    assert (small[2], large[2]) == ("PyAV", "decord")
+    for _, files, _, package, plain, ratio in (small, large):
+        assert files == 1
+        assert ratio == pytest.approx(package / plain)

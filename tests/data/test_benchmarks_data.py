@@ -8,7 +8,7 @@ import re
 import pytest
 import replicas
 
-from glscl.data.annotations import AnnotationError, read_pickled_captions
+from glscl.data.annotations import AnnotationError, read_captions
 from glscl.data.benchmarks import BENCHMARKS, load, read_benchmark
 
 WITHOUT_VAL = {"msrvtt", "activitynet", "vatex"}
@@ -136,6 +136,18 @@ def test_a_split_without_any_video_is_refused_only_when_asked_for(tmp_path):
         data.split("dev")
 
 
+def test_a_split_of_which_no_size_is_published_is_counted_all_the_same(tmp_path):
+    files = replicas.annotations("vatex", tmp_path)
+    touch(tmp_path, files)
+    train = (tmp_path / "train_list.txt").read_text().split()
+    replicas.write_lists(tmp_path, {"train": train[1:], "val": train[:1]})
+    data = load("vatex", tmp_path)
+    assert [video.id for video in data.split("val").videos] == train[:1]
+    (row,) = (row for row in data.table() if row["split"] == "val")
+    assert (row["videos published"], row["usable"]) == ("", 1)
+    assert data.held_out == 0
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     files = replicas.annotations("didemo", tmp_path)
     touch(tmp_path, files)
@@ -195,6 +207,13 @@ def replace(path, old, new):
             b"a green square number 9",
             b"\xff",
             r"line 3: byte 0xff is not UTF-8",
+        ),
+        (
+            "msrvtt",
+            "MSRVTT_JSFUSION_test.csv",
+            b"key,",
+            b"\xef\xbb\xbfk\xfee,",
+            r"line 1: byte 0xfe is not UTF-8",
         ),
         (
             "msrvtt",
@@ -307,16 +326,16 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path, content):
     path = tmp_path / "raw-captions.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(AnnotationError, match=r"not a pickle of .*: it names "):
-        read_pickled_captions(path)
+        read_captions(path)
 
 
 def test_a_python_2_pickle_is_read_and_a_cut_one_refused(tmp_path):
     path = tmp_path / "raw-captions.pkl"
     path.write_bytes(b"(dp0\nS'v1'\np1\n(lp2\n(lp3\nS'a'\np4\naS'dog'\np5\naas.")
-    assert read_pickled_captions(path) == {"v1": ["a dog"]}
+    assert read_captions(path) == {"v1": ["a dog"]}
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(AnnotationError, match="not a pickle"):
-        read_pickled_captions(path)
+        read_captions(path)
 
 
 @pytest.mark.shared

@@ -135,6 +135,7 @@ def test_a_bad_table_is_refused_with_its_place(tmp_path, rows, words):
         ("a.csv", "path,caption\na.mp4,a, b\n", "line 2: 3 values, expected 2"),
         ("a.json", '{"path": "a.mp4"}', "expected a list"),
         ("a.json", '["a.mp4"]', "entry 1: expected a dict"),
+        ("a.json", "[1]", "entry 1: expected a dict, found 1"),
         ("a.jsonl", '{"path": "a.mp4", "caption": "a"}\n{', "line 2: not JSON"),
         (
             "a.jsonl",

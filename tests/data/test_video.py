@@ -152,47 +152,40 @@ def test_reading_back_and_forth_gives_the_same_frames(made):
     ],
     ids=str,
 )
-def test_decord_reads_constant_rate_and_pyav_the_rest(tmp_path, kind, decoder):
+def test_decord_reads_constant_rate_and_pyav_the_rest(
+    tmp_path, monkeypatch, kind, decoder
+):
     pytest.importorskip("decord")
-    assert (
-        VideoReader(odd_videos.write(tmp_path / f"v{kind.suffix}", kind)).decoder
-        == decoder
-    )
+    path = odd_videos.write(tmp_path / f"v{kind.suffix}", kind)
+    assert VideoReader(path).decoder == "PyAV"  # it is small
+    assert odd_videos.as_large(path, monkeypatch).source.name == decoder
 
 
-def without_decord(path, monkeypatch):
-    """The video as ``VideoReader`` opens it where there is no decord, in this process."""
-    monkeypatch.setattr(decoders, "_decord", lambda: None)
-    video = decoders.OpenVideo(str(path), lambda more=0.0: None)
-    assert video.source.name == "PyAV"
-    return video
+def assert_same_frames(video, reader, every):
+    np.testing.assert_array_equal(video.timeline.times, reader.timeline.times)
+    pixels = reader.read(every)
+    np.testing.assert_array_equal(np.concatenate([*video.read(every)]), pixels)
 
 
-def test_without_decord_every_frame_is_the_same(made, monkeypatch):
-    """Indices and pixels, in one pass and by jumps."""
+@pytest.mark.parametrize("decord", [True, False], ids=["decord", "without"])
+def test_large_files_have_the_frames_that_small_ones_have(made, decord, monkeypatch):
+    """Indices and pixels, in one pass and by jumps, also where there is no decord."""
     _, path, _, _ = made
-    first = VideoReader(path)
-    every = np.arange(len(first.timeline.times))
-    pixels = first.read(every)
-    without = without_decord(path, monkeypatch)
-    np.testing.assert_array_equal(without.timeline.times, first.timeline.times)
-    np.testing.assert_array_equal(np.concatenate([*without.read(every)]), pixels)
-    jumps = every[[100, 3, 3, 55, 56, len(every) - 1]]
-    for index in jumps:
-        (frame,) = without.read(np.array([index]))
-        np.testing.assert_array_equal(frame[0], pixels[index])
+    if not decord:
+        monkeypatch.setattr(decoders, "_decord", lambda: None)
+    reader, large = VideoReader(path), odd_videos.as_large(path, monkeypatch)
+    every = np.arange(len(reader.timeline.times))
+    assert_same_frames(large, reader, every)
+    for index in every[[100, 3, 3, 55, 56, len(every) - 1]]:
+        assert_same_frames(large, reader, np.array([index]))
 
 
 def test_both_decoders_give_the_same_frames_of_built_in_clips(clips_root, monkeypatch):
     pytest.importorskip("decord")
     for path in sorted(clips_root.rglob("*.mp4")):
-        reader = VideoReader(path)
-        assert reader.decoder == "decord"
-        other = without_decord(path, monkeypatch)
-        np.testing.assert_array_equal(other.timeline.times, reader.timeline.times)
-        every = np.arange(len(reader.timeline.times))
-        found = np.concatenate([*other.read(every)])
-        np.testing.assert_array_equal(found, reader.read(every))
+        reader, large = VideoReader(path), odd_videos.as_large(path, monkeypatch)
+        assert (reader.decoder, large.source.name) == ("PyAV", "decord")
+        assert_same_frames(large, reader, np.arange(len(reader.timeline.times)))
 
 
 @pytest.mark.shared
@@ -200,16 +193,14 @@ def test_both_decoders_give_the_same_frames_of_public_files(shared, monkeypatch)
     pytest.importorskip("decord")
     compared = 0
     for path in sorted((shared / "media").glob("*.m*")):
-        reader = VideoReader(path)
-        other = without_decord(path, monkeypatch)
+        reader, large = VideoReader(path), odd_videos.as_large(path, monkeypatch)
         every = np.arange(0, len(reader.timeline.times), 7)
         try:
-            pixels = reader.read(every)
+            assert_same_frames(large, reader, every)
         except VideoError:  # then the other says so, too
             with pytest.raises(ValueError, match=r"corrupt|missing|Invalid data"):
-                [*other.read(every)]
+                [*large.read(every)]
             continue
-        np.testing.assert_array_equal(np.concatenate([*other.read(every)]), pixels)
         compared += 1
     assert compared
 

@@ -171,7 +171,7 @@ def test_split_lists_videos_and_captions_in_the_order_of_the_annotations(benchma
     assert all(video.path.is_file() for video in split.videos)
 
 
-def test_files_are_h264_and_decord_reads_36_faithful_frames(benchmark):
+def test_files_are_h264_and_have_36_faithful_frames(benchmark):
     errors = []
     for clip in benchmark.clips("val")[:8]:
         path = clip_path(benchmark.root, clip)
