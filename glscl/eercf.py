@@ -30,11 +30,11 @@ from glscl.backbone import Backbone
 from glscl.config import EERCFConfig
 from glscl.losses import info_nce, pearson_constraint
 from glscl.retriever import Retriever, map_features
-from glscl.util.means import mixed_weighted_mean, softmax_weighted_mean
 from glscl.util.numeric import (
     autocast_disabled,
     check_finite,
     masked_softmax,
+    mixed_weighted_mean,
     to_common_float,
 )
 from glscl.util.settings import check
@@ -232,7 +232,7 @@ class EERCF(Retriever):
             y = torch.einsum("ad,bpd->abp", text.captions, video.patches)
             P = y.shape[2] // x.shape[2]
             patch_mask = None if mask is None else mask.repeat_interleave(P, dim=1)
-            patch_weak = softmax_weighted_mean(y, patch_mask)
+            patch_weak = mixed_weighted_mean(y, mask=patch_mask)
         return x, mixed_weighted_mean(x, W, mask), patch_weak
 
     def loss(self, text: EERCFText, video: EERCFVideo) -> EERCFLosses:

@@ -7,7 +7,7 @@ each word w_al of a caption as queries (features not normalised, τ = 5):
     video_ab = unit(G(s_a, v_b)),   frame_abl = unit(G(w_al, v_b)).
 
 From there on s and w are unit. With the softmax-weighted mean R(x; W) = Σ_l x_l
-(softmax_l(x / .01) W)_l, see ``util.means``, four scores are averaged:
+(softmax_l(x / .01) W)_l, see ``mixed_weighted_mean``, four scores are averaged:
 
     video-sentence  (s M_g)_a · video_ab
     video-word      R_l(video_ab · w_al; W_1)
@@ -40,11 +40,11 @@ from glscl.config import GLCCLConfig
 from glscl.data.pairs import trim
 from glscl.losses import contrastive_score_consistency, info_nce
 from glscl.retriever import Retriever, TextFeatures, VideoFeatures, map_features
-from glscl.util.means import mixed_weighted_mean
 from glscl.util.numeric import (
     autocast_disabled,
     check_finite,
     masked_softmax,
+    mixed_weighted_mean,
     to_common_float,
 )
 from glscl.util.settings import check

@@ -20,12 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
-from typing_extensions import Self
 
 from glscl import weights
 from glscl.backbone import ASSETS, MINI, Backbone, load_backbone
@@ -44,6 +43,9 @@ from glscl.util.hub import download, model_card, upload
 from glscl.util.numeric import autocast_disabled, validate_mask
 from glscl.util.shapes import check_shape
 from glscl.util.state_dicts import copy_weights, read_state_dict
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class TextFeatures(NamedTuple):

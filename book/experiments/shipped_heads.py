@@ -80,7 +80,7 @@ class Head(nn.Module, ABC):
 def part_of(state: State, rows: slice) -> State:
     """The videos of a state at ``rows``, in a tuple of the same kind."""
     make: Callable[[Any], State] = getattr(type(state), "_make", tuple)
-    return make(x[rows] for x in state)
+    return make(None if x is None else x[rows] for x in state)
 
 
 GlobalScores = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from glscl.losses import info_nce
 from glscl.retriever import Retriever, TextFeatures
@@ -44,12 +45,13 @@ class Head(Retriever):
     them ``frames``, whose axis before the last counts the frames.
     """
 
-    @abstractmethod
     def text_state(self, text: TextFeatures, fold: bool = False) -> Any:
         """What is computed once for each of A captions, from CLIP's features.
 
-        ``fold``: for the folded form of ``scores``, if there is one.
+        ``fold``: for the folded form of ``scores``, if there is one. Here: the unit
+        sentence.
         """
+        return SentenceText(normalize(text.captions, dim=-1))
 
     @abstractmethod
     def video_state(
@@ -118,34 +120,7 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
-def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the real frames: (B, F, D) and (B, F) to (B, D)."""
-    weights = mask.to(frames.dtype)
-    total = (frames * weights[..., None]).sum(1)
-    return total / weights.sum(1, keepdim=True)
-
-
-def gram(rows: Tensor) -> Tensor:
-    """Inner products of the rows (..., N, D) of every item with each other."""
-    return rows @ rows.transpose(-1, -2)
-
-
-def inner(x: Tensor, y: Tensor) -> Tensor:
-    """Σ_n x_bna y_bna for every pair: (B, A).
-
-    Summed by a product with ones, which tools count and which writes less memory than
-    the many tiny products that einsum makes of it.
-    """
-    B, N, _ = x.shape
-    return (x.new_ones(1, 1, N).expand(B, 1, N) @ (x * y)).squeeze(1)
-
-
-def quadratic(w: Tensor, G: Tensor) -> Tensor:
-    """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
-    return inner(w, G @ w)
-
-
-def frame_scores(queries: Tensor, frames: Tensor) -> Tensor:
-    """queries_a · frames_bf in the layout (B, F, A): one plain matrix product."""
-    B, F, D = frames.shape
-    return (frames.reshape(B * F, D) @ queries.T).view(B, F, -1)
+def unit_mean(frames: Tensor, mask: Tensor) -> Tensor:
+    """unit(mean of the unit real frames): (B, F, D) and (B, F) to (B, D)."""
+    unit = normalize(frames, dim=-1) * mask[..., None]
+    return normalize(unit.sum(1) / mask.sum(1, keepdim=True), dim=-1)

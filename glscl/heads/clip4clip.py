@@ -10,10 +10,8 @@ same. Source: the released code of CLIP4Clip (Luo et al. 2022).
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from glscl.heads.base import Head, SentenceText, masked_mean
-from glscl.retriever import TextFeatures
+from glscl.heads.base import Head, SentenceText, unit_mean
 
 
 class PooledVideo(NamedTuple):
@@ -27,14 +25,10 @@ class CLIP4Clip(Head):
 
     method = "clip4clip"
 
-    def text_state(self, text: TextFeatures, fold: bool = False) -> SentenceText:
-        return SentenceText(normalize(text.captions, dim=-1))
-
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
     ) -> PooledVideo:
-        mean = masked_mean(normalize(frames, dim=-1), mask)
-        return PooledVideo(normalize(mean, dim=-1)[:, None])
+        return PooledVideo(unit_mean(frames, mask)[:, None])
 
     def scores(self, text: SentenceText, video: PooledVideo) -> Tensor:
         return text.captions @ video.frames[:, 0].T

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import DiCoSAConfig
-from glscl.heads.base import Head, gram, small_linear
+from glscl.heads.base import Head, small_linear
 from glscl.losses import correlation_loss, standardise
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
@@ -42,22 +42,15 @@ class DiCoSAText(NamedTuple):
 
 
 class DiCoSAVideo(NamedTuple):
-    """``frames``: (B, C, F, d), raw; ``mask``: (B, F), True = real."""
+    """``frames``: (B, C, F, d), raw; ``mask``: (B, F), True = real.
 
-    frames: Tensor
-    mask: Tensor
-
-
-class DiCoSATables(NamedTuple):
-    """A video for the folded form: also its part of W₁, and Gram matrices.
-
-    ``hidden``: (B, C, F, 4d), ``grams``: (B, C, F, F).
+    Folded, also ``hidden``: (B, C, F, 4d), their part of W₁, ``grams``: (B, C, F, F).
     """
 
     frames: Tensor
     mask: Tensor
-    hidden: Tensor
-    grams: Tensor
+    hidden: Tensor | None = None
+    grams: Tensor | None = None
 
 
 class DiCoSA(Head):
@@ -77,22 +70,20 @@ class DiCoSA(Head):
 
     def text_state(self, text: TextFeatures, fold: bool = False) -> DiCoSAText:
         slices = text.captions.unflatten(-1, (self.config.num_concepts, -1))
-        if not fold:
-            return DiCoSAText(slices)
-        return DiCoSAText(slices, self._text_hidden(slices))
+        return DiCoSAText(slices, self._text_hidden(slices) if fold else None)
 
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
-    ) -> DiCoSAVideo | DiCoSATables:
+    ) -> DiCoSAVideo:
         slices = frames.unflatten(-1, (self.config.num_concepts, -1)).transpose(1, 2)
         if not fold:
             return DiCoSAVideo(slices, mask)
         own = self.hidden.weight[:, slices.shape[-1] :]
-        return DiCoSATables(slices, mask, slices @ own.T, gram(slices))
+        return DiCoSAVideo(slices, mask, slices @ own.T, slices @ slices.mT)
 
-    def scores(self, text: DiCoSAText, video: DiCoSAVideo | DiCoSATables) -> Tensor:
-        if isinstance(video, DiCoSATables):
-            return self._folded(text, video)
+    def scores(self, text: DiCoSAText, video: DiCoSAVideo) -> Tensor:
+        if video.hidden is not None and video.grams is not None:
+            return self._folded(text, video, video.hidden, video.grams)
         t = text.captions
         # The video pooled for each caption, in slices: (A, B, C, d).
         w = self.frame_weights(text, video)
@@ -105,26 +96,26 @@ class DiCoSA(Head):
     def coarse_text(self, text: DiCoSAText) -> Tensor:
         return normalize(text.captions, dim=-1).flatten(1)
 
-    def coarse_video(self, video: DiCoSAVideo | DiCoSATables) -> Tensor:
+    def coarse_video(self, video: DiCoSAVideo) -> Tensor:
         sums = torch.einsum("bcfd,bf->bcd", video.frames, video.mask.to(video.frames))
         return normalize(sums, dim=-1).flatten(1)
 
-    def frame_weights(
-        self, text: DiCoSAText, video: DiCoSAVideo | DiCoSATables
-    ) -> Tensor:
+    def frame_weights(self, text: DiCoSAText, video: DiCoSAVideo) -> Tensor:
         scores = torch.einsum("ad,bfd->abf", text.captions.flatten(1), _whole(video))
         return self._weights(scores, video.mask)
 
-    def _folded(self, text: DiCoSAText, video: DiCoSATables) -> Tensor:
+    def _folded(
+        self, text: DiCoSAText, video: DiCoSAVideo, hidden: Tensor, grams: Tensor
+    ) -> Tensor:
         t, frames = text.captions, video.frames
         s = torch.einsum("acd,bcfd->bcfa", t, frames)
         w = self._weights(s.sum(1).transpose(1, 2), video.mask[:, None])
         w = w.transpose(1, 2)  # (B, F, A)
         top = torch.einsum("bcfa,bfa->bca", s, w)
-        square = torch.einsum("bcfa,bfa->bca", video.grams @ w[:, None].expand_as(s), w)
+        square = torch.einsum("bcfa,bfa->bca", grams @ w[:, None].expand_as(s), w)
         cosine = top * square.clamp_min(EPSILON**2).rsqrt()
         cosine = cosine / t.norm(dim=-1).clamp_min(EPSILON).T
-        h = torch.einsum("bfa,bcfh->bcah", w, video.hidden)
+        h = torch.einsum("bfa,bcfh->bcah", w, hidden)
         t_hidden = self._text_hidden(t) if text.hidden is None else text.hidden
         h = h + t_hidden.transpose(0, 1)
         weight = self.weight(h.relu()).squeeze(-1)  # (B, C, A)
@@ -152,6 +143,6 @@ class DiCoSA(Head):
         return correlation_loss(c, config.concept_on, config.concept_off)
 
 
-def _whole(video: DiCoSAVideo | DiCoSATables) -> Tensor:
+def _whole(video: DiCoSAVideo) -> Tensor:
     """The frames with their slices joined again: (B, F, D)."""
     return video.frames.transpose(1, 2).flatten(2)

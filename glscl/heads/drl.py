@@ -75,9 +75,8 @@ class DRL(Head):
 
     def scores(self, text: DRLText, video: DRLVideo) -> Tensor:
         z = torch.einsum("ald,bfd->ablf", text.tokens, video.frames)
-        to_frame, to_word = self._real(
-            z, text.mask[:, None, :, None], video.mask[:, None]
-        )
+        words, frames = text.mask[:, None, :, None], video.mask[:, None]
+        to_frame, to_word = self._real(z, words, frames)
         of_words = (to_frame.amax(3) * text.weights[:, None]).sum(-1)
         of_frames = (to_word.amax(2) * video.weights).sum(-1)
         return (of_words + of_frames) / 2
@@ -102,8 +101,9 @@ class DRL(Head):
             return text.tokens.new_zeros(())
         z = torch.einsum("ald,afd->alf", text.tokens, video.frames)
         to_frame, to_word = self._real(z, text.mask[:, :, None], video.mask[:, None])
-        partner_frames = _rows(video.frames, to_frame.argmax(2))  # (A, L, D)
-        partner_words = _rows(text.tokens, to_word.argmax(1))  # (A, F, D)
+        best_frame, best_word = to_frame.argmax(2), to_word.argmax(1)  # (A, L), (A, F)
+        partner_frames = video.frames.take_along_dim(best_frame[..., None], dim=1)
+        partner_words = text.tokens.take_along_dim(best_word[..., None], dim=1)
         c = correlation(text.tokens, partner_frames, text.weights, text.mask)
         c = c + correlation(video.frames, partner_words, video.weights, video.mask)
         loss = correlation_loss(c / 2, config.cdcr_on, config.cdcr_off)
@@ -112,11 +112,5 @@ class DRL(Head):
 
 def correlation(x: Tensor, y: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """(1/A) Σ_al weights x̂ ŷᵀ over the real rows of x, y (A, N, D): (D, D)."""
-    real = mask.flatten()
-    rows = [standardise(part.flatten(0, 1)[real]) for part in (x, y)]
-    return (rows[0] * weights.flatten()[real][:, None]).T @ rows[1] / len(mask)
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Row index_an of x_a for each n: (A, M, D) and (A, N) to (A, N, D)."""
-    return x.take_along_dim(index[..., None], dim=1)
+    x, y = standardise(x[mask]), standardise(y[mask])
+    return (x * weights[mask][:, None]).T @ y / len(mask)

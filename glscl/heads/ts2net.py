@@ -8,21 +8,12 @@ inside CLIP and are not here, nor is the defect of the release's masks, which co
 the selected tokens. Source: the released code of TS2-Net (Liu et al. 2022).
 """
 
-from typing import NamedTuple
-
 from torch import Tensor, einsum
 from torch.nn.functional import normalize
 
 from glscl.heads.base import Head, SentenceText
-from glscl.retriever import TextFeatures
+from glscl.retriever import VideoFeatures
 from glscl.util.numeric import masked_softmax
-
-
-class UnitFrames(NamedTuple):
-    """``frames``: (B, F, D), unit norm; ``mask``: (B, F), True = real."""
-
-    frames: Tensor
-    mask: Tensor
 
 
 class TS2Net(Head):
@@ -30,19 +21,16 @@ class TS2Net(Head):
 
     method = "ts2net"
 
-    def text_state(self, text: TextFeatures, fold: bool = False) -> SentenceText:
-        return SentenceText(normalize(text.captions, dim=-1))
-
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
-    ) -> UnitFrames:
-        return UnitFrames(normalize(frames, dim=-1), mask)
+    ) -> VideoFeatures:
+        return VideoFeatures(normalize(frames, dim=-1), mask)
 
-    def scores(self, text: SentenceText, video: UnitFrames) -> Tensor:
+    def scores(self, text: SentenceText, video: VideoFeatures) -> Tensor:
         x = einsum("ad,bfd->abf", text.captions, video.frames)
         return (x * self._attention(x, video.mask)).sum(-1)
 
-    def frame_weights(self, text: SentenceText, video: UnitFrames) -> Tensor:
+    def frame_weights(self, text: SentenceText, video: VideoFeatures) -> Tensor:
         x = einsum("ad,bfd->abf", text.captions, video.frames)
         return self._attention(x, video.mask)
 

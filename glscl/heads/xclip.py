@@ -1,7 +1,7 @@
 """X-CLIP: four scores of video or frames with sentence or words, averaged. Head only.
 
 With s, w the unit sentence and words, x the unit frames BEFORE the frame transformer, v
-the mean of the unit frames after it, and the softmax-weighted mean R of ``util.means``,
+the mean of the unit frames after it, and the means R of ``mixed_weighted_mean``,
 
     video-sentence  (s M_s) · v
     video-word      R_l(w · v; W_1)
@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XCLIPConfig
-from glscl.heads.base import Head, masked_mean
+from glscl.heads.base import Head, unit_mean
 from glscl.retriever import TextFeatures
-from glscl.util.means import mixed_weighted_mean
+from glscl.util.numeric import mixed_weighted_mean
 
 
 class XCLIPText(NamedTuple):
@@ -65,8 +65,8 @@ class XCLIP(Head):
     def video_state(
         self, frames: Tensor, clip_frames: Tensor, mask: Tensor, fold: bool = False
     ) -> XCLIPVideo:
-        v = normalize(masked_mean(normalize(frames, dim=-1), mask), dim=-1)
-        return XCLIPVideo(normalize(clip_frames, dim=-1), v, mask)
+        x = normalize(clip_frames, dim=-1)
+        return XCLIPVideo(x, unit_mean(frames, mask), mask)
 
     def scores(self, text: XCLIPText, video: XCLIPVideo) -> Tensor:
         x, v = video.frames, video.videos

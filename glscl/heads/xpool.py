@@ -24,17 +24,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from glscl.backbone import Backbone
 from glscl.config import XPoolConfig
-from glscl.heads.base import Head, frame_scores, gram, inner, quadratic
+from glscl.heads.base import Head
 from glscl.retriever import TextFeatures
 from glscl.util.numeric import masked_softmax
 
 
 class XPoolText(NamedTuple):
-    """``captions``: (A, D), unit; ``queries``: (A, D).
+    """``captions``: (A, D), unit; ``queries``: (A, D), over √D.
 
     ``fixed``: (A, 2), folded: products with the last two rows of every table.
     """
@@ -83,7 +83,7 @@ class XPool(Head):
 
     def text_state(self, text: TextFeatures, fold: bool = False) -> XPoolText:
         captions = normalize(text.captions, dim=-1)
-        queries = self.q(self.norm_in(text.captions))
+        queries = self.q(self.norm_in(text.captions)) / math.sqrt(captions.shape[-1])
         return XPoolText(captions, queries, self._fixed(captions) if fold else None)
 
     def video_state(
@@ -99,7 +99,7 @@ class XPool(Head):
         x = _centred(x + x @ self.linear.weight.T)
         x = torch.cat([x, self._bias().expand(len(x), 1, -1)], dim=1)  # (B, F + 1, D)
         U = torch.cat([x * last.weight, last.bias.expand(len(x), 1, -1)], dim=1)
-        return XPoolTables(keys, mask, U, gram(z), gram(x), gram(U))
+        return XPoolTables(keys, mask, U, z @ z.mT, x @ x.mT, U @ U.mT)
 
     def scores(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
         if isinstance(video, XPoolTables):
@@ -111,33 +111,33 @@ class XPool(Head):
         return torch.einsum("ad,abd->ab", text.captions, y)
 
     def frame_weights(self, text: XPoolText, video: XPoolVideo | XPoolTables) -> Tensor:
-        w = torch.einsum("ad,bfd->abf", _scaled(text), video.frames)
+        w = torch.einsum("ad,bfd->abf", text.queries, video.frames)
         return masked_softmax(w, self.padding_mask(video.mask))
 
     def _folded(self, text: XPoolText, video: XPoolTables) -> Tensor:
         F = video.frames.shape[1]
-        w = frame_scores(_scaled(text), video.frames)  # (B, F, A)
+        w = linear(video.frames, text.queries)  # (B, F, A)
         w = masked_softmax(w, self.padding_mask(video.mask[..., None]), dim=1)
         c = self._coefficients(w, video)
-        t = frame_scores(text.captions, video.table[:, :F])
+        t = linear(video.table[:, :F].contiguous(), text.captions)
         fixed = self._fixed(text.captions) if text.fixed is None else text.fixed
         t = torch.cat([t, fixed.T.expand(len(t), 2, -1)], dim=1)
-        return (inner(c, t) * quadratic(c, video.gram_table).rsqrt()).T
+        return (_inner(c, t) * _quadratic(c, video.gram_table).rsqrt()).T
 
     def _coefficients(self, w: Tensor, video: XPoolTables) -> Tensor:
         """c (B, F + 2, A), with c · U in the direction of y, of weights w (B, F, A)."""
         D = video.frames.shape[-1]
         one = torch.ones_like(w[:, :1])
-        variance = quadratic(w, video.gram_z) / D
+        variance = _quadratic(w, video.gram_z) / D
         w = w / (variance + self.norm_attention.eps).sqrt()[:, None]
         c = torch.cat([w, one], dim=1)  # (B, F + 1, A)
-        variance = quadratic(c, video.gram_x) / D
+        variance = _quadratic(c, video.gram_x) / D
         sigma = (variance + self.norm_out.eps).sqrt()[:, None]
         return torch.cat([c, sigma], dim=1)
 
     def coarse_video(self, video: XPoolTables) -> Tensor:
         """y of equal weights, of features that were made without gradients."""
-        w = video.mask / video.mask.sum(dim=1, keepdim=True)
+        w = video.mask.to(video.frames) / video.mask.sum(dim=1, keepdim=True)
         c = self._coefficients(w[..., None], video)
         return normalize((c * video.table).sum(dim=1), dim=-1)
 
@@ -155,8 +155,19 @@ class XPool(Head):
         return _centred(bias + mapped)
 
 
-def _scaled(text: XPoolText) -> Tensor:
-    return text.queries / math.sqrt(text.queries.shape[-1])
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """Σ_n x_bna y_bna for every pair: (B, A).
+
+    Summed by a product with ones, which tools count and which writes less memory than
+    the many tiny products that einsum makes of it.
+    """
+    ones = x.new_ones(len(x), 1, x.shape[1])
+    return (ones @ (x * y)).squeeze(1)
+
+
+def _quadratic(w: Tensor, G: Tensor) -> Tensor:
+    """wᵀ G_b w for weights w (B, N, A) and symmetric G (B, N, N): (B, A)."""
+    return _inner(w, G @ w)
 
 
 def _identity(D: int) -> nn.Linear:

@@ -61,10 +61,10 @@ def pick(rng: random.Random, options: Sequence[str]) -> str:
 
 def object_phrase(rng: random.Random, shot: Shot, size: str | None) -> str:
     """ "a small red star", or "a red star" when ``size`` is None."""
-    size_word = pick(rng, WORDS[size or "small"])
-    words = [pick(rng, WORDS[shot.colour]), pick(rng, WORDS[shot.shape])]
-    if size:
-        words.insert(0, size_word)
+    named = (size or "small", shot.colour, shot.shape)
+    words = [pick(rng, WORDS[name]) for name in named]
+    if not size:
+        del words[0]
     article = "an" if words[0][0] in "aeiou" else "a"
     return " ".join([article, *words])
 
@@ -76,12 +76,15 @@ def ground_phrase(rng: random.Random, shot: Shot) -> str:
     return template.format(" ".join(pick(rng, options) for options in words))
 
 
-def _clause(rng: random.Random, shot: Shot, kind: str) -> tuple[str, tuple[str, ...]]:
-    """A clause about ``shot`` and the attributes it names.
+def _clause(
+    rng: random.Random, clip: Clip, number: int, kind: str
+) -> tuple[str, Mention]:
+    """A clause about shot ``number``, and what it names.
 
     Draws the same count of random numbers whatever the shot shows, so a hard negative
     gets the same sentence with only the changed words replaced.
     """
+    shot = clip.shots[number]
     with_size = rng.random() < _NAMES_SIZE[kind] and shot.motion not in RESIZING
     with_ground = rng.random() < _NAMES_BACKGROUND[kind]
     ground_first = rng.random() < 0.25
@@ -96,19 +99,7 @@ def _clause(rng: random.Random, shot: Shot, kind: str) -> tuple[str, tuple[str, 
         text = f"{ground} {text}"
     elif with_ground:
         text = f"{text} {ground}"
-    return text, tuple(attributes)
-
-
-def _caption(
-    rng: random.Random, clip: Clip, shots: Sequence[int], kind: str
-) -> Caption:
-    clauses = [_clause(rng, clip.shots[shot], kind) for shot in shots]
-    template = pick(rng, TEMPLATES[kind])
-    mentions = tuple(
-        Mention(shot, attributes)
-        for shot, (_, attributes) in zip(shots, clauses, strict=True)
-    )
-    return Caption(template.format(*(text for text, _ in clauses)), kind, mentions)
+    return text, Mention(number, tuple(attributes))
 
 
 def captions_of(clip: Clip, seed: int = 0, style: str | None = None) -> list[Caption]:
@@ -122,17 +113,20 @@ def captions_of(clip: Clip, seed: int = 0, style: str | None = None) -> list[Cap
     for kind, length, count in (("single", 1, 2), ("double", 2, 2), ("all", SHOTS, 1)):
         choices = list(combinations(range(SHOTS), length))
         plans += [(kind, shots) for shots in rng.sample(choices, count)]
-    return [_caption(rng, clip, shots, kind) for kind, shots in plans]
+    captions = []
+    for kind, shots in plans:
+        clauses = (_clause(rng, clip, number, kind) for number in shots)
+        texts, mentions = zip(*clauses, strict=True)
+        text = pick(rng, TEMPLATES[kind]).format(*texts)
+        captions.append(Caption(text, kind, mentions))
+    return captions
 
 
 def phrases() -> Iterator[str]:
     """Every phrase and template of the captions of clips, without placeholders."""
-    for table in (WORDS, MOTION_WORDS):
-        for options in table.values():
-            yield from options
-    for template in (*ON, *GROUND, *chain(*TEMPLATES.values())):
-        yield without_placeholders(template)
-    yield from ("a", "an")
+    tables = (WORDS, MOTION_WORDS, TEMPLATES)
+    options = chain(*(chain(*table.values()) for table in tables))
+    return map(without_placeholders, (*options, *ON, *GROUND, "a", "an"))
 
 
 def without_placeholders(template: str) -> str:

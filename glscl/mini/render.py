@@ -7,7 +7,7 @@ all frames of a shot at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ BLINK_PERIOD = 4  # frames: two visible, two hidden
 GROWTH = (0.65, 1.2)  # of the radius, from the first to the last frame
 # Grey levels (ground, figure) of the background pattern.
 _GREYS = {"light": (222.0, 172.0), "dark": (38.0, 84.0)}
-_SQRT3 = np.float32(np.sqrt(3.0))
 
 _YY, _XX = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + np.float32(0.5)
 
@@ -51,11 +50,8 @@ def trajectory(
     progress = times / max(shot.frames - 1, 1)
     shift = TRAVEL * (progress - 0.5)
     step_x, step_y = STEPS.get(shot.motion, (0, 0))
-    small, large = GROWTH
-    scale = {
-        "grow": small + (large - small) * progress,
-        "shrink": large + (small - large) * progress,
-    }.get(shot.motion, np.ones(len(times)))
+    first, last = {"grow": GROWTH, "shrink": GROWTH[::-1]}.get(shot.motion, (1, 1))
+    scale = first + (last - first) * progress
     rate = shot.turn * SPIN_RATE if shot.motion == "spin" else 0.0
     hidden = (shot.motion == "blink") & (times % BLINK_PERIOD >= BLINK_PERIOD // 2)
     return (
@@ -67,33 +63,22 @@ def trajectory(
     )
 
 
-def _circle(x: Array, y: Array, r: Array) -> Array:
-    return np.hypot(x, y) - r
-
-
-def _ring(x: Array, y: Array, r: Array) -> Array:
-    return np.abs(np.hypot(x, y) - np.float32(0.74) * r) - np.float32(0.26) * r
-
-
-def _square(x: Array, y: Array, r: Array) -> Array:
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.85) * r
-
-
-def _triangle(x: Array, y: Array, r: Array) -> Array:
-    # Apex up (y grows downwards), corners on a circle of 1.15 r, moved to look centred.
-    y = y - np.float32(0.15) * r
-    half = np.float32(0.575) * r
-    return np.maximum(y, (_SQRT3 * np.abs(x) - y) / 2) - half
-
-
-def _cross(x: Array, y: Array, r: Array) -> Array:
-    x, y = np.abs(x), np.abs(y)
-    arm = np.float32(0.3) * r
-    return np.minimum(np.maximum(x - r, y - arm), np.maximum(x - arm, y - r))
-
-
-def _star(x: Array, y: Array, r: Array) -> Array:
-    # Fold the plane onto half a point of the star, then one edge is left.
+def _distance(shape: str, x: NDArray, y: NDArray, r: NDArray) -> NDArray:
+    """Pixels from (x, y) to the edge of a shape of radius ``r`` around (0, 0)."""
+    if shape == "circle":
+        return np.hypot(x, y) - r
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.74 * r) - 0.26 * r
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.85 * r
+    if shape == "triangle":
+        # Apex up (y grows downwards), corners on a circle of 1.15 r, moved to look centred.
+        y = y - 0.15 * r
+        return np.maximum(y, (3**0.5 * np.abs(x) - y) / 2) - 0.575 * r
+    if shape == "cross":
+        x, y, arm = np.abs(x), np.abs(y), 0.3 * r
+        return np.minimum(np.maximum(x - r, y - arm), np.maximum(x - arm, y - r))
+    # A star: fold the plane onto half a point of it, then one edge is left.
     sector = np.float32(2 * np.pi / 5)
     angle = np.arctan2(x, -y)
     folded = np.abs(angle - sector * np.round(angle / sector))
@@ -106,27 +91,6 @@ def _star(x: Array, y: Array, r: Array) -> Array:
     return normal[0] * (u - outer * r) + normal[1] * v
 
 
-_FIELDS: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "circle": _circle,
-    "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-    "star": _star,
-}
-
-
-def _coverage(
-    shape: str, x: Array, y: Array, radius: Array, angle: Array, visible: NDArray
-) -> Array:
-    """How much of every pixel the object covers, (T, SIDE, SIDE) in [0, 1]."""
-    column = (slice(None), None, None)
-    dx, dy = _XX - x[column], _YY - y[column]
-    cos, sin = np.cos(angle)[column], np.sin(angle)[column]
-    distance = _FIELDS[shape](cos * dx + sin * dy, cos * dy - sin * dx, radius[column])
-    return np.clip(np.float32(0.5) - distance, 0, 1) * visible[column]
-
-
 def _triangle_wave(position: Array, period: float) -> Array:
     """Distance in pixels to the nearest multiple of ``period``."""
     return np.abs(position - period * np.round(position / period))
@@ -135,11 +99,10 @@ def _triangle_wave(position: Array, period: float) -> Array:
 def background(shot: Shot) -> Array:
     """Grey levels (SIDE, SIDE) of the background of ``shot``."""
     ground, figure = _GREYS[shot.tone]
-    x, y = _XX + np.float32(shot.phase_x), _YY + np.float32(shot.phase_y)
+    x, y = _XX + shot.phase_x, _YY + shot.phase_y
     if shot.pattern == "stripes":
         # Diagonal bands, 4.5 pixels wide.
-        along = (x + y) / np.float32(np.sqrt(2.0))
-        mask = np.clip(_triangle_wave(along, 9.0) - 2.25 + 0.5, 0, 1)
+        mask = np.clip(_triangle_wave((x + y) / 2**0.5, 9.0) - 2.25 + 0.5, 0, 1)
     elif shot.pattern == "checks":
         product = (_triangle_wave(x, 16.0) - 4.0) * (_triangle_wave(y, 16.0) - 4.0)
         mask = np.clip(0.5 + product / 4.0, 0, 1)
@@ -148,19 +111,22 @@ def background(shot: Shot) -> Array:
         mask = np.clip(0.5 + 2.6 - distance, 0, 1)
     else:
         mask = np.zeros((SIDE, SIDE))
-    return (ground + (figure - ground) * mask + shot.background_shade).astype(
-        np.float32
-    )
+    grey = ground + (figure - ground) * mask + shot.background_shade
+    return grey.astype(np.float32)
 
 
 def render_shot(shot: Shot, times: Sequence[int] | None = None) -> NDArray[np.uint8]:
     """RGB frames (T, SIDE, SIDE, 3) at ``times`` since the shot began, default all."""
     when = np.arange(shot.frames) if times is None else np.asarray(times)
-    alpha = _coverage(shot.shape, *trajectory(shot, when))[..., None]
+    x, y, radius, angle, visible = (v[:, None, None] for v in trajectory(shot, when))
+    dx, dy, cos, sin = _XX - x, _YY - y, np.cos(angle), np.sin(angle)
+    distance = _distance(shot.shape, cos * dx + sin * dy, cos * dy - sin * dx, radius)
+    # How much of every pixel the object covers.
+    alpha = (np.clip(0.5 - distance, 0, 1) * visible)[..., None]
     colour = np.add(RGB[shot.colour], shot.object_shade, dtype=np.float32)
     ground = background(shot)[None, :, :, None]
     frames = ground + alpha * (colour - ground)
-    return (np.clip(frames, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    return (np.clip(frames, 0, 255) + 0.5).astype(np.uint8)
 
 
 def render_clip(clip: Clip) -> NDArray[np.uint8]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 SIDE = 64
 FPS = 8
@@ -102,6 +105,7 @@ def draw_shot(rng: random.Random, start: int, stop: int, **fixed: str) -> Shot:
         for name in ("colour", "shape", "size", "pattern", "tone")
     }
     motion = fixed.get("motion") or rng.choice(motions_of(values["shape"]))
+    shade = partial(rng.randint, -12, 12)
     # Movers cross the middle of their axis; the rest may be anywhere.
     x = rng.uniform(29, 35) if motion in ("left", "right") else rng.uniform(16, 48)
     y = rng.uniform(29, 35) if motion in ("up", "down") else rng.uniform(16, 48)
@@ -116,12 +120,8 @@ def draw_shot(rng: random.Random, start: int, stop: int, **fixed: str) -> Shot:
         turn=rng.choice((-1, 1)),
         phase_x=round(rng.uniform(0, 16), 2),
         phase_y=round(rng.uniform(0, 16), 2),
-        object_shade=(
-            rng.randint(-12, 12),
-            rng.randint(-12, 12),
-            rng.randint(-12, 12),
-        ),
-        background_shade=rng.randint(-12, 12),
+        object_shade=(shade(), shade(), shade()),
+        background_shade=shade(),
     )
 
 
@@ -152,18 +152,14 @@ def draw_clip(split: str, index: int, seed: int = 0) -> Clip:
     clip_id = f"{split}-{index:05d}"
     rng = random.Random(f"glscl clip {seed} {clip_id}")
     while True:
-        clip = Clip(clip_id, _draw_shots(rng))
+        clip = Clip(clip_id, tuple(_draw_shots(rng)))
         if len(set(composition(clip))) == SHOTS and split_of(clip) == split:
             return clip
 
 
-def _draw_shots(rng: random.Random) -> tuple[Shot, ...]:
+def _draw_shots(rng: random.Random) -> Iterator[Shot]:
     spare = CLIP_FRAMES - SHOTS * MIN_SHOT_FRAMES
     cuts = sorted(rng.randint(0, spare) for _ in range(SHOTS - 1))
-    shots = []
-    start = 0
-    for before, after in zip((0, *cuts), (*cuts, spare), strict=True):
-        stop = start + MIN_SHOT_FRAMES + after - before
-        shots.append(draw_shot(rng, start, stop))
-        start = stop
-    return tuple(shots)
+    ends = (n * MIN_SHOT_FRAMES + cut for n, cut in enumerate((0, *cuts, spare)))
+    for start, stop in pairwise(ends):
+        yield draw_shot(rng, start, stop)

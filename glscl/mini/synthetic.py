@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -30,10 +32,8 @@ from glscl.util.settings import check
 VERSION = 1
 LEFTOVER_SECONDS = 600
 INDEX = "benchmark.json"
-_CLIP, _CAPTIONS = TypeAdapter(Clip), TypeAdapter(tuple[Caption, ...])
-
-
 Items = tuple[tuple[Clip, tuple[Caption, ...]], ...]
+_CONTENTS = TypeAdapter(dict[str, Items])
 
 
 class BenchmarkError(RuntimeError):
@@ -67,10 +67,8 @@ class Benchmark:
 
     def split(self, name: str) -> Split:
         """Videos and captions of ``"train"``, ``"val"`` or ``"test"``."""
-        items = self.items(name)
-        videos = tuple(
-            VideoItem(clip.id, clip_path(self.root, clip)) for clip, _ in items
-        )
+        clips, items = self.clips(name), self.items(name)
+        videos = tuple(VideoItem(clip.id, clip_path(self.root, clip)) for clip in clips)
         captions = tuple(
             CaptionItem(caption.text, video, caption.kind)
             for video, (_, texts) in enumerate(items)
@@ -120,22 +118,20 @@ def make_benchmark(
             f"{root} holds the built-in benchmark with seed {found.seed}, not {seed}: "
             "choose another folder."
         )
-    contents = {
-        name: _items_of(name, size, seed, found) for name, size in sizes.items()
+    known = found.contents if found else {}
+    everything = {
+        name: _extended(known.get(name, ()), name, size, seed)
+        for name, size in sizes.items()
     }
-    clips = [clip for items in contents.values() for clip, _ in items]
-    write_clips(root, clips, workers, progress)
-    if found is None or any(found.sizes[name] < sizes[name] for name in SPLITS):
-        everything = {
-            name: max(items, found.contents[name] if found else (), key=len)
-            for name, items in contents.items()
-        }
+    contents = {name: items[: sizes[name]] for name, items in everything.items()}
+    benchmark = Benchmark(root, seed, contents)
+    write_clips(root, [*chain(*map(benchmark.clips, SPLITS))], workers, progress)
+    if everything != known:
         _write_index(Benchmark(root, seed, everything))
-    return Benchmark(root, seed, contents)
+    return benchmark
 
 
-def _items_of(split: str, size: int, seed: int, found: Benchmark | None) -> Items:
-    known = found.contents[split][:size] if found else ()
+def _extended(known: Items, split: str, size: int, seed: int) -> Items:
     drawn = (draw_clip(split, index, seed) for index in range(len(known), size))
     return (*known, *((clip, tuple(captions_of(clip, seed))) for clip in drawn))
 
@@ -154,18 +150,11 @@ def write_clips(
     missing = [clip for clip in clips if not _is_whole(root, clip)]
     # Not set otherwise, so that the environment variable TQDM_DISABLE has effect.
     quiet = {} if progress and missing else {"disable": True}
-    with (
-        tqdm(total=len(missing), desc="clips", unit="clip", **quiet) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        jobs = [pool.submit(_write_clip, root, clip) for clip in missing]
-        try:
-            for job in jobs:
-                job.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with ThreadPoolExecutor(workers) as pool:
+        written = pool.map(partial(_write_clip, root), missing)
+        # An error, or Ctrl-C, ends this loop, and with it what has not begun.
+        for _ in tqdm(written, "clips", len(missing), unit="clip", **quiet):
+            pass
 
 
 def _write_clip(root: Path, clip: Clip) -> None:
@@ -228,13 +217,12 @@ def load_benchmark(root: str | Path) -> Benchmark:
     when a clip is gone.
     """
     benchmark = _read_index(Path(root))
-    for split in benchmark.contents:
-        for clip in benchmark.clips(split):
-            path = clip_path(benchmark.root, clip)
-            if not path.is_file():
-                raise BenchmarkError(
-                    f"{path} is missing: make the benchmark again, whole clips are kept."
-                )
+    for clip in chain(*map(benchmark.clips, SPLITS)):
+        path = clip_path(benchmark.root, clip)
+        if not path.is_file():
+            raise BenchmarkError(
+                f"{path} is missing: make the benchmark again, whole clips are kept."
+            )
     return benchmark
 
 
@@ -248,16 +236,10 @@ def _read_index(root: Path) -> Benchmark:
                 "benchmark in another folder."
             )
         contents = {
-            name: tuple(
-                (
-                    _CLIP.validate_python(item),
-                    _CAPTIONS.validate_python(item["captions"]),
-                )
-                for item in index["splits"][name]
-            )
+            name: [(item, item["captions"]) for item in index["splits"][name]]
             for name in SPLITS
         }
-        return Benchmark(root, int(index["seed"]), contents)
+        return Benchmark(root, int(index["seed"]), _CONTENTS.validate_python(contents))
     except FileNotFoundError:
         raise BenchmarkError(
             f"No built-in benchmark in {root}: {INDEX} is missing; make it "

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +23,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     gives an ``OSError`` that says so in one sentence.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    mask = os.umask(0)
-    os.umask(mask)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        # mkstemp hides it from everybody else, and so does safetensors.
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(mode)  # safetensors hides a file from everybody else
         os.replace(temporary, path)
     except BaseException as error:
         full = isinstance(error, Exception) and _is_full(temporary, error)

@@ -6,7 +6,7 @@ weights cancels in the similarity. Pairs that may have large rounding errors are
 computed by the direct form.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,18 +33,6 @@ INVERSE_NORMS = (1e-18, 1e15)
 MAX_EXPONENT = 44
 # Numbers held at once (pairs × F × D) when doubtful pairs are computed directly.
 PAIR_NUMBERS = 4_000_000
-
-
-class GramSums(NamedTuple):
-    """The three sums that give the score of a pair, each (b, A), for w_f of any scale.
-
-    ``dot``: Σ_f w_f s_f, ``squared_norm``: wᵀ G_b w = ‖pooled_ab‖², ``norm_bound``:
-    Σ_f w_f ‖v_f‖ ≥ ‖pooled_ab‖.
-    """
-
-    dot: Tensor
-    squared_norm: Tensor
-    norm_bound: Tensor
 
 
 def blocked_similarity(
@@ -99,13 +87,12 @@ def inner_products(
     ``captions``: (A, D), divided by τ; ``frames``: (b, F, D); ``frame_mask``: (b, F);
     ``out``: (b F, A), where to write it.
     """
-    b, F, D = frames.shape
-    s = torch.matmul(frames.reshape(b * F, D), captions.T, out=out)
+    s = torch.matmul(frames.flatten(0, 1), captions.T, out=out)
     padded = (~frame_mask).flatten().nonzero().flatten()
     if len(padded):
         # The lowest finite number: times its weight, which is zero, it is zero.
         s.index_fill_(0, padded, torch.finfo(s.dtype).min)
-    return s.view(b, F, -1)
+    return s.view(*frames.shape[:2], -1)
 
 
 def gram_sums(
@@ -113,35 +100,29 @@ def gram_sums(
     gram: Tensor,
     bound: float,
     workspace: tuple[Tensor, Tensor],
-    out: GramSums,
+    out: Sequence[Tensor],
 ) -> None:
-    """Write the sums of b videos into ``out``, without a gradient; ``s`` is overwritten.
+    """Write the sums that give the scores of b videos; ``s`` is overwritten, no gradient.
 
     ``s``: (b, F, A), see ``inner_products``; ``gram``: (b, F + 1, F), see
-    ``gram_matrices``; ``bound``: see ``needs_max_shift``. ``workspace``: memory for w
-    (b, F, A) and G w (b, F + 1, A), as fresh memory costs more than the arithmetic on it.
+    ``gram_matrices``; ``bound``: at least ‖captions_a‖ ‖v_f‖ of all real frames, so no
+    exponent is larger. ``workspace``: memory for w (b, F, A) and G w (b, F + 1, A), as
+    fresh memory costs more than the arithmetic on it. ``out``: three (b, A) for w_f of
+    any scale, Σ_f w_f s_f, wᵀ G_b w = ‖pooled_ab‖², and Σ_f w_f ‖v_f‖ ≥ ‖pooled_ab‖.
     """
     w, Gw = workspace
-    shifted = needs_max_shift(s, bound)
-    z = torch.sub(s, s.amax(dim=1, keepdim=True), out=w) if shifted else s
+    dot, squared_norm, norm_bound = out
+    z = s
+    if not bound < MAX_EXPONENT:  # only then they are read, those of padded frames too
+        low, high = torch.stack(s.aminmax()).tolist()
+        if not max(-low, high) < MAX_EXPONENT:
+            z = torch.sub(s, s.amax(dim=1, keepdim=True), out=w)
     torch.exp(z, out=w)
     # One product for G w and, in the last row, for Σ_f w_f ‖v_f‖.
     torch.matmul(gram, w, out=Gw)
-    torch.sum(s.mul_(w), dim=1, out=out.dot)
-    torch.sum(w.mul_(Gw[:, :-1]), dim=1, out=out.squared_norm)
-    out.norm_bound.copy_(Gw[:, -1])
-
-
-def needs_max_shift(s: Tensor, bound: float) -> bool:
-    """Whether an exponent may leave ±MAX_EXPONENT.
-
-    ``bound``: at least ‖captions_a‖ ‖v_f‖ of all real frames, so no exponent is larger. The
-    exponents are read only where it is too large; those of padded frames count as well.
-    """
-    if bound < MAX_EXPONENT:
-        return False
-    low, high = torch.stack(s.aminmax()).tolist()
-    return not max(-low, high) < MAX_EXPONENT
+    torch.sum(s.mul_(w), dim=1, out=dot)
+    torch.sum(w.mul_(Gw[:, :-1]), dim=1, out=squared_norm)
+    norm_bound.copy_(Gw[:, -1])
 
 
 def doubtful_pairs(inverse: Tensor, norm_bound: Tensor) -> Tensor:
@@ -212,8 +193,8 @@ def _without_gradient(
     (B, F, _), A = frames.shape, len(scaled)
     chunk = min(chunk, B)
     size = min(chunk, _videos(BLOCK_NUMBERS, scaled, frames))
-    products, dot = scaled.new_empty(chunk * F, A), scaled.new_empty(B, A)
-    squared_norm, norm_bound = scaled.new_empty(2, chunk, A)
+    products, scores = scaled.new_empty(chunk * F, A), scaled.new_empty(B, A)
+    norms = scaled.new_empty(2, chunk, A)  # squared, and their bounds
     w, Gw = scaled.new_empty(size, F, A), scaled.new_empty(size, F + 1, A)
     longest = scaled.norm(dim=-1).max()
     doubtful = [torch.empty(0, 2, dtype=torch.long, device=frames.device)]
@@ -223,17 +204,17 @@ def _without_gradient(
         gram = gram_matrices(part, mask)
         s = inner_products(scaled, part, mask, products[: b * F])
         bound = float(longest * gram[:, -1].max())
-        sums = GramSums(dot[first : first + b], squared_norm[:b], norm_bound[:b])
-        blocks = (x.split(size) for x in (s, gram, *sums))
+        dot, (squared_norm, norm_bound) = scores[first : first + b], norms[:, :b]
+        blocks = (x.split(size) for x in (s, gram, dot, squared_norm, norm_bound))
         for s_block, G_block, *out in zip(*blocks, strict=True):
             workspace = w[: len(s_block)], Gw[: len(s_block)]
-            gram_sums(s_block, G_block, bound, workspace, GramSums(*out))
-        inverse = sums.squared_norm.rsqrt_()
-        sums.dot.mul_(inverse)
-        if not no_doubtful_pairs(inverse, sums.norm_bound):
-            pairs = doubtful_pairs(inverse, sums.norm_bound).nonzero()
+            gram_sums(s_block, G_block, bound, workspace, out)
+        inverse = squared_norm.rsqrt_()
+        dot.mul_(inverse)
+        if not no_doubtful_pairs(inverse, norm_bound):
+            pairs = doubtful_pairs(inverse, norm_bound).nonzero()
             doubtful.append(pairs + pairs.new_tensor([first, 0]))
-    return dot, torch.cat(doubtful)
+    return scores, torch.cat(doubtful)
 
 
 def _videos(numbers: dict[str, int], captions: Tensor, frames: Tensor) -> int:

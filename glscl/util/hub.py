@@ -80,6 +80,5 @@ def model_card(description: Mapping[str, Any]) -> str:
         model_name=title if results else None,
         eval_results=results or None,
     )
-    table = markdown(rows) if rows else ""
-    about = {**description, "title": title, "results": table}
+    about = {**description, "title": title, "results": markdown(rows) if rows else ""}
     return str(ModelCard.from_template(header, str(CARD), **about))

@@ -1,4 +1,4 @@
-"""Checks of masks and scores, and float32 or better for all arithmetic."""
+"""Checks and softmaxes of masked scores; float32 or better for all arithmetic."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glscl.util.shapes import check_shape
 
+SOFTMAX_TEMPERATURE = 0.01  #: of ``mixed_weighted_mean``
 _values_checked = True
 
 
@@ -45,6 +46,32 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor
     return scores.softmax(dim)
 
 
+def mixed_weighted_mean(
+    scores: Tensor,
+    mix: Tensor | None = None,
+    mask: Tensor | None = None,
+    temperature: float | None = None,
+) -> Tensor:
+    """Σ_i x_i (softmax(x / τ) W)_i of scores x (..., N): (...), almost their maximum.
+
+    ``mix``: W (N, N), which X-CLIP, EERCF and GLCCL learn, from the identity on; None:
+    weights are not mixed. ``mask``: (..., N), broadcast, True = real; the others have
+    weight 0, also where the mixing gives them some. ``temperature``: τ, by default
+    ``SOFTMAX_TEMPERATURE``.
+    """
+    tau = SOFTMAX_TEMPERATURE if temperature is None else temperature
+    if mask is None:
+        weights = (scores / tau).softmax(-1)
+    else:
+        # One pass over the scores; a row that is all masked has equal weights, not NaN.
+        hidden = torch.zeros_like(mask, dtype=scores.dtype)
+        hidden = hidden.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
+        weights = torch.add(hidden, scores, alpha=1 / tau).softmax(-1)
+    if mix is not None:
+        weights = weights @ mix if mask is None else weights @ mix * mask
+    return (scores * weights).sum(-1)
+
+
 def validate_mask(
     mask: Tensor, axes: str, name: str, item: str, **sizes: int
 ) -> Tensor:
@@ -55,10 +82,7 @@ def validate_mask(
     """
     check_shape(mask, axes, name, **sizes)
     mask = mask.bool()
-    if not _values_checked:
-        return mask
-    empty = ~mask.any(dim=1)
-    if empty.any():
+    if _values_checked and (empty := ~mask.any(dim=1)).any():
         row = int(empty.nonzero()[0])
         raise ValueError(
             f"{name}: row {row} is all False, but every {item} needs a real position."
@@ -72,10 +96,8 @@ def check_finite(scores: Tensor, **features: Tensor) -> None:
     The error names the row of ``features``, each (N, ...), that is not finite. The
     features are searched only when a score is not finite, so the check costs little.
     """
-    if not _values_checked:
-        return
     # A finite sum of the scores proves in one pass that all of them are finite.
-    if scores.sum().isfinite() or scores.isfinite().all():
+    if not _values_checked or scores.sum().isfinite() or scores.isfinite().all():
         return
     for name, x in features.items():
         rows = ~x.flatten(1).isfinite().all(dim=1)

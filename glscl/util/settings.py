@@ -30,8 +30,6 @@ _TYPES: dict[Any, str] = {
     NoneType: "null",
 }
 _BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-# Infinity and NaN are refused: JSON, which settings are saved in, does not have them.
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ def fits(allowed: Any, value: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _adapter(allowed: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(allowed, config=_STRICT)
+    # Infinity and NaN are refused: JSON, which settings are saved in, does not have them.
+    return TypeAdapter(allowed, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def described(allowed: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -27,7 +28,12 @@ def read_state_dict(path: Path, archives: Collection[str] = ()) -> dict[str, Ten
             "published for this model: save its state dict instead."
         )
     try:
-        state = _load_file(path, script)
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        elif script:
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -43,16 +49,6 @@ def read_state_dict(path: Path, archives: Collection[str] = ()) -> dict[str, Ten
         raise ValueError(f"{path} does not hold a state dict of named tensors.")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def _load_file(path: Path, script: bool) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if script:
-        return torch.jit.load(path, map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _is_torchscript(path: Path) -> bool:

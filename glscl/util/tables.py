@@ -10,12 +10,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys as a Markdown table; numbers with up to two decimals."""
 
     def cell(value: Any) -> str:
-        plain = (
-            f"{value:.2f}".rstrip("0").rstrip(".")
-            if isinstance(value, float)
-            else value
-        )
-        return str(plain).replace("|", "\\|")
+        if isinstance(value, float):
+            value = f"{value:.2f}".rstrip("0").rstrip(".")
+        return str(value).replace("|", "\\|")
 
     lines = [list(rows[0]), ["---"] * len(rows[0])]
     lines += [[cell(value) for value in row.values()] for row in rows]

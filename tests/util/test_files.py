@@ -1,9 +1,24 @@
 """Files are written whole, and caches go where they can be written."""
 
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from glscl.runs import DataSource
-from glscl.util.files import cache_folder, printable
+from glscl.util.files import cache_folder, printable, write_text
+
+
+def test_files_that_threads_write_have_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            paths = [tmp_path / str(number) for number in range(2000)]
+            list(pool.map(lambda path: write_text(path, ""), paths))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_name_that_is_shown_is_one_line_and_steers_no_terminal():
