@@ -40,13 +40,14 @@ def test_leaving_early_waits_for_nobody_and_the_threads_end():
         yield item
         block.wait(60)
 
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     found = streams(work, range(100), 2)
     next(found)
+    new = {*threading.enumerate()} - before
     found.close()
     block.set()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(10)
-    assert threading.active_count() <= before
+    for thread in new:
+        thread.join(10)
+    assert new
+    assert not any(thread.is_alive() for thread in new)
     assert len(begun) < 10
