@@ -72,6 +72,10 @@ def index(
     source = source if model is None else model
     chosen = {"seconds": window, "overlap": overlap}
     cut = cut | {name: x for name, x in chosen.items() if x is not None}
+    # What can be refused at once, before weights are downloaded.
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    windows, share, device = Windows(**cut), _shard(shard), usable_device(device)
     loaded = search_model(source, method or made_with.get("method") or "glscl")
     if method not in (None, loaded.method):
         raise ValueError(f"{source} holds a model of {loaded.method}, not of {method}.")
@@ -79,12 +83,12 @@ def index(
         path,
         folder,
         loaded,
-        Windows(**cut),
+        windows,
         source=str(Path(source).resolve()) if is_folder(source) else source,
-        device=usable_device(device),
+        device=device,
         workers=workers,
         retry_broken=retry_broken,
-        shard=_shard(shard),
+        shard=share,
     )
     for name, problem in report.broken.items():
         typer.echo(printable(f"skipped {named_path(name)}: {problem}"), err=True)

@@ -364,6 +364,15 @@ def test_the_commands_index_and_search(videos, tmp_path, monkeypatch):
         return CliRunner().invoke(app, [str(one) for one in arguments])
 
     path, page = tmp_path / "index", tmp_path / "found.html"
+    # What can be refused at once is, before a model is looked for.
+    for wrong, said in (
+        ((tmp_path / "absent",), "no folder"),
+        ((videos, "--window", 0), "seconds must be"),
+        ((videos, "--shard", "2/2"), "--shard must be I/N"),
+    ):
+        refused = run("index", *wrong, "--index", path, "--model", tmp_path / "none")
+        assert refused.exit_code == 1
+        assert said in refused.output
     cut = "--window", 2, "--overlap", 0.25
     made = run("index", videos, "--index", path, "--model", "mini", *cut)
     assert made.exit_code == 0, made.output
