@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -343,6 +344,14 @@ def test_typing_shows_moments_that_play(server, index):
         pictures.first.scroll_into_view_if_needed()
         pictures.first.evaluate("picture => picture.decode()")
         assert pictures.first.evaluate("picture => picture.naturalWidth") > 0
+        # No frame of a moment covers the next one, also where the strip is narrow.
+        strip = page.locator(".glscl-frames").first
+        edges = strip.locator("img").evaluate_all(
+            "all => all.map((x) => x.getBoundingClientRect())"
+            ".map((place) => [place.left, place.right])"
+        )
+        assert len(edges) > 1
+        assert all(one[1] <= other[0] for one, other in pairwise(edges))
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.get_by_label("What should the video show?").fill(" ")
         page.get_by_role("button", name="Search").click()
